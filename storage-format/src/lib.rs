@@ -1,0 +1,19 @@
+//! What icecore's bytes mean: ids, times, channels, frames, WAL records, segments, manifests, object keys.
+//!
+//! Bytes in, values out. This crate does no I/O, reads no clock, has no runtime and knows no store, so that every
+//! codec can be read, fuzzed and tested on its own. Every kind of file or message has a page in `docs/`, beside its
+//! codec, and a golden file in `fixtures/`.
+//!
+//! Without the `storage` feature only what a gateway needs is built: ids, times, channels and frames.
+
+mod channel;
+mod error;
+mod id;
+mod sequence;
+mod time;
+
+pub use channel::{Channel, ChannelCode, channels};
+pub use error::{FileKind, FormatError, FormatErrorKind};
+pub use id::{GatewayId, IdError, LoggerId, OrgId, SegmentId, SpoolId, WalFileId};
+pub use sequence::{FlushNumber, FrameSequence, Lsn, ManifestVersion, WriterEpoch};
+pub use time::{Millis, TimeError, TimeRange, Window};

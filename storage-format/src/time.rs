@@ -1,0 +1,316 @@
+//! Times in milliseconds since the Unix epoch, half-open ranges of them, and windows.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+
+/// Why a number or a text is not a time, a range or a window.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TimeError {
+    /// Before the year 1 or after the year 9998.
+    #[error("{0} ms since 1970 is outside the years 1 to 9998")]
+    OutOfRange(i64),
+    /// Not a timestamp with a zone.
+    #[error("{0:?} is not a time: expected RFC 3339 with a zone, such as 2024-05-01T12:00:00Z")]
+    Text(String),
+    /// A range that ends before it starts, or is empty.
+    #[error("the range ends ({end}) before it starts ({start}), or is empty")]
+    EmptyRange {
+        /// First time inside.
+        start: Millis,
+        /// First time after.
+        end: Millis,
+    },
+    /// Not a window: bounds are whole UTC hours.
+    #[error("{0} is not a window: its bounds must be whole UTC hours, written as 2024050100-2024060100")]
+    Window(String),
+}
+
+/// Milliseconds since 1970-01-01T00:00:00Z, within the years 1 to 9998.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Millis(i64);
+
+const HOUR_MS: i64 = 3_600_000;
+
+impl Millis {
+    /// 0001-01-01T00:00:00Z.
+    pub const MIN: Self = Self(-62_135_596_800_000);
+    /// 9998-12-31T23:59:59.999Z: a year short of what four digits can write, so that every month and every offset
+    /// around a time can be written too.
+    pub const MAX: Self = Self(253_370_764_799_999);
+    /// 1970-01-01T00:00:00Z.
+    pub const EPOCH: Self = Self(0);
+
+    /// The time of this number.
+    ///
+    /// # Errors
+    /// [`TimeError::OutOfRange`] outside the years 1 to 9998.
+    pub const fn new(ms: i64) -> Result<Self, TimeError> {
+        if ms < Self::MIN.0 || ms > Self::MAX.0 { Err(TimeError::OutOfRange(ms)) } else { Ok(Self(ms)) }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+
+    /// The same time without its fraction of a second, which is how `received` is kept.
+    #[must_use]
+    pub const fn whole_seconds(self) -> Self {
+        Self(self.0 - self.0.rem_euclid(1000))
+    }
+
+    /// Later (or earlier) by so many milliseconds; stops at the ends of the representable years.
+    #[must_use]
+    pub const fn saturating_add(self, ms: i64) -> Self {
+        let sum = self.0.saturating_add(ms);
+        if sum < Self::MIN.0 {
+            Self::MIN
+        } else if sum > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Self(sum)
+        }
+    }
+
+    fn utc(self) -> DateTime {
+        // Within the years 1 to 9998 by construction, which is inside jiff's range.
+        let timestamp = jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        TimeZone::UTC.to_datetime(timestamp)
+    }
+}
+
+impl fmt::Display for Millis {
+    /// RFC 3339 in UTC, always with three decimals.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let t = self.utc();
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+            t.year(),
+            t.month(),
+            t.day(),
+            t.hour(),
+            t.minute(),
+            t.second(),
+            t.millisecond()
+        )
+    }
+}
+
+impl fmt::Debug for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Millis({self})")
+    }
+}
+
+impl FromStr for Millis {
+    type Err = TimeError;
+
+    /// RFC 3339 with a zone; a fraction finer than a millisecond is refused rather than rounded.
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        let wrong = || TimeError::Text(text.chars().take(64).collect());
+        let timestamp: jiff::Timestamp = text.parse().map_err(|_| wrong())?;
+        if timestamp.subsec_nanosecond() % 1_000_000 != 0 {
+            return Err(wrong());
+        }
+        Self::new(timestamp.as_millisecond())
+    }
+}
+
+/// A half-open range of times: `start` is inside, `end` is not. Never empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TimeRange {
+    start: Millis,
+    end: Millis,
+}
+
+impl TimeRange {
+    /// From `start` up to and without `end`.
+    ///
+    /// # Errors
+    /// [`TimeError::EmptyRange`] unless `start` is before `end`.
+    pub fn new(start: Millis, end: Millis) -> Result<Self, TimeError> {
+        if start < end { Ok(Self { start, end }) } else { Err(TimeError::EmptyRange { start, end }) }
+    }
+
+    /// First time inside.
+    #[must_use]
+    pub const fn start(self) -> Millis {
+        self.start
+    }
+
+    /// First time after.
+    #[must_use]
+    pub const fn end(self) -> Millis {
+        self.end
+    }
+
+    /// Is this time inside?
+    #[must_use]
+    pub fn contains(self, time: Millis) -> bool {
+        self.start <= time && time < self.end
+    }
+
+    /// Is any time inside both?
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+}
+
+impl fmt::Debug for TimeRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}, {})", self.start, self.end)
+    }
+}
+
+/// The range of time that a segment never crosses: bounds on whole UTC hours, a UTC month by default.
+///
+/// Text form: both bounds as `YYYYMMDDHH`, joined by `-`: `2024050100-2024060100`. It sorts by time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Window(TimeRange);
+
+impl Window {
+    /// The window between these bounds.
+    ///
+    /// # Errors
+    /// [`TimeError::Window`] unless both are whole UTC hours.
+    pub fn new(range: TimeRange) -> Result<Self, TimeError> {
+        let whole = |t: Millis| t.get().rem_euclid(HOUR_MS) == 0;
+        if whole(range.start()) && whole(range.end()) {
+            Ok(Self(range))
+        } else {
+            Err(TimeError::Window(format!("{range:?}")))
+        }
+    }
+
+    /// The UTC month that this time is in.
+    #[must_use]
+    pub fn month_of(time: Millis) -> Self {
+        let t = time.utc();
+        let start = month_start(t.year(), t.month());
+        let end = match (t.year(), t.month()) {
+            (year, 12) => month_start(year + 1, 1),
+            (year, month) => month_start(year, month + 1),
+        };
+        Self(TimeRange { start, end })
+    }
+
+    /// The range of time.
+    #[must_use]
+    pub const fn range(self) -> TimeRange {
+        self.0
+    }
+}
+
+impl PartialOrd for Window {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Window {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0.start, self.0.end).cmp(&(other.0.start, other.0.end))
+    }
+}
+
+fn month_start(year: i16, month: i8) -> Millis {
+    let days = Date::new(year, month, 1).ok().and_then(|date| TimeZone::UTC.to_timestamp(date.at(0, 0, 0, 0)).ok());
+    // Every month of the years 1 to 9998 has a first day.
+    Millis(days.map_or(0, jiff::Timestamp::as_millisecond))
+}
+
+fn write_hour(f: &mut fmt::Formatter<'_>, time: Millis) -> fmt::Result {
+    let t = time.utc();
+    write!(f, "{:04}{:02}{:02}{:02}", t.year(), t.month(), t.day(), t.hour())
+}
+
+fn parse_hour(text: &str) -> Option<Millis> {
+    if text.len() != 10 || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let date = DateTime::new(
+        text[0..4].parse().ok()?,
+        text[4..6].parse().ok()?,
+        text[6..8].parse().ok()?,
+        text[8..10].parse().ok()?,
+        0,
+        0,
+        0,
+    )
+    .ok()?;
+    let ms = TimeZone::UTC.to_timestamp(date).ok()?.as_millisecond();
+    // A window's end may be one past the last time that a reading can have.
+    (Millis::MIN.get()..=Millis::MAX.get() + 1).contains(&ms).then_some(Millis(ms))
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hour(f, self.0.start)?;
+        f.write_str("-")?;
+        write_hour(f, self.0.end)
+    }
+}
+
+impl fmt::Debug for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Window({self})")
+    }
+}
+
+impl FromStr for Window {
+    type Err = TimeError;
+
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        let wrong = || TimeError::Window(format!("{:?}", text.chars().take(64).collect::<String>()));
+        let (start, end) = text.split_once('-').ok_or_else(wrong)?;
+        let (start, end) = (parse_hour(start).ok_or_else(wrong)?, parse_hour(end).ok_or_else(wrong)?);
+        Ok(Self(TimeRange::new(start, end).map_err(|_| wrong())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn months() {
+        let at = |text: &str| Window::month_of(text.parse().expect("a time")).to_string();
+        assert_eq!(at("2016-02-29T23:59:59.999Z"), "2016020100-2016030100");
+        assert_eq!(at("2016-12-31T23:59:59Z"), "2016120100-2017010100");
+        assert_eq!(at("1969-12-31T23:59:59Z"), "1969120100-1970010100");
+        assert_eq!(at("9998-12-31T23:59:59.999Z"), "9998120100-9999010100");
+    }
+
+    #[test]
+    fn texts() {
+        let time: Millis = "2016-02-14T01:00:00.25+01:00".parse().expect("a time");
+        assert_eq!(time.to_string(), "2016-02-14T00:00:00.250Z");
+        for bad in
+            ["yesterday", "2016-02-14", "2016-02-14T00:00:00", "2016-02-14T00:00:00.0001Z", "2016-13-01T00:00:00Z", ""]
+        {
+            assert!(bad.parse::<Millis>().is_err(), "{bad:?}");
+        }
+        for bad in ["", "-", "2016020100-2016020100", "2016023000-2016030100", "20160201-20160301"] {
+            assert!(bad.parse::<Window>().is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_time_has_a_month_and_a_text(ms in Millis::MIN.get()..=Millis::MAX.get()) {
+            let time = Millis::new(ms).expect("in range");
+            prop_assert_eq!(time.to_string().parse::<Millis>(), Ok(time));
+            let window = Window::month_of(time);
+            prop_assert!(window.range().contains(time));
+            prop_assert_eq!(window.to_string().parse::<Window>(), Ok(window));
+            prop_assert!(Window::new(window.range()).is_ok());
+        }
+    }
+}
