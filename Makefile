@@ -1,0 +1,31 @@
+# The two commands that matter: `make demo` runs the main job, `make test` passes the tests. The rest is for developers.
+
+CARGO ?= cargo
+
+.PHONY: help demo test check lint deps bench fuzz clean-demo
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
+
+demo: ## Build the release binary and run the whole path once: a simulated fleet, queries, an export
+	$(CARGO) run --release --locked -- demo
+
+test: ## Install what the tests need (a Parquet reader of other make), then run every test
+	bash tests/setup.sh
+	$(CARGO) test --workspace --locked
+
+check: ## Everything that CI runs
+	bash .ci/run
+
+lint: ## Formatting and clippy, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+deps: ## Dependency directions between the crates
+	bash tests/dependency-directions.sh
+
+bench: ## Criterion micro-benchmarks
+	$(CARGO) bench --locked
+
+fuzz: ## How to fuzz one target (needs cargo-fuzz and a nightly toolchain)
+	@echo "cargo +nightly fuzz run --features libfuzzer TARGET   # TARGET: one of"; ls fuzz/fuzz_targets | sed 's/\.rs$$//; s/^/  /'

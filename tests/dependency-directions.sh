@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Who may know whom: an arrow down only. Each line names a crate and what its normal dependencies must never hold.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+broken=0
+tree() { cargo tree --locked --quiet --edges normal --prefix none --format '{lib}' "$@" | sort -u; }
+
+never() { # what, forbidden crate names…, with the arguments of cargo tree before `--`
+    local args=()
+    while [ "$1" != -- ]; do args+=("$1"); shift; done
+    shift
+    local have
+    have=$(tree "${args[@]}")
+    [ -n "$have" ] || { echo "no dependency tree for ${args[*]}" >&2; exit 1; }
+    for name in "$@"; do
+        if grep -qx "$name" <<<"$have"; then
+            echo "broken: ${args[*]} must not depend on $name" >&2
+            cargo tree --locked --quiet --edges normal "${args[@]}" --invert "${name//_/-}" | head -20 >&2 || true
+            broken=1
+        fi
+    done
+    echo "ok: ${args[*]} knows none of: $*"
+}
+
+never -p storage-format -- tokio object_store datafusion engine ingest query icecore
+never -p engine -- quinn rustls datafusion axum sqlx ingest query icecore
+never -p ingest -- arrow parquet object_store datafusion engine query sqlx axum icecore
+never -p ingest --no-default-features --features client -- arrow parquet metrics object_store datafusion engine query icecore
+never -p query -- quinn axum sqlx ingest icecore
+
+# The check itself must be able to fail: the root does know DataFusion.
+tree -p icecore | grep -qx datafusion || { echo "broken: the check sees no dependencies at all" >&2; broken=1; }
+exit "$broken"
