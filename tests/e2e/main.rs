@@ -1,0 +1,10 @@
+//! End-to-end tests: the real binary, real sockets, real files, real SIGKILL. Each test has a data directory and a
+//! server of its own and talks to them only as a user would: by commands, HTTP and files.
+
+mod access;
+mod damage;
+mod lifecycle;
+mod other_reader;
+mod path;
+mod readings;
+mod server;

@@ -1,0 +1,304 @@
+//! One icecore under test: its data directory, its server process, and the commands that a user would type.
+
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Long enough for a debug build on a busy machine; only a failing test waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A data directory with everything that belongs to one server; the directory goes when it is dropped.
+pub struct Icecore {
+    work: tempfile::TempDir,
+    ingest_port: u16,
+    http_port: u16,
+    process: Option<Child>,
+    environment: Vec<(String, String)>,
+}
+
+/// What an organisation has for its gateways and programs.
+pub struct Org {
+    pub name: String,
+    pub identity: PathBuf,
+    pub token: String,
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+pub struct Printed {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Printed {
+    /// The command must have succeeded.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "the command failed: {self:#?}");
+        self
+    }
+
+    /// The command must have failed with an error (not a panic) that holds all of these texts.
+    #[track_caller]
+    pub fn refused(self, texts: &[&str]) -> Self {
+        assert!(!matches!(self.code, Some(0 | 101) | None), "expected a clean error: {self:#?}");
+        for text in texts {
+            assert!(self.stderr.contains(text), "the error does not say {text:?}: {self:#?}");
+        }
+        self
+    }
+}
+
+impl From<Output> for Printed {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// The program under test, ready for arguments.
+pub fn icecore() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));
+    command.stdin(Stdio::null());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ICECORE_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Icecore {
+    /// A fresh data directory, initialised; no server yet.
+    pub fn new() -> Self {
+        Self::with_environment(&[])
+    }
+
+    /// The same with settings for the server, as environment variables.
+    pub fn with_environment(environment: &[(&str, &str)]) -> Self {
+        let this = Self::uninitialised(environment);
+        this.run(&["init", "--data-dir", &this.data_dir()]).ok();
+        this
+    }
+
+    /// Not even initialised.
+    pub fn uninitialised(environment: &[(&str, &str)]) -> Self {
+        let work = tempfile::Builder::new().prefix("icecore-e2e-").tempdir().expect("a temporary directory");
+        let udp = UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free UDP port").port();
+        let tcp = TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free TCP port").port();
+        Self {
+            work,
+            ingest_port: udp,
+            http_port: tcp,
+            process: None,
+            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        }
+    }
+
+    pub fn work(&self) -> &Path {
+        self.work.path()
+    }
+
+    pub fn data_dir(&self) -> String {
+        self.work.path().join("data").to_string_lossy().into_owned()
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port)
+    }
+
+    pub fn ingest(&self) -> String {
+        format!("127.0.0.1:{}", self.ingest_port)
+    }
+
+    /// A command to its end.
+    pub fn run(&self, args: &[&str]) -> Printed {
+        icecore().args(args).envs(self.environment.iter().cloned()).output().expect("the program starts").into()
+    }
+
+    /// A command in the background, silent.
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        icecore().args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
+    }
+
+    fn serve(&self) -> Command {
+        let mut command = icecore();
+        command
+            .args(["serve", "--data-dir", &self.data_dir(), "--ingest-addr", &self.ingest()])
+            .args(["--http-addr", &format!("127.0.0.1:{}", self.http_port)])
+            .envs(self.environment.iter().cloned());
+        command
+    }
+
+    /// Starts the server and waits until it is ready.
+    #[track_caller]
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "already running");
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
+        let mut command = self.serve();
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        let mut process = command.spawn().expect("the server starts");
+        let begun = Instant::now();
+        while !self.is_ready() {
+            if let Some(status) = process.try_wait().expect("the process can be asked") {
+                panic!("the server ended with {status}:\n{}", self.log());
+            }
+            assert!(begun.elapsed() < PATIENCE, "the server is not ready:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.process = Some(process);
+    }
+
+    /// A server start that must end by itself, with what it printed.
+    pub fn start_refused(&self) -> Printed {
+        let mut process =
+            self.serve().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
+        let begun = Instant::now();
+        while process.try_wait().expect("the process can be asked").is_none() {
+            if begun.elapsed() > PATIENCE {
+                process.kill().expect("the process can be killed");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        process.wait_with_output().expect("the output can be read").into()
+    }
+
+    fn is_ready(&self) -> bool {
+        TcpStream::connect(("127.0.0.1", self.http_port)).is_ok() && self.get("/readyz").starts_with("HTTP/1.1 200")
+    }
+
+    /// A plain HTTP GET, status line, headers and body as they come.
+    pub fn get(&self, path: &str) -> String {
+        self.http(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+    }
+
+    /// A request as it goes over the wire, and the whole answer.
+    pub fn http(&self, request: &str) -> String {
+        use std::io::{Read, Write};
+        let mut answer = Vec::new();
+        let exchange = || -> std::io::Result<Vec<u8>> {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.http_port))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(request.as_bytes())?;
+            stream.read_to_end(&mut answer)?;
+            Ok(answer)
+        };
+        exchange().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.work.path().join("serve.log")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// SIGKILL: no goodbye, nothing is written any more.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("running");
+        process.kill().expect("the process can be killed");
+        process.wait().expect("the process ends");
+    }
+
+    /// SIGTERM, and the exit code of a clean end.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let mut process = self.process.take().expect("running");
+        let status = Command::new("kill").args(["-TERM", &process.id().to_string()]).status().expect("kill is there");
+        assert!(status.success(), "the process can be signalled");
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = process.try_wait().expect("the process can be asked") {
+                return status.code();
+            }
+            assert!(begun.elapsed() < PATIENCE, "no end after SIGTERM:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A new organisation with one gateway and one token.
+    pub fn org(&self, name: &str) -> Org {
+        self.run(&["org", "create", name, "--data-dir", &self.data_dir()]).ok();
+        let identity = self.enroll(name, "first");
+        let printed = self.run(&["token", "create", "--org", name, "--data-dir", &self.data_dir()]).ok();
+        let token = printed.stdout.split_whitespace().last().expect("the token comes last").to_owned();
+        Org { name: name.to_owned(), identity, token }
+    }
+
+    /// One more gateway of an organisation.
+    pub fn enroll(&self, org: &str, gateway: &str) -> PathBuf {
+        let out = self.work().join(format!("identity-{org}-{gateway}"));
+        let out_text = out.to_string_lossy();
+        self.run(&["gateway", "enroll", gateway, "--org", org, "--data-dir", &self.data_dir(), "--out", &out_text]).ok();
+        out
+    }
+
+    /// `gateway send` to its end.
+    pub fn send(&self, identity: &Path, file: &Path) -> Printed {
+        let (identity, file) = (identity.to_string_lossy(), file.to_string_lossy());
+        self.run(&["gateway", "send", "--identity", &identity, "--server", &self.ingest(), &file])
+    }
+
+    /// `gateway send` in the background.
+    pub fn send_in_background(&self, identity: &Path, file: &Path) -> Child {
+        let (identity, file) = (identity.to_string_lossy(), file.to_string_lossy());
+        self.spawn(&["gateway", "send", "--identity", &identity, "--server", &self.ingest(), &file])
+    }
+
+    /// `query`, as CSV.
+    pub fn query(&self, org: &Org, sql: &str) -> Printed {
+        self.run(&["query", sql, "--server", &self.url(), "--token", &org.token, "--format", "csv"])
+    }
+
+    /// The one number that a query answers with.
+    #[track_caller]
+    pub fn number(&self, org: &Org, sql: &str) -> u64 {
+        let printed = self.query(org, sql).ok();
+        let last = printed.stdout.lines().last().unwrap_or_default();
+        last.parse().unwrap_or_else(|_| panic!("{sql} answers no number: {printed:#?}"))
+    }
+
+    /// Everything that an organisation has, by `export`.
+    #[track_caller]
+    pub fn export(&self, org: &Org) -> String {
+        let out = self.work().join(format!("export-{}.csv", org.name));
+        let out_text = out.to_string_lossy();
+        let args = ["export", "--server", &self.url(), "--token", &org.token, "--format", "csv", "--output", &out_text];
+        self.run(&args).ok();
+        fs::read_to_string(out).expect("the export is there")
+    }
+
+    /// The files below the data directory whose path contains this text, sorted.
+    pub fn files(&self, containing: &str) -> Vec<PathBuf> {
+        fn walk(dir: &Path, containing: &str, found: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    walk(&path, containing, found);
+                } else if path.to_string_lossy().contains(containing) {
+                    found.push(path);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(Path::new(&self.data_dir()), containing, &mut found);
+        found.sort();
+        found
+    }
+}
+
+impl Drop for Icecore {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the server's log ---\n{}", self.log());
+        }
+    }
+}

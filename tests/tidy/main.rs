@@ -1,0 +1,176 @@
+//! The tree's own habits, kept by a test: file headers, no over-long files, no `mod.rs`, one format page beside every
+//! codec and in step with it, an entry in the architecture page for every crate.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Past this there are two rooms in one file.
+const FILE_LINES_MAX: usize = 600;
+/// A file of tests may be longer than code: it is read a test at a time.
+const TEST_FILE_LINES_MAX: usize = 900;
+/// A header that takes more is a page, and belongs into a page.
+const HEADER_LINES_MAX: usize = 40;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file of the workspace, with its path from the root.
+fn sources() -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    for top in ["src", "storage-format", "engine", "ingest", "query", "benches", "tests", "fuzz"] {
+        walk(&root().join(top), &mut files);
+    }
+    files.sort();
+    assert!(files.len() > 50, "the walk found only {} files: it looks in the wrong place", files.len());
+    files
+}
+
+fn walk(dir: &Path, files: &mut Vec<(String, String)>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries {
+        let path = entry.expect("a directory entry can be read").path();
+        if path.is_dir() {
+            if path.file_name().is_some_and(|name| name != "target") {
+                walk(&path, files);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("a source file is UTF-8");
+            let name = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+            files.push((name, text));
+        }
+    }
+}
+
+fn is_test(name: &str) -> bool {
+    name.starts_with("tests/") || name.contains("/tests/") || name.ends_with("/tests.rs")
+}
+
+/// Fails with every finding at once, so that one run is enough to mend them all.
+fn none(what: &str, findings: &[String]) {
+    assert!(findings.is_empty(), "{what}:\n  {}", findings.join("\n  "));
+}
+
+/// What is wrong with a file's header, if anything.
+fn header_fault(text: &str) -> Option<&'static str> {
+    let header = text.lines().take_while(|line| line.starts_with("//!")).count();
+    match header {
+        0 => Some("does not open with `//!` lines that say what it is for"),
+        n if n > HEADER_LINES_MAX => Some("has a header longer than a screen: make it a page"),
+        _ => None,
+    }
+}
+
+/// The longest a file may be, by what it is.
+fn too_long(name: &str, lines: usize) -> bool {
+    lines > if is_test(name) { TEST_FILE_LINES_MAX } else { FILE_LINES_MAX }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    assert!(header_fault("use std::fs;\n").is_some(), "the check can fail");
+    let findings: Vec<_> =
+        sources().iter().filter_map(|(name, text)| header_fault(text).map(|fault| format!("{name} {fault}"))).collect();
+    none("file headers", &findings);
+}
+
+#[test]
+fn no_file_has_two_rooms() {
+    assert!(too_long("engine/src/wal.rs", FILE_LINES_MAX + 1), "the check can fail");
+    let findings: Vec<_> = sources()
+        .iter()
+        .map(|(name, text)| (name, text.lines().count()))
+        .filter(|(name, lines)| too_long(name, *lines))
+        .map(|(name, lines)| format!("{name}: {lines} lines"))
+        .collect();
+    none("over-long files", &findings);
+}
+
+#[test]
+fn modules_stand_beside_their_folders() {
+    let findings: Vec<_> =
+        sources().into_iter().map(|(name, _)| name).filter(|name| name.ends_with("/mod.rs")).collect();
+    none("mod.rs files (write foo.rs beside foo/)", &findings);
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    // Put together here, so that this file does not find itself.
+    let marks = [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["todo", "!("].concat(), ["unimplemented", "!("].concat()];
+    let mut findings = Vec::new();
+    for (name, text) in sources() {
+        for (number, line) in text.lines().enumerate() {
+            if marks.iter().any(|mark| line.contains(mark.as_str())) {
+                findings.push(format!("{name}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    none("unfinished", &findings);
+}
+
+/// A page of bytes, the source that it describes, and the constants that both must name with the same value.
+struct Page {
+    page: &'static str,
+    source: &'static str,
+    constants: &'static [&'static str],
+}
+
+const PAGES: &[Page] = &[
+    Page { page: "frame.md", source: "frame", constants: &["FRAME_MAGIC", "FRAME_VERSION", "FRAME_BYTES_MAX", "FRAME_READINGS_MAX", "FRAME_CHANNELS_MAX"] },
+    Page { page: "wal.md", source: "wal", constants: &["WAL_MAGIC", "WAL_VERSION", "WAL_BLOCK_MAGIC"] },
+    Page { page: "encryption.md", source: "encryption", constants: &[] },
+    Page { page: "segment.md", source: "segment", constants: &["SEGMENT_FORMAT_VERSION"] },
+    Page { page: "manifest.md", source: "manifest", constants: &["MANIFEST_MAGIC", "MANIFEST_VERSION"] },
+    Page { page: "object-keys.md", source: "object_key", constants: &[] },
+];
+
+/// The value of `const NAME: … = VALUE;` in the sources of a format, as it is written.
+fn constant(sources: &[(String, String)], name: &str) -> Option<String> {
+    let pattern = format!("const {name}:");
+    sources.iter().filter(|(file, _)| file.starts_with("storage-format/src/")).find_map(|(_, text)| {
+        let rest = &text[text.find(&pattern)?..];
+        Some(rest[rest.find('=')? + 1..rest.find(';')?].trim().to_owned())
+    })
+}
+
+#[test]
+fn format_pages_are_in_step_with_the_code() {
+    let sources = sources();
+    let mut findings = Vec::new();
+    for Page { page, source, constants } in PAGES {
+        let path = root().join("storage-format/docs").join(page);
+        let Ok(text) = fs::read_to_string(&path) else {
+            findings.push(format!("storage-format/docs/{page} is missing"));
+            continue;
+        };
+        if !text.to_lowercase().contains("version history") {
+            findings.push(format!("{page} has no version history"));
+        }
+        if !sources.iter().any(|(name, _)| *name == format!("storage-format/src/{source}.rs")) {
+            findings.push(format!("{page} describes {source}.rs, which is not there"));
+        }
+        for name in *constants {
+            match constant(&sources, name) {
+                None => findings.push(format!("{page}: the code has no constant {name}")),
+                Some(value) => {
+                    let row = text.lines().find(|line| line.contains(&format!("`{name}`")));
+                    if !row.is_some_and(|row| row.contains(&format!("`{value}`"))) {
+                        findings.push(format!("{page} must name `{name}` with its value `{value}` on one line"));
+                    }
+                }
+            }
+        }
+    }
+    none("format pages", &findings);
+}
+
+#[test]
+fn the_architecture_page_knows_every_crate() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is there");
+    let missing: Vec<_> = ["storage-format", "engine", "ingest", "query", "benches", "tests", "fuzz"]
+        .iter()
+        .filter(|name| !page.contains(&format!("`{name}/`")))
+        .map(ToString::to_string)
+        .collect();
+    none("crates and folders that ARCHITECTURE.md does not explain", &missing);
+}
