@@ -1,1 +1,23 @@
-//! Stub.
+//! icecore's storage core: makes frames durable (WAL), readable (write buffers), and lasting (segments, manifest).
+//!
+//! Layers, from the top: `engine` over `append`, `flush`, `recover`; these over `wal`, `apply`, `snapshot`; these over
+//! `buffer`, `manifest`; these over `files`, `store`, `first_wins`, `sync`, `clock`, `random`. A lower one knows
+//! nothing of an upper one. This crate knows no QUIC, no HTTP and no SQL. Clock, randomness, files and object store
+//! are handed in; the work is done in steps that threads and tasks merely call.
+
+// Loom proves the columns alone (tests/loom.rs), without the engine and what it depends on.
+#![cfg(not(loom))]
+
+mod clock;
+mod config;
+mod error;
+mod files;
+mod limits;
+mod random;
+mod sync;
+
+pub use clock::{Clock, SystemClock};
+pub use config::EngineConfig;
+pub use error::{EngineError, EngineErrorKind};
+pub use files::{File, FileLock, Files, RealFiles};
+pub use random::{Random, SystemRandom};

@@ -7,13 +7,22 @@
 //! Without the `storage` feature only what a gateway needs is built: ids, times, channels and frames.
 
 mod channel;
+mod checksum;
+mod coding;
+#[cfg(feature = "storage")]
+pub mod encryption;
 mod error;
+mod frame;
 mod id;
+pub mod limits;
 mod sequence;
 mod time;
+#[cfg(feature = "storage")]
+pub mod wal;
 
 pub use channel::{Channel, ChannelCode, channels};
 pub use error::{FileKind, FormatError, FormatErrorKind};
+pub use frame::{Frame, FrameBuildError, FrameBuilder, FrameHeader, LoggerRun};
 pub use id::{GatewayId, IdError, LoggerId, OrgId, SegmentId, SpoolId, WalFileId};
 pub use sequence::{FlushNumber, FrameSequence, Lsn, ManifestVersion, WriterEpoch};
 pub use time::{Millis, TimeError, TimeRange, Window};

@@ -1,0 +1,141 @@
+//! A frame's bytes from sorted readings. Allocates per frame, never per reading.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{
+    HEADER_BYTES, MAGIC, POWERS_OF_TEN, TAG_ABSENT, TAG_RAW, TAG_RAW_SOME, TAG_SCALED, TAG_SCALED_SOME, TRAILER_BYTES,
+    VERSION,
+};
+use crate::checksum::crc32c;
+use crate::coding::{put_varint, zigzag};
+use crate::{ChannelCode, FrameSequence, LoggerId, SpoolId};
+
+/// Mantissas that are written stay below this, so that finding one from a value by multiplication, whose error is a
+/// few units in the last place, cannot miss the nearest whole number.
+const WRITTEN_MANTISSA_MAX: f64 = (1_u64 << 50) as f64;
+
+/// Everything has been checked by the builder: at least one reading, limits kept, columns as long as there are rows.
+pub(super) fn encode(
+    spool: SpoolId,
+    sequence: FrameSequence,
+    readings: usize,
+    loggers: &BTreeMap<LoggerId, Vec<(i64, u32)>>,
+    columns: &[(ChannelCode, Vec<f64>)],
+) -> Bytes {
+    let count = |value: usize| u32::try_from(value).expect("bounded by the builder");
+    let mut out = Vec::with_capacity(HEADER_BYTES + loggers.len() * 24 + readings * (2 + 2 * columns.len()) + 64);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&[0; 2]);
+    out.extend_from_slice(&spool.get().to_le_bytes());
+    out.extend_from_slice(&sequence.get().to_le_bytes());
+    out.extend_from_slice(&count(readings).to_le_bytes());
+    out.extend_from_slice(&count(loggers.len()).to_le_bytes());
+    out.extend_from_slice(&u16::try_from(columns.len()).expect("bounded by the builder").to_le_bytes());
+    out.extend_from_slice(&[0; 2]);
+    debug_assert_eq!(out.len(), HEADER_BYTES);
+    for (code, _) in columns {
+        out.extend_from_slice(&code.get().to_le_bytes());
+    }
+    let mut run = Vec::new();
+    let mut present = Vec::new();
+    let mut mantissas = Vec::new();
+    for (logger, rows) in loggers {
+        out.extend_from_slice(&logger.get().to_le_bytes());
+        put_varint(&mut out, rows.len() as u64);
+        times(&mut out, rows);
+        for (_, column) in columns {
+            run.clear();
+            run.extend(rows.iter().map(|&(_, row)| column[row as usize]));
+            values(&mut out, &run, &mut present, &mut mantissas);
+        }
+    }
+    let checksum = crc32c(&out);
+    out.extend_from_slice(&checksum.to_le_bytes());
+    debug_assert!(out.len() >= HEADER_BYTES + TRAILER_BYTES);
+    Bytes::from(out)
+}
+
+fn times(out: &mut Vec<u8>, rows: &[(i64, u32)]) {
+    let mut previous = rows.first().map_or(0, |&(time, _)| time);
+    out.extend_from_slice(&previous.to_le_bytes());
+    let mut previous_delta = 0;
+    for &(time, _) in rows.iter().skip(1) {
+        let delta = time - previous;
+        put_varint(out, zigzag(delta - previous_delta));
+        previous = time;
+        previous_delta = delta;
+    }
+}
+
+/// One logger's values of one channel, NaN where not measured. `present` and `mantissas` are room to work in.
+fn values(out: &mut Vec<u8>, run: &[f64], present: &mut Vec<f64>, mantissas: &mut Vec<i64>) {
+    present.clear();
+    present.extend(run.iter().copied().filter(|value| !value.is_nan()));
+    if present.is_empty() {
+        out.push(TAG_ABSENT);
+        return;
+    }
+    let all = present.len() == run.len();
+    let exponent = scaled(present, mantissas);
+    out.push(match (exponent.is_some(), all) {
+        (true, true) => TAG_SCALED,
+        (true, false) => TAG_SCALED_SOME,
+        (false, true) => TAG_RAW,
+        (false, false) => TAG_RAW_SOME,
+    });
+    if !all {
+        bitmap(out, run);
+    }
+    match exponent {
+        Some(exponent) => {
+            out.push(exponent);
+            let mut previous = 0;
+            for &mantissa in &*mantissas {
+                put_varint(out, zigzag(mantissa - previous));
+                previous = mantissa;
+            }
+        }
+        None => present.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes())),
+    }
+}
+
+fn bitmap(out: &mut Vec<u8>, run: &[f64]) {
+    for eight in run.chunks(8) {
+        out.push(eight.iter().enumerate().fold(0, |byte, (bit, value)| byte | u8::from(!value.is_nan()) << bit));
+    }
+}
+
+/// The smallest exponent at which every value is a whole number of units, with those numbers; `None` when there is
+/// none, and then only the values as they are will do.
+fn scaled(values: &[f64], mantissas: &mut Vec<i64>) -> Option<u8> {
+    let mut exponent = 0_u8;
+    // A value that is exact with some exponent is exact with every larger one as long as its mantissa stays small, so
+    // the largest of the smallest exponents does for all of them; the second pass makes sure.
+    for &value in values {
+        while mantissa(value, exponent).is_none() {
+            exponent += 1;
+            POWERS_OF_TEN.get(usize::from(exponent))?;
+        }
+    }
+    mantissas.clear();
+    for &value in values {
+        mantissas.push(mantissa(value, exponent)?);
+    }
+    Some(exponent)
+}
+
+/// The whole number which, divided by the power of ten, gives this value bit by bit. Minus zero has none.
+fn mantissa(value: f64, exponent: u8) -> Option<i64> {
+    let power = POWERS_OF_TEN[usize::from(exponent)];
+    let rounded = (value * power).round();
+    (rounded.abs() <= WRITTEN_MANTISSA_MAX && ((rounded + 0.0) / power).to_bits() == value.to_bits())
+        .then(|| whole(rounded))
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a whole number below 2^50 is converted exactly")]
+const fn whole(rounded: f64) -> i64 {
+    rounded as i64
+}

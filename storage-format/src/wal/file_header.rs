@@ -1,0 +1,114 @@
+//! The first page of a WAL file: which one it is, where it starts, how long it is, and its wrapped key.
+
+use crate::checksum::crc32c;
+use crate::coding::Cursor;
+use crate::encryption::{WRAPPED_KEY_BYTES, WrappedKey};
+use crate::limits::{WAL_FILE_BYTES_MAX, WAL_FILE_HEADER_BYTES, WAL_SECTOR_BYTES};
+use crate::{FileKind, FormatError, FormatErrorKind, Lsn, Millis, WalFileId};
+
+use FormatErrorKind::{Damaged, Invalid, TooLarge, UnknownVersion};
+
+/// "ICEW"
+const MAGIC: [u8; 4] = *b"ICEW";
+/// The one version that is written.
+const VERSION: u16 = 1;
+/// The checksum covers everything from here on.
+const CHECKED_FROM: usize = 12;
+const FIELDS_FROM: usize = 16;
+const KEY_FROM: usize = 48;
+
+/// A WAL file's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalFileHeader {
+    /// The file's number.
+    pub id: WalFileId,
+    /// The LSN of its first record.
+    pub first_lsn: Lsn,
+    /// Its length; a shorter file has lost something.
+    pub file_bytes: u64,
+    /// When it was made.
+    pub created: Millis,
+    /// Its data key, wrapped by the master key.
+    pub key: WrappedKey,
+}
+
+impl WalFileHeader {
+    /// What the data key is for: all of the header's other fields, so that none of them can be altered or exchanged
+    /// without the key failing to open.
+    #[must_use]
+    pub fn key_aad(id: WalFileId, first_lsn: Lsn, file_bytes: u64, created: Millis) -> Vec<u8> {
+        let mut aad = b"icecore wal file key 1".to_vec();
+        put_fields(&mut aad, id, first_lsn, file_bytes, created);
+        aad
+    }
+
+    /// [`WalFileHeader::key_aad`] of this header.
+    #[must_use]
+    pub fn aad(&self) -> Vec<u8> {
+        Self::key_aad(self.id, self.first_lsn, self.file_bytes, self.created)
+    }
+
+    /// The first page of the file.
+    #[must_use]
+    pub fn encode(&self) -> [u8; WAL_FILE_HEADER_BYTES] {
+        let mut fields = Vec::with_capacity(KEY_FROM - FIELDS_FROM);
+        put_fields(&mut fields, self.id, self.first_lsn, self.file_bytes, self.created);
+        let mut page = [0; WAL_FILE_HEADER_BYTES];
+        page[..4].copy_from_slice(&MAGIC);
+        page[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        page[FIELDS_FROM..KEY_FROM].copy_from_slice(&fields);
+        page[KEY_FROM..KEY_FROM + WRAPPED_KEY_BYTES].copy_from_slice(self.key.as_bytes());
+        let checksum = crc32c(&page[CHECKED_FROM..]);
+        page[8..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
+        page
+    }
+
+    /// Reads the first page of a file.
+    ///
+    /// # Errors
+    /// When it is not a WAL file of a known version, or damaged. Whether the key opens is not looked at.
+    pub fn decode(file: &[u8]) -> Result<Self, FormatError> {
+        let page = Cursor::new(FileKind::Wal, file).take(WAL_FILE_HEADER_BYTES)?;
+        let error = |kind, offset, detail: String| FormatError::new(FileKind::Wal, kind, offset, detail);
+        let mut cursor = Cursor::new(FileKind::Wal, page);
+        if cursor.array()? != MAGIC {
+            return Err(error(Invalid, 0, "not a WAL file: the first four bytes are not ICEW".into()));
+        }
+        let version = cursor.u16()?;
+        if version != VERSION {
+            return Err(error(UnknownVersion, 4, format!("WAL version {version}, this program reads {VERSION}")));
+        }
+        let reserved = cursor.u16()?;
+        let checksum = cursor.u32()?;
+        if crc32c(&page[CHECKED_FROM..]) != checksum {
+            return Err(error(Damaged, 8, "the file header's checksum does not fit".into()));
+        }
+        let reserved_too = cursor.u32()?;
+        let id = WalFileId::new(cursor.u64()?).map_err(|e| error(Invalid, 16, e.to_string()))?;
+        let first_lsn = Lsn::new(cursor.u64()?);
+        let file_bytes = cursor.u64()?;
+        let created = Millis::new(cursor.i64()?).map_err(|e| error(Invalid, 40, e.to_string()))?;
+        let key = WrappedKey::from_bytes(cursor.array()?);
+        let rest = &page[cursor.position()..];
+        if reserved != 0 || reserved_too != 0 || rest.iter().any(|&byte| byte != 0) {
+            return Err(error(Invalid, 6, "reserved bytes are not zero".into()));
+        }
+        if first_lsn == Lsn::ZERO {
+            return Err(error(Invalid, 24, "LSN zero".into()));
+        }
+        if file_bytes > WAL_FILE_BYTES_MAX {
+            return Err(error(TooLarge, 32, format!("{file_bytes} bytes, the limit is {WAL_FILE_BYTES_MAX}")));
+        }
+        if file_bytes < WAL_FILE_HEADER_BYTES as u64 || !file_bytes.is_multiple_of(WAL_SECTOR_BYTES as u64) {
+            return Err(error(Invalid, 32, format!("{file_bytes} bytes are not a whole number of sectors")));
+        }
+        Ok(Self { id, first_lsn, file_bytes, created, key })
+    }
+}
+
+fn put_fields(out: &mut Vec<u8>, id: WalFileId, first_lsn: Lsn, file_bytes: u64, created: Millis) {
+    out.extend_from_slice(&id.get().to_le_bytes());
+    out.extend_from_slice(&first_lsn.get().to_le_bytes());
+    out.extend_from_slice(&file_bytes.to_le_bytes());
+    out.extend_from_slice(&created.get().to_le_bytes());
+}
