@@ -1,0 +1,69 @@
+//! The engine-wide budget of write buffer bytes.
+//!
+//! Taking never fails: a frame that is durable must be applied. Instead the way in asks [`Budget::is_full`] before it
+//! accepts more, and the flush schedule looks at [`Budget::is_high`]; so use can pass the maximum by what the queue
+//! held, and no more.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+
+/// Bytes in use over all write buffers, frozen ones and those that readers still hold included.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    used: AtomicU64,
+    max: u64,
+    given_back: Notify,
+}
+
+impl Budget {
+    /// A budget of `max` bytes.
+    pub(crate) fn new(max: u64) -> Self {
+        Self { used: AtomicU64::new(0), max, given_back: Notify::new() }
+    }
+
+    /// Bytes in use.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The maximum.
+    pub(crate) fn max(&self) -> u64 {
+        self.max
+    }
+
+    /// Must the way in wait?
+    pub(crate) fn is_full(&self) -> bool {
+        self.used() >= self.max
+    }
+
+    /// Three quarters: what a flush should free memory down to.
+    pub(crate) fn high_water(&self) -> u64 {
+        self.max / 4 * 3
+    }
+
+    /// Should something be flushed to free memory?
+    pub(crate) fn is_high(&self) -> bool {
+        self.used() >= self.high_water()
+    }
+
+    pub(super) fn take(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.given_back.notify_waiters();
+    }
+
+    /// Waits until the budget is not full.
+    pub(crate) async fn room(&self) {
+        loop {
+            let given_back = self.given_back.notified();
+            if !self.is_full() {
+                return;
+            }
+            given_back.await;
+        }
+    }
+}

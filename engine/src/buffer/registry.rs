@@ -1,0 +1,269 @@
+//! The organisations that are loaded, each with its one state, and the appender's right to write to them.
+//!
+//! Invariants: an organisation's manifest, frozen buffers and active buffer are one value behind one pointer, so that
+//! one load of it sees every reading exactly once; the active buffer is swapped only by its writer ([`OrgWriter`]),
+//! the manifest and the frozen ones only by a flush; each changes the state by compare-and-swap and touches no more
+//! than its part. Every `OrgWriter` is made from the writer half that was parked in its [`Org`]: once.
+//!
+//! Owns the set of loaded organisations, and which LSN is applied. Loads nothing itself.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use arc_swap::ArcSwap;
+use storage_format::{FrameSequence, GatewayId, Lsn, Manifest, OrgId, SpoolId};
+use tokio::sync::{Notify, oneshot};
+
+use super::{Budget, BufferWriter, WriteBuffer};
+
+/// What an organisation's readings are at one instant: segments, then frozen buffers (oldest first), then the active
+/// one. Every acknowledged reading is in exactly one of them.
+#[derive(Debug)]
+pub(crate) struct OrgState {
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) frozen: Vec<Arc<WriteBuffer>>,
+    pub(crate) active: Arc<WriteBuffer>,
+}
+
+impl OrgState {
+    /// All buffers, oldest first.
+    pub(crate) fn buffers(&self) -> impl DoubleEndedIterator<Item = &Arc<WriteBuffer>> {
+        self.frozen.iter().chain(std::iter::once(&self.active))
+    }
+
+    /// The first LSN that no segment holds; `None` if segments hold all.
+    pub(crate) fn first_unflushed(&self) -> Option<Lsn> {
+        self.buffers().find_map(|buffer| buffer.lsn_first())
+    }
+
+    /// Bytes of its buffers.
+    pub(crate) fn buffer_bytes(&self) -> u64 {
+        self.buffers().map(|buffer| buffer.bytes()).sum()
+    }
+}
+
+/// One loaded organisation.
+#[derive(Debug)]
+pub(crate) struct Org {
+    id: OrgId,
+    state: ArcSwap<OrgState>,
+    /// Parked here until the appender first writes to the organisation.
+    writer: Mutex<Option<BufferWriter>>,
+    /// One flush of an organisation at a time.
+    pub(crate) flushing: tokio::sync::Mutex<()>,
+}
+
+impl Org {
+    /// Its id.
+    pub(crate) fn id(&self) -> OrgId {
+        self.id
+    }
+
+    /// Its state now: one load.
+    pub(crate) fn state(&self) -> Arc<OrgState> {
+        self.state.load_full()
+    }
+
+    /// The highest durable sequence number of this spool.
+    pub(crate) fn durable_sequence(&self, gateway: GatewayId, spool: SpoolId) -> FrameSequence {
+        let state = self.state.load();
+        let buffered = state.buffers().map(|buffer| buffer.spool_sequence(gateway, spool)).max();
+        buffered.unwrap_or_default().max(state.manifest.spool_sequence(gateway, spool))
+    }
+
+    /// A flush is committed: the manifest is this one from now on, and the buffer's rows are in segments.
+    pub(crate) fn flushed(&self, manifest: &Arc<Manifest>, buffer: &Arc<WriteBuffer>) {
+        self.state.rcu(|state| OrgState {
+            manifest: Arc::clone(manifest),
+            frozen: state.frozen.iter().filter(|frozen| !Arc::ptr_eq(frozen, buffer)).cloned().collect(),
+            active: Arc::clone(&state.active),
+        });
+    }
+}
+
+/// All loaded organisations of an engine.
+#[derive(Debug)]
+pub(crate) struct Orgs {
+    loaded: RwLock<HashMap<OrgId, Arc<Org>>>,
+    budget: Arc<Budget>,
+    flush_bytes: u64,
+    applied: AtomicU64,
+    /// Told when a buffer was frozen because it was full, or when memory runs high: the flush has work.
+    flush_wanted: Notify,
+}
+
+impl Orgs {
+    /// None loaded yet. A buffer of `flush_bytes` is frozen.
+    pub(crate) fn new(budget: Arc<Budget>, flush_bytes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            loaded: RwLock::new(HashMap::new()),
+            budget,
+            flush_bytes,
+            applied: AtomicU64::new(0),
+            flush_wanted: Notify::new(),
+        })
+    }
+
+    /// The organisation, if it is loaded.
+    pub(crate) fn get(&self, org: OrgId) -> Option<Arc<Org>> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(&org).cloned()
+    }
+
+    /// All that are loaded, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Org>> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Adds an organisation whose manifest was just loaded. If somebody else was faster, theirs stays.
+    pub(crate) fn add(&self, org: OrgId, manifest: Arc<Manifest>) -> Arc<Org> {
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        let added = loaded.entry(org).or_insert_with(|| {
+            let (active, writer) = WriteBuffer::create(&self.budget);
+            Arc::new(Org {
+                id: org,
+                state: ArcSwap::from_pointee(OrgState { manifest, frozen: Vec::new(), active }),
+                writer: Mutex::new(Some(writer)),
+                flushing: tokio::sync::Mutex::new(()),
+            })
+        });
+        Arc::clone(added)
+    }
+
+    /// How many are loaded.
+    pub(crate) fn len(&self) -> usize {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The budget of all write buffers.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Every record up to this LSN is applied (or set aside): told by the appender and by recovery after a group.
+    pub(crate) fn set_applied(&self, lsn: Lsn) {
+        self.applied.fetch_max(lsn.get(), Ordering::Release);
+    }
+
+    /// The last LSN that is applied.
+    pub(crate) fn applied(&self) -> Lsn {
+        Lsn::new(self.applied.load(Ordering::Acquire))
+    }
+
+    /// The first LSN that the WAL must keep: every record before it is in segments.
+    pub(crate) fn first_unflushed(&self) -> Lsn {
+        // This order matters: a record that is applied after the first line is not missed, because its LSN is past it.
+        let applied = self.applied();
+        let next = applied.next().unwrap_or(applied);
+        self.all().iter().filter_map(|org| org.state.load().first_unflushed()).fold(next, Lsn::min)
+    }
+
+    /// Waits until a buffer was frozen or memory runs high.
+    pub(crate) fn flush_wanted(&self) -> &Notify {
+        &self.flush_wanted
+    }
+}
+
+/// The right to write to one organisation. The appender has it, and recovery before the appender starts.
+#[derive(Debug)]
+pub(crate) struct OrgWriter {
+    org: Arc<Org>,
+    orgs: Arc<Orgs>,
+    buffer: BufferWriter,
+}
+
+impl OrgWriter {
+    /// Records up to this LSN are in segments already: recovery skips them.
+    pub(crate) fn lsn_covered(&self) -> Lsn {
+        self.org.state.load().manifest.lsn_covered()
+    }
+
+    /// The writer half of the active buffer.
+    pub(crate) fn buffer(&mut self) -> &mut BufferWriter {
+        &mut self.buffer
+    }
+
+    /// Has the active buffer reached the size at which it is flushed?
+    pub(crate) fn is_full(&self) -> bool {
+        self.buffer.buffer().bytes() >= self.orgs.flush_bytes
+    }
+
+    /// Wakes the flush.
+    pub(crate) fn want_flush(&self) {
+        self.orgs.flush_wanted.notify_one();
+    }
+
+    /// Does memory of all buffers run high?
+    pub(crate) fn memory_is_high(&self) -> bool {
+        self.orgs.budget.is_high()
+    }
+
+    /// Puts a new, empty buffer in the active one's place, which is frozen from then on. Answers whether there was
+    /// anything to freeze.
+    pub(crate) fn freeze(&mut self) -> bool {
+        if self.buffer.buffer().rows() == 0 {
+            return false;
+        }
+        let (active, writer) = WriteBuffer::create(&self.orgs.budget);
+        self.org.state.rcu(|state| OrgState {
+            manifest: Arc::clone(&state.manifest),
+            frozen: state.buffers().cloned().collect(),
+            active: Arc::clone(&active),
+        });
+        self.buffer = writer;
+        true
+    }
+}
+
+/// What the single writer is asked to do between two groups. The appender runs these in its queue's order.
+#[derive(Debug)]
+pub(crate) enum WriterCommand {
+    /// Freeze this organisation's active buffer; answers whether there was anything in it.
+    Freeze {
+        /// Whose buffer.
+        org: OrgId,
+        /// Told when it is done.
+        done: oneshot::Sender<bool>,
+    },
+}
+
+/// Every organisation's writer that was needed so far. There is one `Writers` in an engine: recovery fills it and
+/// hands it to the appender.
+#[derive(Debug)]
+pub(crate) struct Writers {
+    orgs: Arc<Orgs>,
+    writers: HashMap<OrgId, OrgWriter>,
+}
+
+impl Writers {
+    /// No writer yet.
+    pub(crate) fn new(orgs: Arc<Orgs>) -> Self {
+        Self { orgs, writers: HashMap::new() }
+    }
+
+    /// The organisations.
+    pub(crate) fn orgs(&self) -> &Arc<Orgs> {
+        &self.orgs
+    }
+
+    /// The writer of this organisation; `None` if it is not loaded.
+    pub(crate) fn org(&mut self, org: OrgId) -> Option<&mut OrgWriter> {
+        if !self.writers.contains_key(&org) {
+            let loaded = self.orgs.get(org)?;
+            let buffer = loaded.writer.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+            self.writers.insert(org, OrgWriter { org: loaded, orgs: Arc::clone(&self.orgs), buffer });
+        }
+        self.writers.get_mut(&org)
+    }
+
+    /// Does what was asked.
+    pub(crate) fn run(&mut self, command: WriterCommand) {
+        match command {
+            WriterCommand::Freeze { org, done } => {
+                let frozen = self.org(org).is_some_and(OrgWriter::freeze);
+                // Whoever asked may have gone away.
+                let _gone = done.send(frozen);
+            }
+        }
+    }
+}

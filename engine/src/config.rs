@@ -1,0 +1,121 @@
+//! The engine's settings: limits and paths, as data, with their defaults and what each bounds and costs.
+//!
+//! The root reads files, environment and flags; here values are checked once, at open.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{EngineError, EngineErrorKind};
+use crate::limits;
+
+const MIB: u64 = 1 << 20;
+
+/// The settings of an engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The data directory: `wal/`, `lock`, `tmp/` are in it.
+    pub data_dir: PathBuf,
+    /// Size of a WAL file. A bigger file is trimmed later, a smaller one is made more often. Default 64 MiB.
+    pub wal_file_bytes: u64,
+    /// All WAL files together at most: past it nothing is accepted until a flush lets the WAL go. At three quarters
+    /// of it the oldest buffers are flushed. Default 4 GiB.
+    pub wal_bytes_max: u64,
+    /// Decoded frames waiting for the appender, in bytes. Default 64 MiB.
+    pub queue_bytes_max: u64,
+    /// One WAL block at most, in bytes: bounds the time of one sync. Default 4 MiB.
+    pub group_bytes_max: u64,
+    /// Frames in one WAL block at most: bounds how long the first of them waits. Default 4,096.
+    pub group_frames_max: usize,
+    /// Write buffers of all organisations together, in bytes: past it nothing is accepted until a flush frees memory.
+    /// At three quarters of it the largest buffers are flushed. Default 1 GiB.
+    pub buffer_bytes_max: u64,
+    /// A write buffer of this size is flushed: bounds a flush's memory, and how small segments are. Default 64 MiB.
+    pub flush_bytes: u64,
+    /// A write buffer whose oldest reading arrived this long ago is flushed. Hours, since every flush makes objects.
+    /// Default 4 h.
+    pub flush_age: Duration,
+    /// Organisations flushed at the same time. Each takes about three times `flush_bytes`. Default 2.
+    pub flush_concurrency: usize,
+    /// A segment's encoded bytes, about, before the next is begun: bounds the memory that encoding takes.
+    /// Default 64 MiB.
+    pub segment_bytes_max: u64,
+    /// Older segments read at the same time while a flush is resolved; more are read in several passes. Default 16.
+    pub merge_runs_max: usize,
+    /// First pause after a failed flush; it doubles up to `flush_retry_max`. Default 1 s.
+    pub flush_retry_min: Duration,
+    /// Longest pause after failed flushes. Default 60 s.
+    pub flush_retry_max: Duration,
+    /// How often the schedule is looked at when nothing calls for it. Default 1 s.
+    pub schedule_interval: Duration,
+    /// Whether `close` flushes all buffers; otherwise they stay in the WAL and are replayed at the next open, which
+    /// makes the stop quick and leaves no small segments. Default false.
+    pub flush_at_close: bool,
+}
+
+impl EngineConfig {
+    /// The defaults for this data directory.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            wal_file_bytes: 64 * MIB,
+            wal_bytes_max: 4096 * MIB,
+            queue_bytes_max: 64 * MIB,
+            group_bytes_max: 4 * MIB,
+            group_frames_max: 4096,
+            buffer_bytes_max: 1024 * MIB,
+            flush_bytes: 64 * MIB,
+            flush_age: Duration::from_secs(4 * 3600),
+            flush_concurrency: 2,
+            segment_bytes_max: 64 * MIB,
+            merge_runs_max: 16,
+            flush_retry_min: Duration::from_secs(1),
+            flush_retry_max: Duration::from_secs(60),
+            schedule_interval: Duration::from_secs(1),
+            flush_at_close: false,
+        }
+    }
+
+    /// Checks that the limits fit together.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Invalid`], naming the setting.
+    pub fn check(&self) -> Result<(), EngineError> {
+        let rules: [(bool, &'static str); 9] = [
+            (self.flush_concurrency >= 1, "flush_concurrency must be at least 1"),
+            (self.merge_runs_max >= 1, "merge_runs_max must be at least 1"),
+            (self.group_frames_max >= 1, "group_frames_max must be at least 1"),
+            (self.group_bytes_max >= limits::GROUP_BYTES_LEAST, "group_bytes_max must hold one frame of 1 MiB: at least 2 MiB"),
+            (self.queue_bytes_max >= limits::QUEUE_BYTES_LEAST, "queue_bytes_max must hold one decoded frame: at least 16 MiB"),
+            (self.wal_file_bytes >= self.group_bytes_max + MIB, "wal_file_bytes must hold one group: at least group_bytes_max + 1 MiB"),
+            (self.wal_bytes_max >= 4 * self.wal_file_bytes, "wal_bytes_max must be at least four times wal_file_bytes"),
+            (self.buffer_bytes_max >= limits::BUFFER_BYTES_LEAST, "buffer_bytes_max must be at least 32 MiB"),
+            (!self.flush_retry_min.is_zero() && self.flush_retry_min <= self.flush_retry_max, "flush_retry_min must be over zero and not over flush_retry_max"),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            None => Ok(()),
+            Some((_, rule)) => {
+                Err(EngineError::new(EngineErrorKind::Invalid, rule, "Correct the engine's settings."))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_fit_together_and_nonsense_does_not() {
+        let good = EngineConfig::new("data");
+        good.check().expect("the defaults hold");
+        for bad in [
+            EngineConfig { flush_concurrency: 0, ..good.clone() },
+            EngineConfig { group_bytes_max: 1, ..good.clone() },
+            EngineConfig { wal_bytes_max: 1, ..good.clone() },
+            EngineConfig { flush_retry_min: Duration::ZERO, ..good.clone() },
+        ] {
+            assert_eq!(bad.check().expect_err("refused").kind(), EngineErrorKind::Invalid);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Loading organisations: lazily, each once, however many ask at the same time.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use storage_format::OrgId;
+use tokio::sync::Notify;
+
+use crate::buffer::{Org, Orgs};
+use crate::error::EngineError;
+use crate::manifest::ManifestStore;
+
+/// Loads manifests into the registry.
+#[derive(Debug)]
+pub(crate) struct Loader {
+    orgs: Arc<Orgs>,
+    manifests: Arc<ManifestStore>,
+    /// One lock for each organisation that is being loaded: the second to come waits for the first.
+    locks: Mutex<HashMap<OrgId, Arc<tokio::sync::Mutex<()>>>>,
+    running: AtomicUsize,
+    finished: Notify,
+}
+
+/// Counts a load while it lives, however it ends.
+struct Running<'a>(&'a Loader);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+        self.0.finished.notify_waiters();
+    }
+}
+
+impl Loader {
+    pub(crate) fn new(orgs: Arc<Orgs>, manifests: Arc<ManifestStore>) -> Self {
+        Self {
+            orgs,
+            manifests,
+            locks: Mutex::new(HashMap::new()),
+            running: AtomicUsize::new(0),
+            finished: Notify::new(),
+        }
+    }
+
+    /// The organisation, from memory or from the store.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::EngineErrorKind::Invalid) for one that does not exist, and whatever the store says.
+    pub(crate) async fn load(&self, id: OrgId) -> Result<Arc<Org>, EngineError> {
+        if let Some(org) = self.orgs.get(id) {
+            return Ok(org);
+        }
+        self.running.fetch_add(1, Ordering::AcqRel);
+        let _running = Running(self);
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(locks.entry(id).or_default())
+        };
+        let held = lock.lock().await;
+        let loaded = match self.orgs.get(id) {
+            Some(org) => Ok(org),
+            None => self.read(id).await,
+        };
+        drop(held);
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        loaded
+    }
+
+    async fn read(&self, id: OrgId) -> Result<Arc<Org>, EngineError> {
+        let manifest = self.manifests.load(id).await?;
+        tracing::debug!(org = %id, version = %manifest.version(), "organisation loaded");
+        Ok(self.orgs.add(id, Arc::new(manifest)))
+    }
+
+    /// Waits until some load that runs now has ended; returns at once if none runs.
+    pub(crate) async fn settled(&self) {
+        let finished = self.finished.notified();
+        if self.running.load(Ordering::Acquire) > 0 {
+            finished.await;
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Write buffers into segments: freeze, split by window, resolve against older segments, write, commit, swap.
+//!
+//! A step over injected clock, store and freezer: [`FlushStep::run_once`] looks at what is due, does it, and tells what
+//! happened; a thread calls it in a loop, recovery when memory runs short. It owns the order of these things and what
+//! is done after failures (the frozen buffer stays, is tried again after a pause, and nothing is lost). It does not own
+//! the swap of the active buffer (the single writer does, when asked) nor the WAL: it tells up to which LSN that may
+//! go.
+//!
+//! Crash consistency, WAL and objects: until the manifest commit the flush never happened: the WAL holds every record,
+//! and replay builds the buffer again; objects already written are orphans, named by nobody, for the collection to
+//! sweep. The commit is one object: segments, conflicts, covered LSN, spools and totals appear at once. A crash after
+//! it and before the WAL is trimmed: replay skips what the manifest covers. Only a commit that is known to have
+//! happened moves the LSN up to which the WAL may go.
+
+mod commit;
+mod resolve;
+mod schedule;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use storage_format::{Lsn, OrgId};
+use tokio::sync::oneshot;
+
+use crate::buffer::{Org, Orgs};
+use crate::clock::Clock;
+use crate::config::EngineConfig;
+use crate::error::{EngineError, EngineErrorKind};
+use crate::metrics;
+
+pub(crate) use commit::Flusher;
+pub(crate) use schedule::FlushReason;
+use schedule::{Candidate, Pressure, back_off, plan};
+
+/// What flushes did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FlushReport {
+    /// Write buffers flushed.
+    pub buffers: u64,
+    /// Readings kept: written to segments under keys that were new.
+    pub readings: u64,
+    /// Samples that were there already with the same value.
+    pub duplicates: u64,
+    /// Samples that had another value than the first one.
+    pub conflicts: u64,
+    /// Samples that filled an empty channel of a reading that was there.
+    pub filled: u64,
+    /// Segments and conflicts objects written.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl FlushReport {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.buffers += other.buffers;
+        self.readings += other.readings;
+        self.duplicates += other.duplicates;
+        self.conflicts += other.conflicts;
+        self.filled += other.filled;
+        self.segments += other.segments;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Asks the single writer to freeze an organisation's active buffer.
+pub(crate) trait Freezer: Send + Sync {
+    /// Answers when it is done, whether there was anything in it or not.
+    fn freeze(&self, org: OrgId) -> BoxFuture<'_, Result<(), EngineError>>;
+}
+
+/// What the flush must know of the WAL.
+pub(crate) trait WalGauge: Send + Sync {
+    /// Bytes of all its files.
+    fn bytes(&self) -> u64;
+    /// If the WAL is too long: records before this LSN should go.
+    fn cut(&self) -> Option<Lsn>;
+    /// Records before this LSN are in segments: files without others may go.
+    fn trim(&self, first_unflushed: Lsn);
+}
+
+/// Somebody waits for a flush.
+pub(crate) struct FlushRequest {
+    /// Of one organisation, or of all.
+    pub(crate) org: Option<OrgId>,
+    /// Told what happened.
+    pub(crate) done: oneshot::Sender<Result<FlushReport, EngineError>>,
+}
+
+/// The last failures of an organisation's flush.
+#[derive(Debug, Clone)]
+pub(crate) struct FlushFailure {
+    /// How many in a row.
+    pub(crate) failures: u32,
+    /// Not tried again before this monotonic time.
+    pub(crate) not_before: Duration,
+    /// The last one.
+    pub(crate) error: EngineError,
+}
+
+/// What waits for the flush, and what it does with it. Shared by the engine and the thread that runs the steps.
+pub(crate) struct FlushStep {
+    orgs: Arc<Orgs>,
+    flusher: Flusher,
+    freezer: Box<dyn Freezer>,
+    wal: Box<dyn WalGauge>,
+    clock: Arc<dyn Clock>,
+    age: Duration,
+    retry: (Duration, Duration),
+    concurrency: usize,
+    requests: Mutex<Vec<FlushRequest>>,
+    failures: Mutex<HashMap<OrgId, FlushFailure>>,
+}
+
+/// What one step did.
+#[derive(Debug, Default)]
+pub(crate) struct FlushOutcome {
+    /// All that succeeded, together.
+    pub(crate) report: FlushReport,
+    /// What failed; nothing of it is lost.
+    pub(crate) failed: Vec<(OrgId, EngineError)>,
+}
+
+impl FlushStep {
+    pub(crate) fn new(
+        orgs: Arc<Orgs>,
+        flusher: Flusher,
+        freezer: Box<dyn Freezer>,
+        wal: Box<dyn WalGauge>,
+        clock: Arc<dyn Clock>,
+        config: &EngineConfig,
+    ) -> Self {
+        Self {
+            orgs,
+            flusher,
+            freezer,
+            wal,
+            clock,
+            age: config.flush_age,
+            retry: (config.flush_retry_min, config.flush_retry_max),
+            concurrency: config.flush_concurrency,
+            requests: Mutex::new(Vec::new()),
+            failures: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Puts a request where the next step finds it.
+    pub(crate) fn request(&self, request: FlushRequest) {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+        self.orgs.flush_wanted().notify_one();
+    }
+
+    /// Organisations whose last flush failed.
+    pub(crate) fn failures(&self) -> HashMap<OrgId, FlushFailure> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Flushes what was asked for and what is due, several organisations at a time, then lets the WAL go as far as it
+    /// may.
+    pub(crate) async fn run_once(&self) -> FlushOutcome {
+        let requests = std::mem::take(&mut *self.requests.lock().unwrap_or_else(PoisonError::into_inner));
+        let due = self.due(&requests);
+        let mut outcome = FlushOutcome::default();
+        let mut results: HashMap<OrgId, Result<FlushReport, EngineError>> = HashMap::new();
+        {
+            let mut running = futures::stream::iter(due)
+                .map(|(org, reason)| async move { (org.id(), self.flush(&org, reason).await) })
+                .buffer_unordered(self.concurrency);
+            while let Some((org, result)) = running.next().await {
+                results.insert(org, result);
+                // After each, not only at the end: a long row of flushes must not hold the WAL.
+                self.wal.trim(self.orgs.first_unflushed());
+            }
+        }
+        for (org, result) in &results {
+            match result {
+                Ok(report) => outcome.report.add(*report),
+                Err(error) => outcome.failed.push((*org, error.clone())),
+            }
+        }
+        for request in requests {
+            let _gone = request.done.send(answer(request.org, &results));
+        }
+        self.wal.trim(self.orgs.first_unflushed());
+        metrics::sizes(self.orgs.budget().used(), self.wal.bytes(), self.orgs.len());
+        outcome
+    }
+
+    fn due(&self, requests: &[FlushRequest]) -> Vec<(Arc<Org>, FlushReason)> {
+        let mut due: Vec<(Arc<Org>, FlushReason)> = Vec::new();
+        if requests.iter().any(|request| request.org.is_none()) {
+            due.extend(self.orgs.all().into_iter().map(|org| (org, FlushReason::Asked)));
+            due.sort_by_key(|(org, _)| org.id());
+            return due;
+        }
+        for asked in requests.iter().filter_map(|request| self.orgs.get(request.org?)) {
+            if due.iter().all(|(org, _)| org.id() != asked.id()) {
+                due.push((asked, FlushReason::Asked));
+            }
+        }
+        let (candidates, pressure) = (self.candidates(), self.pressure());
+        for (org, reason) in plan(&candidates, &pressure) {
+            if let Some(org) = self.orgs.get(org)
+                && requests.iter().all(|request| request.org != Some(org.id()))
+            {
+                due.push((org, reason));
+            }
+        }
+        due
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let candidate = |org: &Arc<Org>| {
+            let state = org.state();
+            Some(Candidate {
+                org: org.id(),
+                has_frozen: !state.frozen.is_empty(),
+                bytes: state.buffer_bytes(),
+                oldest_received: state.buffers().filter_map(|buffer| buffer.oldest_received()).min()?,
+                first_lsn: state.first_unflushed()?,
+                not_before: failures.get(&org.id()).map(|failure| failure.not_before),
+            })
+        };
+        let mut all: Vec<Candidate> = self.orgs.all().iter().filter_map(candidate).collect();
+        // One order for one state, whatever the map's: a simulation replays.
+        all.sort_by_key(|candidate| candidate.org);
+        all
+    }
+
+    fn pressure(&self) -> Pressure {
+        Pressure {
+            now: self.clock.now(),
+            monotonic: self.clock.monotonic(),
+            memory_used: self.orgs.budget().used(),
+            memory_high: self.orgs.budget().high_water(),
+            wal_cut: self.wal.cut(),
+            flush_age: self.age,
+        }
+    }
+
+    async fn flush(&self, org: &Org, reason: FlushReason) -> Result<FlushReport, EngineError> {
+        let start = self.clock.monotonic();
+        let result = async {
+            // What was full is frozen already, and what came since may grow.
+            if reason != FlushReason::Size {
+                self.freezer.freeze(org.id()).await?;
+            }
+            self.flusher.flush_frozen(org).await
+        }
+        .await;
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        match &result {
+            Ok(report) => {
+                failures.remove(&org.id());
+                if report.buffers > 0 {
+                    let took = self.clock.monotonic().saturating_sub(start);
+                    metrics::flushed(reason, report, took.as_secs_f64());
+                    tracing::debug!(org = %org.id(), reason = reason.as_str(), ?took, ?report, "flushed");
+                }
+            }
+            Err(error) => {
+                let known = failures.entry(org.id()).or_insert_with(|| FlushFailure {
+                    failures: 0,
+                    not_before: Duration::ZERO,
+                    error: error.clone(),
+                });
+                known.failures = known.failures.saturating_add(1);
+                let pause = back_off(known.failures, self.retry.0, self.retry.1);
+                known.not_before = self.clock.monotonic().saturating_add(pause);
+                known.error = error.clone();
+                metrics::flush_failed(error);
+                tracing::warn!(org = %org.id(), reason = reason.as_str(), failures = known.failures, ?pause, %error,
+                    "a flush failed; the readings stay in the WAL and in memory, and it is tried again");
+            }
+        }
+        result
+    }
+}
+
+/// What to tell somebody who asked for `org` (or for all).
+fn answer(
+    org: Option<OrgId>,
+    results: &HashMap<OrgId, Result<FlushReport, EngineError>>,
+) -> Result<FlushReport, EngineError> {
+    let mut report = FlushReport::default();
+    for (id, result) in results {
+        if org.is_none_or(|org| org == *id) {
+            report.add(result.clone()?);
+        }
+    }
+    Ok(report)
+}
+
+/// The error of a flush whose freezer has gone: the engine stops.
+pub(crate) fn writer_gone() -> EngineError {
+    EngineError::new(
+        EngineErrorKind::Closed,
+        "the engine is closing or has stopped",
+        "What is not flushed is in the WAL and is read at the next start.",
+    )
+}

@@ -1,0 +1,24 @@
+//! The engine's fixed limits, gathered in one place, each with its reason. Settings that an operator may change are
+//! in `config`.
+
+use crate::sync::ROWS_MAX;
+
+/// Rows that one write buffer holds: the columns' capacity, less one frame, since a frame is applied whole.
+pub(crate) const BUFFER_ROWS_MAX: usize = ROWS_MAX - FRAME_READINGS_MAX;
+
+/// Readings in one frame at most, as the frame format says.
+const FRAME_READINGS_MAX: usize = 65_536;
+
+/// Rows of the batches that a write buffer is read in: fits a core's cache with a handful of columns.
+pub(crate) const BATCH_ROWS: usize = 8_192;
+
+/// A group must hold at least one frame of the largest size and its record.
+pub(crate) const GROUP_BYTES_LEAST: u64 = 2 << 20;
+
+/// The queue must hold at least one decoded frame: 65,536 readings of 16 channels and time.
+pub(crate) const QUEUE_BYTES_LEAST: u64 = 16 << 20;
+
+/// Below this one frame could fill all write buffers.
+pub(crate) const BUFFER_BYTES_LEAST: u64 = 32 << 20;
+
+const _: () = assert!(BUFFER_ROWS_MAX > FRAME_READINGS_MAX && BUFFER_ROWS_MAX < u32::MAX as usize);

@@ -1,0 +1,55 @@
+//! The engine's metrics: their names, units and meanings, in one place. No organisation, gateway or logger is ever a
+//! label.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::error::EngineError;
+use crate::flush::{FlushReason, FlushReport};
+
+const FLUSHES: &str = "icecore_flushes_total";
+const FLUSH_FAILURES: &str = "icecore_flush_failures_total";
+const FLUSH_SECONDS: &str = "icecore_flush_duration_seconds";
+const READINGS_KEPT: &str = "icecore_flushed_readings_total";
+const DUPLICATES: &str = "icecore_duplicate_samples_total";
+const CONFLICTS: &str = "icecore_conflict_samples_total";
+const SEGMENTS: &str = "icecore_segments_written_total";
+const SEGMENT_BYTES: &str = "icecore_segment_written_bytes_total";
+const BUFFER_BYTES: &str = "icecore_write_buffer_bytes";
+const WAL_BYTES: &str = "icecore_wal_bytes";
+const ORGS_LOADED: &str = "icecore_orgs_loaded";
+
+/// Tells a recorder what the names mean.
+pub(crate) fn describe() {
+    describe_counter!(FLUSHES, Unit::Count, "Write buffers flushed, by reason");
+    describe_counter!(FLUSH_FAILURES, Unit::Count, "Flushes that failed and will be tried again, by kind of error");
+    describe_histogram!(FLUSH_SECONDS, Unit::Seconds, "Time of a flush, from frozen to committed");
+    describe_counter!(READINGS_KEPT, Unit::Count, "Readings written to segments");
+    describe_counter!(DUPLICATES, Unit::Count, "Samples dropped because the same value was there already");
+    describe_counter!(CONFLICTS, Unit::Count, "Samples kept as conflicts because another value was there first");
+    describe_counter!(SEGMENTS, Unit::Count, "Segments and conflicts objects written");
+    describe_counter!(SEGMENT_BYTES, Unit::Bytes, "Bytes of segments and conflicts objects written");
+    describe_gauge!(BUFFER_BYTES, Unit::Bytes, "Memory of all write buffers");
+    describe_gauge!(WAL_BYTES, Unit::Bytes, "Bytes of all WAL files");
+    describe_gauge!(ORGS_LOADED, Unit::Count, "Organisations whose manifest is in memory");
+}
+
+pub(crate) fn flushed(reason: FlushReason, report: &FlushReport, seconds: f64) {
+    counter!(FLUSHES, "reason" => reason.as_str()).increment(1);
+    histogram!(FLUSH_SECONDS).record(seconds);
+    counter!(READINGS_KEPT).increment(report.readings);
+    counter!(DUPLICATES).increment(report.duplicates);
+    counter!(CONFLICTS).increment(report.conflicts);
+    counter!(SEGMENTS).increment(report.segments);
+    counter!(SEGMENT_BYTES).increment(report.bytes);
+}
+
+pub(crate) fn flush_failed(error: &EngineError) {
+    counter!(FLUSH_FAILURES, "kind" => error.kind().as_str()).increment(1);
+}
+
+#[allow(clippy::cast_precision_loss, reason = "gauges are f64; bytes are exact up to 8 PiB")]
+pub(crate) fn sizes(buffer_bytes: u64, wal_bytes: u64, orgs: usize) {
+    gauge!(BUFFER_BYTES).set(buffer_bytes as f64);
+    gauge!(WAL_BYTES).set(wal_bytes as f64);
+    gauge!(ORGS_LOADED).set(orgs as f64);
+}

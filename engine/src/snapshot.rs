@@ -1,0 +1,47 @@
+//! What an organisation's readings are at one instant: a manifest version and the write buffers beside it.
+//!
+//! Taken by one load of the organisation's state, then the lengths of its buffers: every reading acknowledged before
+//! is in it exactly once, and what is in it is a prefix of what was acknowledged. It holds the memory of its buffers
+//! while it lives.
+
+use std::sync::Arc;
+
+use storage_format::{ChannelCode, Manifest, OrgId};
+
+use crate::buffer::{BufferView, Org, WriteBuffer};
+
+/// One organisation's readings at one instant.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Whose.
+    pub org: OrgId,
+    /// The segments.
+    pub manifest: Arc<Manifest>,
+    /// The write buffers, oldest first, without empty ones. Segments take precedence over all of them, an earlier one
+    /// over a later one, within one the first to arrive.
+    pub buffers: Vec<BufferView>,
+}
+
+impl Snapshot {
+    pub(crate) fn take(org: &Org) -> Self {
+        let state = org.state();
+        let buffers = state.buffers().map(WriteBuffer::view).filter(|view| !view.is_empty()).collect();
+        Self { org: org.id(), manifest: Arc::clone(&state.manifest), buffers }
+    }
+
+    /// Every channel that the organisation has used, by ascending code.
+    #[must_use]
+    pub fn channels(&self) -> Vec<ChannelCode> {
+        let mut channels: Vec<ChannelCode> = self.manifest.channels().into_iter().collect();
+        channels.extend(self.buffers.iter().flat_map(BufferView::channels));
+        channels.sort_unstable();
+        channels.dedup();
+        channels
+    }
+
+    /// Rows in the write buffers, repeated ones too.
+    #[must_use]
+    pub fn buffered_rows(&self) -> usize {
+        self.buffers.iter().map(BufferView::rows).sum()
+    }
+}
