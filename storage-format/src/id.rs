@@ -39,6 +39,11 @@ macro_rules! hex_id {
         pub struct $name($nonzero);
 
         impl $name {
+            /// The smallest id.
+            pub const MIN: Self = Self(<$nonzero>::MIN);
+            /// The greatest id.
+            pub const MAX: Self = Self(<$nonzero>::MAX);
+
             /// The id of this number.
             ///
             /// # Errors

@@ -15,6 +15,11 @@ mod error;
 mod frame;
 mod id;
 pub mod limits;
+#[cfg(feature = "storage")]
+pub mod manifest;
+mod object_key;
+#[cfg(feature = "storage")]
+pub mod segment;
 mod sequence;
 mod time;
 #[cfg(feature = "storage")]
@@ -24,5 +29,6 @@ pub use channel::{Channel, ChannelCode, channels};
 pub use error::{FileKind, FormatError, FormatErrorKind};
 pub use frame::{Frame, FrameBuildError, FrameBuilder, FrameHeader, LoggerRun};
 pub use id::{GatewayId, IdError, LoggerId, OrgId, SegmentId, SpoolId, WalFileId};
+pub use object_key::{OBJECT_KEY_BYTES_MAX, ObjectKey};
 pub use sequence::{FlushNumber, FrameSequence, Lsn, ManifestVersion, WriterEpoch};
 pub use time::{Millis, TimeError, TimeRange, Window};

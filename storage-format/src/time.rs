@@ -188,6 +188,20 @@ impl Window {
         }
     }
 
+    /// The window between these bounds, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`TimeError::Window`] unless both are whole UTC hours that a time can have, and the first is before the second.
+    pub fn from_bounds(start: i64, end: i64) -> Result<Self, TimeError> {
+        let whole = |ms: i64| ms.rem_euclid(HOUR_MS) == 0;
+        // A window's end may be one past the last time that a reading can have.
+        if Millis::MIN.0 <= start && start < end && end <= Millis::MAX.0 + 1 && whole(start) && whole(end) {
+            Ok(Self(TimeRange { start: Millis(start), end: Millis(end) }))
+        } else {
+            Err(TimeError::Window(format!("[{start}, {end}) ms since 1970")))
+        }
+    }
+
     /// The UTC month that this time is in.
     #[must_use]
     pub fn month_of(time: Millis) -> Self {

@@ -1,0 +1,304 @@
+//! Sorted record batches in, the bytes of a segment (or conflicts object) and its manifest entry out.
+//!
+//! Every row is checked against the rules of the format before it is written: the order, the window, finite values.
+//! What the encoder refuses is an error of the caller's; it never writes a segment that a reader would refuse.
+
+use std::collections::BTreeSet;
+
+use arrow::array::{Array as _, AsArray as _, Float64Array, RecordBatch};
+use arrow::datatypes::{Float64Type, SchemaRef, TimestampMillisecondType, UInt64Type};
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::errors::ParquetError;
+
+use crate::encryption::{NONCE_BYTES, SecretKey};
+use crate::manifest::{SegmentEntry, SegmentKind};
+use crate::segment::{
+    RowDigest, SegmentFooter, SegmentKeyMetadata, channels_of, conflicts_schema, readings_schema, writer_properties,
+};
+use crate::{Channel, ChannelCode, FlushNumber, LoggerId, Lsn, Millis, OrgId, SegmentId, Window};
+
+/// What an object is, before its rows are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentSpec {
+    /// What its rows are.
+    pub kind: SegmentKind,
+    /// Whose.
+    pub org: OrgId,
+    /// The window that no row may be outside of.
+    pub window: Window,
+    /// A fresh random id.
+    pub id: SegmentId,
+    /// The first flush whose rows are in it.
+    pub flush_first: FlushNumber,
+    /// The last flush whose rows are in it.
+    pub flush_last: FlushNumber,
+    /// The first WAL record whose readings are in it.
+    pub lsn_min: Lsn,
+    /// The last WAL record whose readings are in it.
+    pub lsn_max: Lsn,
+    /// The version of the organisation's key.
+    pub key_version: u32,
+}
+
+/// Why rows are no segment.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    /// Columns that are not those of the segment.
+    #[error("the batch has other columns than the segment")]
+    Schema,
+    /// Rows that are not in strictly ascending order of (logger, time); conflicts may share them.
+    #[error("row {row}: out of order")]
+    Order {
+        /// Which row of the segment, from 0.
+        row: u64,
+    },
+    /// A row that breaks another rule.
+    #[error("row {row}: {detail}")]
+    Row {
+        /// Which row of the segment, from 0.
+        row: u64,
+        /// Which rule.
+        detail: &'static str,
+    },
+    /// A segment has at least one row.
+    #[error("a segment without rows")]
+    Empty,
+    /// The Parquet writer failed.
+    #[error("parquet: {0}")]
+    Parquet(#[from] ParquetError),
+}
+
+/// A finished object.
+#[derive(Debug, Clone)]
+pub struct EncodedSegment {
+    /// The object's bytes.
+    pub bytes: Bytes,
+    /// Its manifest entry; `shares_keys` is false until the caller, who knows, says otherwise.
+    pub entry: SegmentEntry,
+}
+
+/// Encodes one object.
+pub struct SegmentEncoder {
+    spec: SegmentSpec,
+    schema: SchemaRef,
+    codes: Vec<ChannelCode>,
+    writer: ArrowWriter<Vec<u8>>,
+    digest: RowDigest,
+    rows: u64,
+    first: Option<(u64, i64)>,
+    last: (u64, i64),
+    time_min: i64,
+    time_max: i64,
+    seen: BTreeSet<ChannelCode>,
+}
+
+impl std::fmt::Debug for SegmentEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentEncoder").field("spec", &self.spec).field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+impl SegmentEncoder {
+    /// An object without rows yet. For readings, `channels` are its value columns, known and ascending; for conflicts
+    /// they are not looked at. Data key and nonce must be fresh and random.
+    ///
+    /// # Errors
+    /// [`SegmentError::Parquet`].
+    pub fn new(
+        spec: SegmentSpec,
+        channels: &[ChannelCode],
+        org_key: &SecretKey,
+        data_key: &SecretKey,
+        nonce: [u8; NONCE_BYTES],
+    ) -> Result<Self, SegmentError> {
+        let schema = match spec.kind {
+            SegmentKind::Readings => readings_schema(channels),
+            SegmentKind::Conflicts => conflicts_schema(),
+        };
+        let identity = (spec.kind, spec.org, spec.window, spec.id);
+        let key_metadata = SegmentKeyMetadata::wrap(identity, org_key, spec.key_version, data_key, nonce);
+        let properties = writer_properties(&schema, data_key, &key_metadata.encode())?;
+        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(Vec::new(), schema.clone(), options)?;
+        Ok(Self {
+            codes: channels_of(&schema),
+            digest: RowDigest::new(spec.kind),
+            spec,
+            schema,
+            writer,
+            rows: 0,
+            first: None,
+            last: (0, i64::MIN),
+            time_min: i64::MAX,
+            time_max: i64::MIN,
+            seen: BTreeSet::new(),
+        })
+    }
+
+    /// The columns that batches must have.
+    #[must_use]
+    pub const fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Rows so far.
+    #[must_use]
+    pub const fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Memory held for what is not yet finished, in bytes: the object so far and the open row group.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.writer.bytes_written() + self.writer.memory_size()
+    }
+
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// [`SegmentError`] for rows that break a rule; the object is spoiled then.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), SegmentError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let fits = batch.num_columns() == self.schema.fields().len()
+            && batch.schema().fields().iter().zip(self.schema.fields()).all(|(a, b)| {
+                a.name() == b.name() && a.data_type() == b.data_type()
+            });
+        if !fits {
+            return Err(SegmentError::Schema);
+        }
+        for (index, field) in self.schema.fields().iter().enumerate() {
+            if !field.is_nullable() && batch.column(index).null_count() > 0 {
+                return Err(SegmentError::Row { row: self.rows, detail: "an empty cell where none may be" });
+            }
+        }
+        self.check_keys(batch)?;
+        match self.spec.kind {
+            SegmentKind::Readings => self.check_values(batch)?,
+            SegmentKind::Conflicts => self.check_conflicts(batch)?,
+        }
+        self.digest.update(batch);
+        // The batch may call its columns nullable where the segment does not.
+        let batch = RecordBatch::try_new(self.schema.clone(), batch.columns().to_vec()).map_err(ParquetError::from)?;
+        self.writer.write(&batch)?;
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    fn check_keys(&mut self, batch: &RecordBatch) -> Result<(), SegmentError> {
+        let last = batch.num_columns() - 1;
+        let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
+        let times = batch.column(1).as_primitive::<TimestampMillisecondType>().values();
+        let gateways = batch.column(last - 1).as_primitive::<UInt64Type>().values();
+        let received = batch.column(last).as_primitive::<TimestampMillisecondType>().values();
+        let window = self.spec.window.range();
+        let (start, end) = (window.start().get(), window.end().get());
+        for row in 0..batch.num_rows() {
+            let key = (loggers[row], times[row]);
+            let at = self.rows + row as u64;
+            let wrong = |detail| Err(SegmentError::Row { row: at, detail });
+            let ordered = match self.spec.kind {
+                SegmentKind::Readings => self.last < key,
+                SegmentKind::Conflicts => self.last <= key,
+            };
+            if self.first.is_some() && !ordered {
+                return Err(SegmentError::Order { row: at });
+            }
+            if key.0 == 0 || gateways[row] == 0 {
+                return wrong("zero is no id");
+            }
+            if key.1 < start || key.1 >= end {
+                return wrong("its time is outside the window");
+            }
+            if received[row].rem_euclid(1000) != 0 || Millis::new(received[row]).is_err() {
+                return wrong("its receive time is not in whole seconds");
+            }
+            self.first.get_or_insert(key);
+            self.last = key;
+            self.time_min = self.time_min.min(key.1);
+            self.time_max = self.time_max.max(key.1);
+        }
+        Ok(())
+    }
+
+    fn check_values(&mut self, batch: &RecordBatch) -> Result<(), SegmentError> {
+        let mut measured = vec![false; batch.num_rows()];
+        for (index, &code) in self.codes.iter().enumerate() {
+            let column = batch.column(2 + index).as_primitive::<Float64Type>();
+            if column.null_count() < column.len() {
+                self.seen.insert(code);
+            }
+            for (row, measured) in measured.iter_mut().enumerate() {
+                if column.is_valid(row) {
+                    *measured = true;
+                    if !column.value(row).is_finite() {
+                        let row = self.rows + row as u64;
+                        return Err(SegmentError::Row { row, detail: "a value that is not finite" });
+                    }
+                }
+            }
+        }
+        match measured.iter().position(|measured| !measured) {
+            None => Ok(()),
+            Some(row) => Err(SegmentError::Row { row: self.rows + row as u64, detail: "no channel has a value" }),
+        }
+    }
+
+    fn check_conflicts(&mut self, batch: &RecordBatch) -> Result<(), SegmentError> {
+        let channels = batch.column(2).as_string::<i32>();
+        let finite = |column: &Float64Array, row| column.value(row).is_finite();
+        let (kept, refused) =
+            (batch.column(3).as_primitive::<Float64Type>(), batch.column(4).as_primitive::<Float64Type>());
+        for row in 0..batch.num_rows() {
+            let at = self.rows + row as u64;
+            let Some(channel) = Channel::by_name(channels.value(row)) else {
+                return Err(SegmentError::Row { row: at, detail: "a channel that is not in the registry" });
+            };
+            self.seen.insert(channel.code);
+            if !finite(kept, row) || !finite(refused, row) {
+                return Err(SegmentError::Row { row: at, detail: "a value that is not finite" });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the object.
+    ///
+    /// # Errors
+    /// [`SegmentError::Empty`] without rows.
+    pub fn finish(mut self) -> Result<EncodedSegment, SegmentError> {
+        let Some(first) = self.first else { return Err(SegmentError::Empty) };
+        let digest = self.digest.finish();
+        let spec = self.spec;
+        let footer = SegmentFooter { spec, rows: self.rows, digest };
+        for pair in footer.key_values() {
+            self.writer.append_key_value_metadata(pair);
+        }
+        let bytes = Bytes::from(self.writer.into_inner()?);
+        let id = |value| LoggerId::new(value).expect("checked row by row");
+        let time = |value| Millis::new(value).expect("checked row by row: inside a window");
+        let entry = SegmentEntry {
+            id: spec.id,
+            kind: spec.kind,
+            window: spec.window,
+            flush_first: spec.flush_first,
+            flush_last: spec.flush_last,
+            rows: self.rows,
+            bytes: bytes.len() as u64,
+            time_min: time(self.time_min),
+            time_max: time(self.time_max),
+            logger_min: id(first.0),
+            logger_max: id(self.last.0),
+            channels: self.seen.into_iter().collect(),
+            shares_keys: false,
+            key_version: spec.key_version,
+            lsn_min: spec.lsn_min,
+            lsn_max: spec.lsn_max,
+            digest,
+        };
+        Ok(EncodedSegment { bytes, entry })
+    }
+}

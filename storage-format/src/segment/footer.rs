@@ -1,0 +1,294 @@
+//! The end of a segment: the tail in clear, the encrypted modules, and the key-values of the footer.
+//!
+//! parquet-rs trusts the lengths that it meets in clear: a flipped bit in one would make it allocate by it, or panic.
+//! So everything in clear is checked here first; what it decrypts is authenticated.
+
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parquet::DecodeResult;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder};
+
+use crate::encryption::{NONCE_BYTES, SecretKey, TAG_BYTES};
+use crate::manifest::{SegmentEntry, SegmentKind};
+use crate::segment::{SEGMENT_KEY_METADATA_BYTES, SegmentKeyMetadata, SegmentSpec, decryption_properties};
+use crate::{FileKind, FlushNumber, FormatError, FormatErrorKind, Lsn, OrgId};
+
+const FORMAT: &str = "1";
+const MAGIC: &[u8; 4] = b"PARE";
+const LENGTH_BYTES: usize = 4;
+const MODULE_BYTES_MIN: usize = NONCE_BYTES + TAG_BYTES;
+/// The last bytes of the file: the length of what is before them, and the magic.
+const END_BYTES: u64 = 8;
+/// A footer has some 300 bytes per column chunk: this is tens of thousands of row groups.
+const TAIL_BYTES_MAX: u64 = 256 << 20;
+
+fn error(kind: FormatErrorKind, offset: u64, detail: impl Into<String>) -> FormatError {
+    FormatError::new(FileKind::Segment, kind, offset, detail)
+}
+
+/// Checks that encrypted modules fill these bytes exactly. `offset` is where they start in the file, for the error.
+///
+/// Column chunks, pages, and column and offset indexes are such ranges. Do this to every range of a segment before
+/// parquet-rs gets it.
+///
+/// # Errors
+/// [`FormatErrorKind::Damaged`].
+pub fn check_modules(bytes: &[u8], offset: u64) -> Result<(), FormatError> {
+    let mut at = 0;
+    while at < bytes.len() {
+        let wrong = || {
+            let detail = "the length of an encrypted part does not fit: damaged, or cut short";
+            error(FormatErrorKind::Damaged, offset + at as u64, detail)
+        };
+        let length = bytes[at..].first_chunk().map(|raw| u32::from_le_bytes(*raw) as usize).ok_or_else(wrong)?;
+        if length < MODULE_BYTES_MIN || length > bytes.len() - at - LENGTH_BYTES {
+            return Err(wrong());
+        }
+        at += LENGTH_BYTES + length;
+    }
+    Ok(())
+}
+
+/// How many bytes the tail has, from its start to the end of the file: told by the file's last eight bytes.
+///
+/// # Errors
+/// [`FormatError`] when it is not the end of a segment.
+pub fn tail_bytes(file_bytes: u64, last: &[u8]) -> Result<u64, FormatError> {
+    let Some(end) = last.last_chunk::<8>().filter(|_| file_bytes > END_BYTES) else {
+        return Err(error(FormatErrorKind::Truncated, file_bytes, format!("{file_bytes} bytes are no segment")));
+    };
+    let at = file_bytes - END_BYTES;
+    if &end[4..] != MAGIC {
+        return Err(error(FormatErrorKind::Damaged, at + 4, "it does not end as an encrypted Parquet file does"));
+    }
+    let length = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
+    if length > at || length > TAIL_BYTES_MAX {
+        return Err(error(FormatErrorKind::Damaged, at, format!("a footer of {length} bytes")));
+    }
+    Ok(length + END_BYTES)
+}
+
+/// The tail of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentTail {
+    /// Where it starts in the file.
+    pub start: u64,
+    /// Whose segment it says it is, and its data key, wrapped.
+    pub key_metadata: SegmentKeyMetadata,
+}
+
+/// Reads the tail: the last [`tail_bytes`] of the file (more is welcome).
+///
+/// # Errors
+/// [`FormatError`] with the offset in the file.
+pub fn read_tail(file_bytes: u64, last: &[u8]) -> Result<SegmentTail, FormatError> {
+    let length = tail_bytes(file_bytes, last)?;
+    let start = file_bytes - length;
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let Some(from) = last.len().checked_sub(length) else {
+        return Err(error(FormatErrorKind::Truncated, start, "the tail is not all there"));
+    };
+    let tail = &last[from..last.len() - 8];
+    let (key_metadata, crypto_bytes) = crypto_metadata(tail).ok_or_else(|| {
+        error(FormatErrorKind::Damaged, start, "its encryption is not described as a segment's is")
+    })?;
+    let key_metadata = SegmentKeyMetadata::decode(key_metadata).map_err(|inner| {
+        // The metadata ends one byte before the description of the encryption does.
+        let at = start + (crypto_bytes - 1 - SEGMENT_KEY_METADATA_BYTES) as u64 + inner.offset;
+        error(inner.kind, at, inner.detail)
+    })?;
+    let footer = &tail[crypto_bytes..];
+    let at = start + crypto_bytes as u64;
+    let whole = footer.first_chunk().is_some_and(|raw| {
+        u32::from_le_bytes(*raw) as usize == footer.len() - LENGTH_BYTES
+    });
+    if !whole {
+        return Err(error(FormatErrorKind::Damaged, at, "the footer's length does not fit"));
+    }
+    check_modules(footer, at)?;
+    Ok(SegmentTail { start, key_metadata })
+}
+
+/// The key metadata within Parquet's `FileCryptoMetaData` (Thrift compact), and the length of the whole. Only the one
+/// form that segments have is understood: AES_GCM_V1, an 8-byte unique AAD, no prefix.
+fn crypto_metadata(tail: &[u8]) -> Option<(&[u8], usize)> {
+    // Field 1: the union of algorithms; its field 1: AES_GCM_V1; its field 2: aad_file_unique, 8 bytes.
+    let rest = tail.strip_prefix(&[0x1C, 0x1C, 0x28, 8])?.get(8..)?;
+    // Perhaps its field 3: supply_aad_prefix, false.
+    let rest = rest.strip_prefix(&[0x12]).unwrap_or(rest);
+    // Both structs end; field 2: key_metadata, 120 bytes.
+    let rest = rest.strip_prefix(&[0, 0, 0x18, 120])?;
+    let (key_metadata, rest) = rest.split_at_checked(SEGMENT_KEY_METADATA_BYTES)?;
+    let rest = rest.strip_prefix(&[0])?;
+    Some((key_metadata, tail.len() - rest.len()))
+}
+
+/// What the footer's key-values say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentFooter {
+    /// What the object is.
+    pub spec: SegmentSpec,
+    /// How many rows it has.
+    pub rows: u64,
+    /// The digest of its rows.
+    pub digest: [u8; 32],
+}
+
+impl SegmentFooter {
+    pub(super) fn key_values(&self) -> Vec<KeyValue> {
+        let spec = &self.spec;
+        [
+            ("icecore.format", FORMAT.to_owned()),
+            ("icecore.kind", spec.kind.name().to_owned()),
+            ("icecore.org", spec.org.to_string()),
+            ("icecore.window", spec.window.to_string()),
+            ("icecore.segment", spec.id.to_string()),
+            ("icecore.flush_first", spec.flush_first.to_string()),
+            ("icecore.flush_last", spec.flush_last.to_string()),
+            ("icecore.lsn_min", spec.lsn_min.to_string()),
+            ("icecore.lsn_max", spec.lsn_max.to_string()),
+            ("icecore.rows", self.rows.to_string()),
+            ("icecore.digest", hex::encode(self.digest)),
+        ]
+        .into_iter()
+        .map(|(key, value)| KeyValue::new(key.to_owned(), value))
+        .collect()
+    }
+
+    /// Reads the key-values of an opened footer. The version of the organisation's key is not among them: the key
+    /// metadata tells it.
+    ///
+    /// # Errors
+    /// [`FormatError`] when one is missing or makes no sense.
+    pub fn read(metadata: &ParquetMetaData, key_version: u32) -> Result<Self, FormatError> {
+        let pairs = metadata.file_metadata().key_value_metadata().map_or(&[][..], Vec::as_slice);
+        let text = |key: &str| {
+            let found = pairs.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.as_deref());
+            found.ok_or_else(|| error(FormatErrorKind::Invalid, 0, format!("its footer has no {key}")))
+        };
+        let format = text("icecore.format")?;
+        if format != FORMAT {
+            let detail = format!("segment format {format:?}; this program reads {FORMAT}");
+            return Err(error(FormatErrorKind::UnknownVersion, 0, detail));
+        }
+        let kind = text("icecore.kind")?;
+        let kind = [SegmentKind::Readings, SegmentKind::Conflicts].into_iter().find(|k| k.name() == kind);
+        let kind = kind.ok_or_else(|| invalid("icecore.kind"))?;
+        let mut digest = [0; 32];
+        hex::decode_to_slice(text("icecore.digest")?, &mut digest).map_err(|_| invalid("icecore.digest"))?;
+        let number = |key: &str| parse::<u64>(key, text(key)?);
+        Ok(Self {
+            spec: SegmentSpec {
+                kind,
+                org: parse("icecore.org", text("icecore.org")?)?,
+                window: parse("icecore.window", text("icecore.window")?)?,
+                id: parse("icecore.segment", text("icecore.segment")?)?,
+                flush_first: FlushNumber::new(number("icecore.flush_first")?),
+                flush_last: FlushNumber::new(number("icecore.flush_last")?),
+                lsn_min: Lsn::new(number("icecore.lsn_min")?),
+                lsn_max: Lsn::new(number("icecore.lsn_max")?),
+                key_version,
+            },
+            rows: number("icecore.rows")?,
+            digest,
+        })
+    }
+
+    /// Is it the object that this entry of this organisation's manifest speaks of?
+    ///
+    /// # Errors
+    /// [`FormatErrorKind::Invalid`] when it is not.
+    pub fn check(&self, org: OrgId, entry: &SegmentEntry) -> Result<(), FormatError> {
+        let told = (self.spec.kind, self.spec.org, self.spec.window, self.spec.id, self.rows, self.digest);
+        if told == (entry.kind, org, entry.window, entry.id, entry.rows, entry.digest) {
+            Ok(())
+        } else {
+            Err(error(FormatErrorKind::Invalid, 0, "its footer and the manifest's entry do not agree"))
+        }
+    }
+}
+
+fn invalid(key: &str) -> FormatError {
+    error(FormatErrorKind::Invalid, 0, format!("its footer's {key} makes no sense"))
+}
+
+fn parse<T: FromStr>(key: &str, text: &str) -> Result<T, FormatError> {
+    text.parse().map_err(|_| invalid(key))
+}
+
+/// What a [`MetadataDecoder`] wants next.
+#[derive(Debug)]
+pub enum MetadataPoll {
+    /// These bytes of the file.
+    Need(Range<u64>),
+    /// Nothing: here is the metadata, page index included.
+    Done(Arc<ParquetMetaData>),
+}
+
+/// Opens a segment's metadata, footer and page index, from bytes that the caller fetches.
+#[derive(Debug)]
+pub struct MetadataDecoder {
+    decoder: ParquetMetaDataPushDecoder,
+    tail: Range<u64>,
+    file_bytes: u64,
+}
+
+impl MetadataDecoder {
+    /// A decoder for a file whose tail has been read, with its data key.
+    ///
+    /// # Errors
+    /// [`FormatError`] when parquet-rs refuses.
+    pub fn new(file_bytes: u64, tail: &SegmentTail, data_key: &SecretKey) -> Result<Self, FormatError> {
+        let properties = decryption_properties(data_key).map_err(|e| parquet_error(tail.start, &e))?;
+        let decoder = ParquetMetaDataPushDecoder::try_new(file_bytes)
+            .map_err(|e| parquet_error(tail.start, &e))?
+            .with_page_index_policy(PageIndexPolicy::Required)
+            .with_file_decryption_properties(Some(properties));
+        Ok(Self { decoder, tail: tail.start..file_bytes, file_bytes })
+    }
+
+    /// The next step.
+    ///
+    /// # Errors
+    /// [`FormatErrorKind::Damaged`] when a part does not open: damaged, or another key.
+    pub fn poll(&mut self) -> Result<MetadataPoll, FormatError> {
+        match self.decoder.try_decode() {
+            Ok(DecodeResult::NeedsData(ranges)) => {
+                let Some(range) = ranges.into_iter().next() else {
+                    return Err(error(FormatErrorKind::Damaged, self.tail.start, "parquet wants nothing and has nothing"));
+                };
+                // Parquet asks first for the end, then for the tail: both are in it.
+                Ok(MetadataPoll::Need(if range.start >= self.tail.start { self.tail.clone() } else { range }))
+            }
+            Ok(DecodeResult::Data(metadata)) => Ok(MetadataPoll::Done(Arc::new(metadata))),
+            Ok(DecodeResult::Finished) => Err(error(FormatErrorKind::Invalid, 0, "polled again after its end")),
+            Err(e) => Err(parquet_error(self.tail.start, &e)),
+        }
+    }
+
+    /// Hands over the bytes of a range that was wanted.
+    ///
+    /// # Errors
+    /// [`FormatErrorKind::Damaged`] when they cannot be what was written.
+    pub fn push(&mut self, range: Range<u64>, bytes: Bytes) -> Result<(), FormatError> {
+        if bytes.len() as u64 != range.end.saturating_sub(range.start) || range.end > self.file_bytes {
+            return Err(error(FormatErrorKind::Truncated, range.start, "the object is shorter than it was"));
+        }
+        if range.start < self.tail.start {
+            check_modules(&bytes, range.start)?;
+        } else {
+            // Checked once more: it may not be the bytes that the tail was read from.
+            read_tail(self.file_bytes, &bytes)?;
+        }
+        self.decoder.push_range(range.clone(), bytes).map_err(|e| parquet_error(range.start, &e))
+    }
+}
+
+/// Everything in clear has been checked before: what parquet-rs still finds wrong is damage within a part, or the key.
+fn parquet_error(offset: u64, inner: &ParquetError) -> FormatError {
+    error(FormatErrorKind::Damaged, offset, inner.to_string())
+}
