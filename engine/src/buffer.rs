@@ -273,3 +273,6 @@ impl fmt::Debug for WriteBuffer {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

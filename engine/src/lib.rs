@@ -8,16 +8,21 @@
 // Loom proves the columns alone (tests/loom.rs), without the engine and what it depends on.
 #![cfg(not(loom))]
 
+mod apply;
+mod buffer;
 mod clock;
 mod config;
 mod error;
 mod files;
 mod limits;
 mod random;
+mod snapshot;
 mod sync;
 
+pub use buffer::{BufferView, SortedBatches, WriteBuffer};
 pub use clock::{Clock, SystemClock};
 pub use config::EngineConfig;
 pub use error::{EngineError, EngineErrorKind};
 pub use files::{File, FileLock, Files, RealFiles};
 pub use random::{Random, SystemRandom};
+pub use snapshot::Snapshot;

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use storage_format::{ChannelCode, Manifest, OrgId};
+use storage_format::manifest::Manifest;
+use storage_format::{ChannelCode, OrgId};
 
 use crate::buffer::{BufferView, Org, WriteBuffer};
 

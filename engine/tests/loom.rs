@@ -4,6 +4,7 @@
 //! without the engine's dependencies.
 #![cfg(loom)]
 
+#[allow(dead_code, reason = "the engine uses all of it, this test what it proves")]
 #[path = "../src/sync/column.rs"]
 mod column;
 

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
-use storage_format::{FrameSequence, GatewayId, Lsn, Manifest, OrgId, SpoolId};
+use storage_format::manifest::Manifest;
+use storage_format::{FrameSequence, GatewayId, Lsn, OrgId, SpoolId};
 use tokio::sync::{Notify, oneshot};
 
 use super::{Budget, BufferWriter, WriteBuffer};

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, TimestampMillisecondArray, UInt64Array};
 use arrow::buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
 use arrow::datatypes::SchemaRef;
-use storage_format::{ChannelCode, LoggerId, Millis, TimeRange, Window, readings_schema};
+use storage_format::segment::readings_schema;
+use storage_format::{ChannelCode, LoggerId, Millis, TimeRange, Window};
 
 use super::WriteBuffer;
 use crate::limits::BATCH_ROWS;
