@@ -1,0 +1,4 @@
+//! `cargo +nightly fuzz run --features libfuzzer manifest`: the body is [`fuzz::manifest`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::manifest(data));
