@@ -1,1 +1,30 @@
-//! Stub.
+//! The wire: the protocol as state machines without I/O, the QUIC server, the gateway client.
+//!
+//! Knows `storage-format` only. Frames go to a port ([`FrameSink`]), and who a certificate is comes from a port
+//! ([`GatewayDirectory`]), so that the wire can be tested without a store, and the client is light: with the `client`
+//! feature alone it builds without engine and server. `PROTOCOL.md` is the page of the bytes.
+
+#[cfg(feature = "client")]
+pub mod client;
+mod error;
+mod limits;
+#[cfg(feature = "server")]
+mod metrics;
+#[cfg(feature = "server")]
+mod ports;
+pub mod protocol;
+#[cfg(feature = "server")]
+mod server;
+mod tls;
+
+pub use error::{CloseCode, ProtocolError, RefusalCode};
+pub use limits::{CONTROL_BYTES_MAX, DETAIL_BYTES_MAX, IngestLimits, LimitError};
+#[cfg(feature = "server")]
+pub use ports::{AckSink, BoxFuture, FrameSink, GatewayDirectory, GatewayIdentity, Refusal, SinkError};
+#[cfg(feature = "server")]
+pub use protocol::TimePolicy;
+#[cfg(feature = "server")]
+pub use server::{NowFn, Server, ServerConfig, ServerError};
+pub use tls::TlsError;
+#[cfg(feature = "server")]
+pub use tls::ServerTls;

@@ -1,0 +1,136 @@
+//! Every limit of the wire, gathered: what it bounds and why it has its default.
+//!
+//! The most that a hostile set of gateways can make the server hold is `connections_max` × (`connection_window_bytes`
+//! + `streams_max` × `frame_bytes_max`); an idle connection holds none of it.
+
+use std::time::Duration;
+
+/// The most bytes of a message that is not a frame. What such messages hold today fits ten times.
+pub const CONTROL_BYTES_MAX: u32 = 1024;
+
+/// The most bytes of a refusal's text.
+pub const DETAIL_BYTES_MAX: usize = 256;
+
+/// What the server allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IngestLimits {
+    /// Connections at once, handshakes included. One idle connection costs some tens of KiB.
+    pub connections_max: usize,
+    /// Connections at once of one gateway: one, another that replaces it, and some for a restless network.
+    pub connections_per_gateway_max: usize,
+    /// Handshakes at once. Each costs about a millisecond of CPU; more at once do not end sooner.
+    pub handshakes_max: usize,
+    /// Attempts to connect that wait for a handshake's place. What comes past it is refused, and comes again.
+    pub handshakes_waiting_max: usize,
+    /// Streams at once on one connection.
+    pub streams_max: u32,
+    /// Bytes that may be on their way on one stream: throughput × round trip.
+    pub stream_window_bytes: u32,
+    /// Bytes that may be on their way on one connection, and so wait in memory while the server does not read.
+    pub connection_window_bytes: u32,
+    /// Bytes of answers that wait for a client that does not read them.
+    pub send_window_bytes: u32,
+    /// The largest frame.
+    pub frame_bytes_max: u32,
+    /// A connection that is silent for so long is gone. Clients keep alive every second or so.
+    pub idle_timeout: Duration,
+    /// From the first packet to the end of the handshake.
+    pub handshake_timeout: Duration,
+    /// From a stream's start to its complete `open` message.
+    pub open_timeout: Duration,
+    /// From a message's first byte to its last.
+    pub message_timeout: Duration,
+    /// How long answers may wait for a client that does not read them.
+    pub answer_timeout: Duration,
+    /// How often the directory is asked again about those who are connected.
+    pub recheck_interval: Duration,
+    /// The UDP socket's buffers, each way. The kernel may give less.
+    pub socket_buffer_bytes: usize,
+}
+
+impl Default for IngestLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            connections_per_gateway_max: 16,
+            handshakes_max: 128,
+            handshakes_waiting_max: 4096,
+            streams_max: 8,
+            stream_window_bytes: 1 << 20,
+            connection_window_bytes: 2 << 20,
+            send_window_bytes: 256 << 10,
+            frame_bytes_max: 1 << 20,
+            idle_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
+            open_timeout: Duration::from_secs(10),
+            message_timeout: Duration::from_secs(30),
+            answer_timeout: Duration::from_secs(30),
+            recheck_interval: Duration::from_secs(1),
+            socket_buffer_bytes: 4 << 20,
+        }
+    }
+}
+
+/// A limit with a value that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("ingest limit {name}: {why}")]
+pub struct LimitError {
+    /// The limit's name.
+    pub name: &'static str,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+impl IngestLimits {
+    /// Can these limits work together?
+    ///
+    /// # Errors
+    /// The first limit that cannot.
+    pub fn check(&self) -> Result<(), LimitError> {
+        let rules: [(&'static str, bool, &'static str); 9] = [
+            ("connections_max", self.connections_max > 0, "must not be zero"),
+            ("connections_per_gateway_max", self.connections_per_gateway_max > 0, "must not be zero"),
+            ("handshakes_max", self.handshakes_max > 0, "must not be zero"),
+            ("streams_max", self.streams_max > 0, "must not be zero"),
+            ("stream_window_bytes", self.stream_window_bytes >= 4096, "must be at least 4096"),
+            (
+                "connection_window_bytes",
+                self.connection_window_bytes >= self.stream_window_bytes,
+                "must be at least stream_window_bytes",
+            ),
+            ("frame_bytes_max", self.frame_bytes_max >= 256, "must be at least 256"),
+            ("idle_timeout", self.idle_timeout >= Duration::from_millis(100), "must be at least 100 ms"),
+            (
+                "open_timeout, message_timeout, answer_timeout, handshake_timeout, recheck_interval",
+                [
+                    self.open_timeout,
+                    self.message_timeout,
+                    self.answer_timeout,
+                    self.handshake_timeout,
+                    self.recheck_interval,
+                ]
+                .iter()
+                .all(|t| *t >= Duration::from_millis(10)),
+                "must be at least 10 ms",
+            ),
+        ];
+        match rules.into_iter().find(|(_, holds, _)| !holds) {
+            Some((name, _, why)) => Err(LimitError { name, why }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_work_and_nonsense_does_not() {
+        assert_eq!(IngestLimits::default().check(), Ok(()));
+        let nonsense = IngestLimits { connection_window_bytes: 1, ..IngestLimits::default() };
+        assert_eq!(nonsense.check().expect_err("smaller than a stream's").name, "connection_window_bytes");
+        let nonsense = IngestLimits { streams_max: 0, ..IngestLimits::default() };
+        assert!(nonsense.check().is_err());
+    }
+}

@@ -1,0 +1,67 @@
+//! What the server counts. No label tells an organisation or a gateway.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+use crate::error::RefusalCode;
+
+pub(crate) fn connection_opened() {
+    counter!("icecore_ingest_connections_total").increment(1);
+    gauge!("icecore_ingest_connections").increment(1.0);
+}
+
+pub(crate) fn connection_closed() {
+    gauge!("icecore_ingest_connections").decrement(1.0);
+}
+
+/// `why`: `limit`, `handshake`, `certificate`, `gateway_limit`, `directory`.
+pub(crate) fn connection_refused(why: &'static str) {
+    counter!("icecore_ingest_connections_refused_total", "why" => why).increment(1);
+}
+
+pub(crate) fn stream_opened() {
+    gauge!("icecore_ingest_streams").increment(1.0);
+}
+
+pub(crate) fn stream_closed() {
+    gauge!("icecore_ingest_streams").decrement(1.0);
+}
+
+/// `why`: `protocol`, `slow`, `unavailable`.
+pub(crate) fn stream_cut(why: &'static str) {
+    counter!("icecore_ingest_streams_cut_total", "why" => why).increment(1);
+}
+
+/// Handles for what is counted per frame, so that no name is looked up for each.
+#[derive(Clone)]
+pub(crate) struct FrameCounters {
+    frames: metrics::Counter,
+    readings: metrics::Counter,
+    bytes: metrics::Counter,
+}
+
+impl FrameCounters {
+    pub(crate) fn new() -> Self {
+        Self {
+            frames: counter!("icecore_ingest_frames_total"),
+            readings: counter!("icecore_ingest_readings_total"),
+            bytes: counter!("icecore_ingest_frame_bytes_total"),
+        }
+    }
+
+    pub(crate) fn taken(&self, readings: usize, bytes: usize) {
+        self.frames.increment(1);
+        self.readings.increment(readings as u64);
+        self.bytes.increment(bytes as u64);
+    }
+}
+
+pub(crate) fn refused(code: RefusalCode) {
+    counter!("icecore_ingest_frames_refused_total", "code" => code.name()).increment(1);
+}
+
+/// A stream was not read because the sink was full.
+pub(crate) fn held_back(time: Duration) {
+    histogram!("icecore_ingest_held_back_seconds").record(time.as_secs_f64());
+}

@@ -1,0 +1,103 @@
+//! What the server needs from others: who a certificate is, and somebody who keeps frames.
+//!
+//! The program wires these to its control data and to the engine; tests wire them to memory.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use rustls_pki_types::CertificateDer;
+use storage_format::{Frame, FrameSequence, GatewayId, Millis, OrgId, SpoolId};
+
+use crate::error::RefusalCode;
+
+/// A future in a box, as ports return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Who sends: taken from the verified certificate, never from a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GatewayIdentity {
+    /// The organisation.
+    pub org: OrgId,
+    /// The gateway.
+    pub gateway: GatewayId,
+}
+
+/// Why a certificate of the right CA is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refusal {
+    /// No gateway was ever enrolled with it.
+    #[error("the certificate belongs to no gateway")]
+    Unknown,
+    /// It was revoked.
+    #[error("the certificate is revoked")]
+    Revoked,
+    /// It is past its time.
+    #[error("the certificate is expired")]
+    Expired,
+    /// The gateway is known, and its organisation suspended: the connection is accepted so that each frame can be
+    /// refused with that reason.
+    #[error("the organisation is suspended")]
+    OrgSuspended,
+    /// The directory cannot tell now. The client is told to come again.
+    #[error("the directory of gateways does not answer")]
+    Unavailable,
+}
+
+/// Who a certificate is.
+pub trait GatewayDirectory: Send + Sync + 'static {
+    /// The gateway of this certificate, which has been verified against the CA already.
+    ///
+    /// May block for about a millisecond. It is asked during the handshake, after it, and again every
+    /// [`recheck_interval`](crate::IngestLimits::recheck_interval) for as long as the connection lives.
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    fn lookup(&self, certificate: &CertificateDer<'_>) -> Result<GatewayIdentity, Refusal>;
+}
+
+/// Where a frame's fate is told. One per stream; it costs nothing to call it often.
+pub trait AckSink: Send + Sync {
+    /// Every frame submitted with this sink, up to and including this number, is durable and visible.
+    fn durable(&self, up_to: FrameSequence);
+
+    /// This frame will not become durable, nor will any later one submitted with this sink. With a code: it is
+    /// refused, as every later frame of the stream will be. Without: the stream is closed as
+    /// [`Unavailable`](crate::CloseCode::Unavailable), and its sender keeps what was not acknowledged.
+    fn failed(&self, sequence: FrameSequence, code: Option<RefusalCode>);
+}
+
+/// Why a frame was not taken.
+#[derive(Debug)]
+pub enum SinkError {
+    /// No room now; here is the frame back. Wait for [`FrameSink::room`].
+    Full(Frame),
+    /// The sink takes nothing any more: the program shuts down.
+    Closed,
+    /// The sink cannot keep anything: a disk failed, for example.
+    Unavailable,
+}
+
+/// Who keeps frames.
+pub trait FrameSink: Send + Sync + 'static {
+    /// Takes a valid frame without waiting. Frames of one `acks` are taken, made durable and told in their order.
+    ///
+    /// `received` is the server's clock in whole seconds.
+    ///
+    /// # Errors
+    /// [`SinkError::Full`] gives the frame back.
+    fn try_submit(
+        &self,
+        from: GatewayIdentity,
+        received: Millis,
+        frame: Frame,
+        acks: &Arc<dyn AckSink>,
+    ) -> Result<(), SinkError>;
+
+    /// Ends when there may be room for a frame of so many bytes in memory; the caller tries again, and may be told
+    /// `Full` again.
+    fn room(&self, bytes: usize) -> BoxFuture<'_, ()>;
+
+    /// The highest durable sequence number of this gateway's spool; zero when there is none.
+    fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence;
+}

@@ -1,0 +1,16 @@
+//! The protocol without I/O and without a clock: bytes and `now` in, messages and actions out.
+//!
+//! `PROTOCOL.md` is the page of it. Both ends are here, so that each can be tested against the other, and a test can
+//! be a client that behaves as no client should.
+
+mod message;
+mod session;
+#[cfg(feature = "server")]
+mod validate;
+mod version;
+
+pub use message::{FRAME_HEAD_BYTES, Message, MessageReader, Received, Welcome, frame_head};
+pub use session::{ClientEvent, ClientSession, ServerEvent, ServerSession, WelcomeSession};
+#[cfg(feature = "server")]
+pub use validate::{FrameRefusal, TimePolicy, check_frame};
+pub use version::{ALPN, ProtocolVersion};

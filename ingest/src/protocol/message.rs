@@ -1,0 +1,413 @@
+//! Messages and their bytes, and the reader that cuts a stream of bytes into them.
+//!
+//! Invariants: the reader holds at most one message, never more than the larger of `frame_bytes_max` and
+//! `CONTROL_BYTES_MAX` plus its head; it reserves memory for bytes only as they arrive; a frame declared too large is
+//! told at once and its bytes are passed over, not kept.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use storage_format::{FrameSequence, Millis, SpoolId};
+
+use super::version::ProtocolVersion;
+use crate::error::{ProtocolError, RefusalCode};
+use crate::limits::{CONTROL_BYTES_MAX, DETAIL_BYTES_MAX};
+
+/// Length and kind, before every message's body.
+const HEAD_BYTES: usize = 5;
+/// The sequence number that a frame's body starts with.
+const SEQUENCE_BYTES: u32 = 8;
+/// Everything that goes before the bytes of a frame.
+pub const FRAME_HEAD_BYTES: usize = HEAD_BYTES + 8;
+/// How much is reserved for a message before its bytes are there.
+const RESERVE_BYTES: usize = 16 << 10;
+
+const WELCOME: u8 = 1;
+const OPEN: u8 = 2;
+const OPENED: u8 = 3;
+const FRAME: u8 = 4;
+const ACK: u8 = 5;
+const REFUSED: u8 = 6;
+
+const WELCOME_BYTES: usize = 48;
+
+/// What the server tells everybody who connects: its version and its limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// The protocol's version.
+    pub version: ProtocolVersion,
+    /// The highest channel code that the server's registry has; codes are dense from 1.
+    pub channel_code_max: u16,
+    /// The largest frame in bytes.
+    pub frame_bytes_max: u32,
+    /// Streams at once on this connection.
+    pub streams_max: u32,
+    /// Milliseconds of silence after which the server gives the connection up.
+    pub idle_timeout_ms: u32,
+    /// Milliseconds that one message may take from its first byte to its last.
+    pub message_timeout_ms: u32,
+    /// The server's clock.
+    pub server_time: Millis,
+    /// The earliest time that a reading may have.
+    pub time_min: Millis,
+    /// How far ahead of the server's clock a reading's time may be, in milliseconds.
+    pub ahead_ms_max: u64,
+}
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Server, once per connection, on a stream of its own.
+    Welcome(Welcome),
+    /// Client, first on a stream: whose frames will come.
+    Open {
+        /// The sender's spool.
+        spool: SpoolId,
+    },
+    /// Server, the answer: what it has already.
+    Opened {
+        /// The highest durable sequence number of that spool; zero for none.
+        durable: FrameSequence,
+    },
+    /// Client: a frame.
+    Frame {
+        /// The frame's sequence number, so that it can be refused by number even when its bytes are damaged.
+        sequence: FrameSequence,
+        /// The frame, as `storage-format/docs/frame.md` says.
+        frame: Bytes,
+    },
+    /// Server: everything on this stream up to this number is durable, or was refused.
+    Ack {
+        /// That number.
+        up_to: FrameSequence,
+    },
+    /// Server: one frame is refused.
+    Refused {
+        /// Which.
+        sequence: FrameSequence,
+        /// Why.
+        code: RefusalCode,
+        /// Why, for people; at most [`DETAIL_BYTES_MAX`] bytes.
+        detail: String,
+    },
+}
+
+impl Message {
+    const fn kind(&self) -> u8 {
+        match self {
+            Self::Welcome(_) => WELCOME,
+            Self::Open { .. } => OPEN,
+            Self::Opened { .. } => OPENED,
+            Self::Frame { .. } => FRAME,
+            Self::Ack { .. } => ACK,
+            Self::Refused { .. } => REFUSED,
+        }
+    }
+
+    pub(super) const fn unexpected(&self) -> ProtocolError {
+        ProtocolError::Unexpected(self.kind())
+    }
+
+    /// Appends the message's bytes. A refusal's text is cut to what it may have.
+    pub fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Welcome(w) => {
+                head(out, WELCOME, WELCOME_BYTES);
+                out.put_u16_le(w.version.get());
+                out.put_u16_le(w.channel_code_max);
+                out.put_u32_le(w.frame_bytes_max);
+                out.put_u32_le(w.streams_max);
+                out.put_u32_le(w.idle_timeout_ms);
+                out.put_u32_le(w.message_timeout_ms);
+                out.put_u32_le(0);
+                out.put_i64_le(w.server_time.get());
+                out.put_i64_le(w.time_min.get());
+                out.put_u64_le(w.ahead_ms_max);
+            }
+            Self::Open { spool } => {
+                head(out, OPEN, 8);
+                out.put_u64_le(spool.get());
+            }
+            Self::Opened { durable } => {
+                head(out, OPENED, 8);
+                out.put_u64_le(durable.get());
+            }
+            Self::Frame { sequence, frame } => {
+                head(out, FRAME, 8 + frame.len());
+                out.put_u64_le(sequence.get());
+                out.put_slice(frame);
+            }
+            Self::Ack { up_to } => {
+                head(out, ACK, 8);
+                out.put_u64_le(up_to.get());
+            }
+            Self::Refused { sequence, code, detail } => {
+                let detail = cut(detail);
+                head(out, REFUSED, 10 + detail.len());
+                out.put_u64_le(sequence.get());
+                out.put_u16_le(code.number());
+                out.put_slice(detail.as_bytes());
+            }
+        }
+    }
+
+    /// The message's bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        self.encode(&mut out);
+        out.freeze()
+    }
+
+    fn decode(kind: u8, mut body: Bytes) -> Result<Self, ProtocolError> {
+        let length = u32::try_from(body.len() + 1).unwrap_or(u32::MAX);
+        let wrong_length = ProtocolError::Length { kind, length };
+        let field = |field| ProtocolError::Field { kind, field };
+        let least = match kind {
+            WELCOME => WELCOME_BYTES,
+            OPEN | OPENED | FRAME | ACK => 8,
+            REFUSED => 10,
+            _ => return Err(ProtocolError::UnknownKind(kind)),
+        };
+        // `welcome`, `open` and `opened` may grow at their end: what is not known is passed over.
+        if body.len() < least || (kind == ACK && body.len() > least) {
+            return Err(wrong_length);
+        }
+        Ok(match kind {
+            WELCOME => {
+                let version = ProtocolVersion::new(body.get_u16_le())?;
+                let channel_code_max = body.get_u16_le();
+                let frame_bytes_max = body.get_u32_le();
+                let streams_max = body.get_u32_le();
+                let idle_timeout_ms = body.get_u32_le();
+                let message_timeout_ms = body.get_u32_le();
+                let _reserved = body.get_u32_le();
+                let server_time = Millis::new(body.get_i64_le()).map_err(|_| field("server_time"))?;
+                let time_min = Millis::new(body.get_i64_le()).map_err(|_| field("time_min"))?;
+                let ahead_ms_max = body.get_u64_le();
+                Self::Welcome(Welcome {
+                    version,
+                    channel_code_max,
+                    frame_bytes_max,
+                    streams_max,
+                    idle_timeout_ms,
+                    message_timeout_ms,
+                    server_time,
+                    time_min,
+                    ahead_ms_max,
+                })
+            }
+            OPEN => Self::Open { spool: SpoolId::new(body.get_u64_le()).map_err(|_| field("spool"))? },
+            OPENED => Self::Opened { durable: FrameSequence::new(body.get_u64_le()) },
+            FRAME => Self::Frame { sequence: nonzero(body.get_u64_le(), field)?, frame: body },
+            ACK => Self::Ack { up_to: nonzero(body.get_u64_le(), field)? },
+            _ => {
+                let sequence = nonzero(body.get_u64_le(), field)?;
+                let code = RefusalCode::from_number(body.get_u16_le()).ok_or_else(|| field("code"))?;
+                let detail = String::from_utf8_lossy(&body).into_owned();
+                Self::Refused { sequence, code, detail }
+            }
+        })
+    }
+}
+
+fn nonzero(
+    sequence: u64,
+    field: impl Fn(&'static str) -> ProtocolError,
+) -> Result<FrameSequence, ProtocolError> {
+    if sequence == 0 { Err(field("sequence")) } else { Ok(FrameSequence::new(sequence)) }
+}
+
+/// The bytes before a frame of this length, for a sender that does not want to copy the frame.
+#[must_use]
+pub fn frame_head(sequence: FrameSequence, frame_bytes: usize) -> [u8; FRAME_HEAD_BYTES] {
+    let mut out = [0; FRAME_HEAD_BYTES];
+    let mut rest = &mut out[..];
+    rest.put_u32_le(length_field(8 + frame_bytes));
+    rest.put_u8(FRAME);
+    rest.put_u64_le(sequence.get());
+    out
+}
+
+fn head(out: &mut BytesMut, kind: u8, body_bytes: usize) {
+    out.reserve(HEAD_BYTES + body_bytes);
+    out.put_u32_le(length_field(body_bytes));
+    out.put_u8(kind);
+}
+
+fn length_field(body_bytes: usize) -> u32 {
+    // A frame of 4 GiB cannot be built: FrameBuilder stops at 1 MiB. Saturating makes such a message refused, not wrong.
+    u32::try_from(body_bytes + 1).unwrap_or(u32::MAX)
+}
+
+fn cut(detail: &str) -> &str {
+    let mut end = detail.len().min(DETAIL_BYTES_MAX);
+    while !detail.is_char_boundary(end) {
+        end -= 1;
+    }
+    &detail[..end]
+}
+
+/// What a stream of bytes holds, piece by piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Received {
+    /// A whole message.
+    Message(Message),
+    /// A frame larger than allowed begins; its bytes will be passed over.
+    TooLarge {
+        /// Its number.
+        sequence: FrameSequence,
+        /// Its size in bytes, as declared.
+        bytes: u32,
+    },
+}
+
+#[derive(Debug)]
+enum State {
+    /// Length and kind, as far as they are there.
+    Head,
+    /// The sequence number of a frame that is too large.
+    LargeHead { length: u32 },
+    /// The body of a message of this kind, so many bytes of it still missing.
+    Body { kind: u8, missing: usize },
+    /// The rest of a frame that is too large.
+    PassOver { missing: u32 },
+}
+
+/// Cuts a stream of bytes into messages.
+#[derive(Debug)]
+pub struct MessageReader {
+    frame_bytes_max: Option<u32>,
+    state: State,
+    head: [u8; 8],
+    head_bytes: usize,
+    buffer: BytesMut,
+    ended: u64,
+}
+
+impl MessageReader {
+    /// A reader for the server's end: frames may come, of at most this size.
+    #[must_use]
+    pub fn with_frames(frame_bytes_max: u32) -> Self {
+        Self::new(Some(frame_bytes_max))
+    }
+
+    /// A reader for the client's end: no frames.
+    #[must_use]
+    pub fn without_frames() -> Self {
+        Self::new(None)
+    }
+
+    fn new(frame_bytes_max: Option<u32>) -> Self {
+        Self { frame_bytes_max, state: State::Head, head: [0; 8], head_bytes: 0, buffer: BytesMut::new(), ended: 0 }
+    }
+
+    /// Has a message begun that has not ended?
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        !(matches!(self.state, State::Head) && self.head_bytes == 0)
+    }
+
+    /// How many messages have ended.
+    pub(super) fn ended(&self) -> u64 {
+        self.ended
+    }
+
+    /// Bytes reserved at present.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// Takes from the front of `input` until there is something to tell. `None`: all of it is taken, more is needed.
+    ///
+    /// # Errors
+    /// [`ProtocolError`]: there is no going on after it.
+    pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Received>, ProtocolError> {
+        loop {
+            match self.state {
+                State::Head => {
+                    if !self.fill(input, HEAD_BYTES) {
+                        return Ok(None);
+                    }
+                    let mut head = &self.head[..];
+                    let (length, kind) = (head.get_u32_le(), head.get_u8());
+                    self.state = self.begin(length, kind)?;
+                }
+                State::LargeHead { length } => {
+                    if !self.fill(input, 8) {
+                        return Ok(None);
+                    }
+                    let sequence = u64::from_le_bytes(self.head);
+                    let sequence = nonzero(sequence, |field| ProtocolError::Field { kind: FRAME, field })?;
+                    let bytes = length - 1 - SEQUENCE_BYTES;
+                    self.state = State::PassOver { missing: bytes };
+                    return Ok(Some(Received::TooLarge { sequence, bytes }));
+                }
+                State::Body { kind, ref mut missing } => {
+                    let n = (*missing).min(input.len());
+                    *missing -= n;
+                    let done = *missing == 0;
+                    self.buffer.extend_from_slice(&input[..n]);
+                    input.advance(n);
+                    if !done {
+                        return Ok(None);
+                    }
+                    self.state = State::Head;
+                    self.ended += 1;
+                    let body = std::mem::take(&mut self.buffer).freeze();
+                    return Message::decode(kind, body).map(|message| Some(Received::Message(message)));
+                }
+                State::PassOver { ref mut missing } => {
+                    let n = (*missing as usize).min(input.len());
+                    input.advance(n);
+                    // `n` is at most `missing`, a u32.
+                    *missing -= u32::try_from(n).unwrap_or(*missing);
+                    if *missing > 0 {
+                        return Ok(None);
+                    }
+                    self.state = State::Head;
+                    self.ended += 1;
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, length: u32, kind: u8) -> Result<State, ProtocolError> {
+        let body = length.checked_sub(1).ok_or(ProtocolError::Length { kind, length })?;
+        let most = match (kind, self.frame_bytes_max) {
+            (FRAME, Some(frame_bytes_max)) => {
+                if body < SEQUENCE_BYTES {
+                    return Err(ProtocolError::Length { kind, length });
+                }
+                if body - SEQUENCE_BYTES > frame_bytes_max {
+                    return Ok(State::LargeHead { length });
+                }
+                body
+            }
+            (FRAME, None) => return Err(ProtocolError::Unexpected(kind)),
+            (WELCOME | OPEN | OPENED | ACK | REFUSED, _) => CONTROL_BYTES_MAX,
+            _ => return Err(ProtocolError::UnknownKind(kind)),
+        };
+        if body > most {
+            return Err(ProtocolError::Length { kind, length });
+        }
+        let missing = body as usize;
+        self.buffer = BytesMut::with_capacity(missing.min(RESERVE_BYTES));
+        Ok(State::Body { kind, missing })
+    }
+
+    /// Moves bytes over until the head has `want`, and starts it anew; false when the input ends before.
+    fn fill(&mut self, input: &mut &[u8], want: usize) -> bool {
+        let n = (want - self.head_bytes).min(input.len());
+        self.head[self.head_bytes..self.head_bytes + n].copy_from_slice(&input[..n]);
+        self.head_bytes += n;
+        input.advance(n);
+        let full = self.head_bytes == want;
+        if full {
+            self.head_bytes = 0;
+        }
+        full
+    }
+}
+
+#[cfg(test)]
+mod tests;

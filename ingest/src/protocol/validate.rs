@@ -1,0 +1,136 @@
+//! What the server asks of a frame before it takes it: everything, once, before any state changes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use storage_format::{FormatErrorKind, Frame, FrameSequence, Millis, SpoolId};
+
+use crate::error::RefusalCode;
+
+/// Which times readings may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimePolicy {
+    /// The earliest.
+    pub time_min: Millis,
+    /// How far ahead of the server's clock.
+    pub ahead_max: Duration,
+}
+
+/// 2000-01-01T00:00:00Z: before it, a logger's clock was never set.
+const YEAR_2000_MS: i64 = 946_684_800_000;
+
+impl Default for TimePolicy {
+    /// Not before 2000-01-01, not over 24 hours ahead of the server's clock.
+    fn default() -> Self {
+        Self {
+            time_min: Millis::EPOCH.saturating_add(YEAR_2000_MS),
+            ahead_max: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+impl TimePolicy {
+    /// The latest time that a reading may have at this moment.
+    #[must_use]
+    pub fn time_max(&self, now: Millis) -> Millis {
+        now.saturating_add(i64::try_from(self.ahead_max.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// Why a frame is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameRefusal {
+    /// The code.
+    pub code: RefusalCode,
+    /// What exactly, for people.
+    pub detail: String,
+}
+
+/// Decodes a frame and holds it against what the stream and the server allow.
+///
+/// # Errors
+/// Why the frame is refused.
+pub fn check_frame(
+    bytes: Bytes,
+    spool: SpoolId,
+    sequence: FrameSequence,
+    policy: &TimePolicy,
+    now: Millis,
+) -> Result<Frame, FrameRefusal> {
+    let refuse = |code, detail: String| Err(FrameRefusal { code, detail });
+    let frame = match Frame::decode(bytes) {
+        Ok(frame) => frame,
+        Err(error) => {
+            let code = match error.kind {
+                FormatErrorKind::TooLarge => RefusalCode::TooLarge,
+                FormatErrorKind::UnknownChannel => RefusalCode::UnknownChannel,
+                _ => RefusalCode::Malformed,
+            };
+            return refuse(code, error.to_string());
+        }
+    };
+    if frame.spool() != spool {
+        return refuse(RefusalCode::Malformed, format!("the frame is of spool {}, not {spool}", frame.spool()));
+    }
+    if frame.sequence() != sequence {
+        let detail = format!("the frame's own sequence number is {}, not {sequence}", frame.sequence());
+        return refuse(RefusalCode::Malformed, detail);
+    }
+    if frame.time_min() < policy.time_min {
+        let detail = format!("{} is before {}, the earliest accepted", frame.time_min(), policy.time_min);
+        return refuse(RefusalCode::TimeOutOfRange, detail);
+    }
+    let time_max = policy.time_max(now);
+    if frame.time_max() > time_max {
+        let detail = format!("{} is after {time_max}, the latest accepted", frame.time_max());
+        return refuse(RefusalCode::TimeOutOfRange, detail);
+    }
+    Ok(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use storage_format::{ChannelCode, FrameBuilder, LoggerId};
+
+    fn frame(time: i64) -> Bytes {
+        let mut builder = FrameBuilder::new();
+        let channel = ChannelCode::new(1).expect("temperature");
+        let time = Millis::new(time).expect("a time");
+        builder.push(LoggerId::new(7).expect("an id"), time, &[(channel, 4.5)]).expect("a reading");
+        builder.encode(SpoolId::new(1).expect("an id"), FrameSequence::new(1))
+    }
+
+    fn check(bytes: Bytes, spool: u64, sequence: u64) -> Result<Frame, RefusalCode> {
+        let now = Millis::new(YEAR_2000_MS + 1_000_000).expect("a time");
+        let spool = SpoolId::new(spool).expect("an id");
+        check_frame(bytes, spool, FrameSequence::new(sequence), &TimePolicy::default(), now).map_err(|r| r.code)
+    }
+
+    #[test]
+    fn times_at_the_edges() {
+        let day = 24 * 60 * 60 * 1000;
+        for (time, fits) in [
+            (YEAR_2000_MS - 1, false),
+            (YEAR_2000_MS, true),
+            (YEAR_2000_MS + 1_000_000 + day, true),
+            (YEAR_2000_MS + 1_000_000 + day + 1, false),
+        ] {
+            let answer = check(frame(time), 1, 1).map(|frame| frame.len());
+            assert_eq!(answer, if fits { Ok(1) } else { Err(RefusalCode::TimeOutOfRange) }, "{time}");
+        }
+    }
+
+    #[test]
+    fn a_frame_must_be_what_its_message_says() {
+        let good = frame(YEAR_2000_MS);
+        assert!(check(good.clone(), 1, 1).is_ok());
+        assert_eq!(check(good.clone(), 2, 1).map(|f| f.len()), Err(RefusalCode::Malformed));
+        assert_eq!(check(good.clone(), 1, 2).map(|f| f.len()), Err(RefusalCode::Malformed));
+        for index in 0..good.len() {
+            let mut bad = good.to_vec();
+            bad[index] ^= 0x10;
+            assert!(check(bad.into(), 1, 1).is_err(), "byte {index}");
+        }
+    }
+}

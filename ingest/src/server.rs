@@ -1,0 +1,12 @@
+//! The QUIC server: a thin driver around the protocol's state machines.
+//!
+//! `endpoint` binds, accepts and shuts down; `admission` decides who may connect and stay; `connection` is one
+//! connection's task; `stream` one stream's; `answers` is what the two halves of a stream share.
+
+mod admission;
+mod answers;
+mod connection;
+mod endpoint;
+mod stream;
+
+pub use endpoint::{NowFn, Server, ServerConfig, ServerError};

@@ -1,0 +1,118 @@
+//! One connection: handshake, who is it, welcome, and a task for each stream, all of which end with it.
+
+use std::sync::Arc;
+
+use quinn::{Connection, Incoming};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::admission::Place;
+use super::endpoint::Shared;
+use super::stream;
+use crate::error::CloseCode;
+use crate::metrics;
+use crate::protocol::{Message, ProtocolVersion, Welcome};
+use crate::tls::ask;
+
+pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, _place: Place, handshake: OwnedSemaphorePermit) {
+    let Some(connection) = shake_hands(&shared, incoming).await else {
+        metrics::connection_refused("handshake");
+        return;
+    };
+    drop(handshake);
+    let Some(certificate) = peer_certificate(&connection) else {
+        // The verifier makes a certificate mandatory; without one there is nobody to serve.
+        connection.close(CloseCode::CertificateRefused.var_int(), b"no client certificate");
+        return;
+    };
+    let answer = ask(shared.directory.as_ref(), &certificate);
+    let per_gateway_max = shared.limits.connections_per_gateway_max;
+    let entry = match shared.admission.enter(connection.clone(), certificate, answer, per_gateway_max) {
+        Ok(entry) => entry,
+        Err(code) => {
+            metrics::connection_refused(match code {
+                CloseCode::TooManyConnections => "gateway_limit",
+                CloseCode::Unavailable => "directory",
+                _ => "certificate",
+            });
+            connection.close(code.var_int(), code.to_string().as_bytes());
+            return;
+        }
+    };
+    metrics::connection_opened();
+    debug!(standing = ?entry.live.standing(), "connected");
+    let reason = converse(&shared, &connection, &entry.live).await;
+    metrics::connection_closed();
+    debug!(%reason, "disconnected");
+}
+
+async fn shake_hands(shared: &Shared, incoming: Incoming) -> Option<Connection> {
+    let connecting = incoming.accept().map_err(|error| debug!(%error, "handshake failed")).ok()?;
+    match timeout(shared.limits.handshake_timeout, connecting).await {
+        Ok(Ok(connection)) => Some(connection),
+        Ok(Err(error)) => {
+            debug!(%error, "handshake failed");
+            None
+        }
+        Err(_) => {
+            debug!("handshake took too long");
+            None
+        }
+    }
+}
+
+fn peer_certificate(connection: &Connection) -> Option<CertificateDer<'static>> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    chain.into_iter().next()
+}
+
+async fn converse(
+    shared: &Arc<Shared>,
+    connection: &Connection,
+    live: &Arc<super::admission::Live>,
+) -> quinn::ConnectionError {
+    let welcome = welcome(shared);
+    let opened_at = welcome.server_time;
+    let mut streams = JoinSet::new();
+    streams.spawn(greet(connection.clone(), welcome));
+    loop {
+        tokio::select! {
+            accepted = connection.accept_bi() => match accepted {
+                Ok((send, receive)) => {
+                    streams.spawn(stream::serve(Arc::clone(shared), Arc::clone(live), opened_at, send, receive));
+                }
+                // Dropping the set ends every stream's task.
+                Err(reason) => return reason,
+            },
+            Some(_) = streams.join_next(), if !streams.is_empty() => {}
+        }
+    }
+}
+
+fn welcome(shared: &Shared) -> Welcome {
+    let limits = &shared.limits;
+    let ms = |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    let channels = storage_format::channels();
+    Welcome {
+        version: ProtocolVersion::CURRENT,
+        channel_code_max: channels.last().map_or(0, |channel| channel.code.get()),
+        frame_bytes_max: limits.frame_bytes_max,
+        streams_max: limits.streams_max,
+        idle_timeout_ms: ms(limits.idle_timeout),
+        message_timeout_ms: ms(limits.message_timeout),
+        server_time: (shared.now)(),
+        time_min: shared.times.time_min,
+        ahead_ms_max: u64::try_from(shared.times.ahead_max.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+async fn greet(connection: Connection, welcome: Welcome) {
+    let Ok(mut send) = connection.open_uni().await else { return };
+    if send.write_all(&Message::Welcome(welcome).to_bytes()).await.is_ok() {
+        let _ = send.finish();
+        // Dropping a stream does not reset it once it is finished.
+    }
+}

@@ -1,0 +1,287 @@
+//! One stream: a half that reads frames and hands them to the sink, and a half that sends answers back.
+//!
+//! The reading half takes nothing from the stream while the sink is full: QUIC's flow control then holds the client
+//! back, and what is in memory for this stream is one frame and its window.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use quinn::{Chunk, ReadError, RecvStream, SendStream};
+use storage_format::{Frame, FrameSequence, Millis, SpoolId};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::debug;
+
+use super::admission::{Live, Standing};
+use super::answers::Answers;
+use super::endpoint::Shared;
+use crate::error::{CloseCode, RefusalCode};
+use crate::metrics;
+use crate::ports::{AckSink, GatewayIdentity, SinkError};
+use crate::protocol::{FrameRefusal, ServerEvent, ServerSession, check_frame};
+
+/// What is taken from the stream at a time.
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// Why a stream ends before its client ends it.
+enum Cut {
+    /// The client is gone, or took the stream back: there is nobody to tell.
+    Gone,
+    /// Close it with this code.
+    Close(CloseCode, String),
+}
+
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    connected_at: Millis,
+    mut send: SendStream,
+    mut receive: RecvStream,
+) {
+    metrics::stream_opened();
+    let answers = Arc::new(Answers::default());
+    let mut reading = Reading {
+        acks: Arc::clone(&answers) as Arc<dyn AckSink>,
+        answers: &answers,
+        shared: &shared,
+        live: &live,
+        connected_at,
+        from: None,
+        refuses: None,
+        draining: shared.draining.subscribe(),
+    };
+    let read = async {
+        match reading.run(&mut receive).await {
+            // The client has said all it wanted to: what is left is to answer.
+            Ok(()) => {
+                answers.no_more();
+                std::future::pending().await
+            }
+            Err(cut) => cut,
+        }
+    };
+    let ended = tokio::select! {
+        cut = read => Err(cut),
+        written = write_answers(&answers, &mut send, shared.limits.answer_timeout) => written,
+    };
+    metrics::stream_closed();
+    let code = match ended {
+        // When the server drains, the client may have more to say.
+        Ok(()) => CloseCode::ShuttingDown,
+        Err(Cut::Gone) => return,
+        Err(Cut::Close(code, why)) => {
+            metrics::stream_cut(match code {
+                CloseCode::TooSlow => "slow",
+                CloseCode::ProtocolViolation => "protocol",
+                _ => "unavailable",
+            });
+            debug!(%code, %why, "stream cut");
+            code
+        }
+    };
+    // Each of these fails only when that half has ended already. Answers that are on their way are left to arrive,
+    // unless the client breaks the protocol: then it must learn why even when it has nothing more to send.
+    let _ = receive.stop(code.var_int());
+    let _ = if code == CloseCode::ProtocolViolation { send.reset(code.var_int()) } else { send.finish() };
+}
+
+struct Reading<'a> {
+    acks: Arc<dyn AckSink>,
+    answers: &'a Answers,
+    shared: &'a Shared,
+    live: &'a Live,
+    connected_at: Millis,
+    from: Option<GatewayIdentity>,
+    /// Once a frame was refused for who sends it, every later frame of the stream is refused, too: so a spool's durable
+    /// number never passes over a frame whose refusal got lost.
+    refuses: Option<RefusalCode>,
+    draining: watch::Receiver<bool>,
+}
+
+impl Reading<'_> {
+    async fn run(&mut self, receive: &mut RecvStream) -> Result<(), Cut> {
+        let started = Instant::now();
+        let limits = &self.shared.limits;
+        let mut session = ServerSession::new(
+            Duration::ZERO,
+            limits.frame_bytes_max,
+            limits.open_timeout,
+            limits.message_timeout,
+        );
+        loop {
+            let deadline = session.deadline().map(|after| started + after);
+            let Some(chunk) = self.read(receive, deadline, session.time_allowed()).await? else {
+                if *self.draining.borrow() {
+                    return Ok(());
+                }
+                return session.end().map_err(|error| Cut::Close(CloseCode::ProtocolViolation, error.to_string()));
+            };
+            let mut input = &chunk.bytes[..];
+            while let Some(event) = session
+                .receive(started.elapsed(), &mut input)
+                .map_err(|error| Cut::Close(CloseCode::ProtocolViolation, error.to_string()))?
+            {
+                if !self.handle(event, session.spool()).await? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// `None`: the client ended the stream, or the server drains.
+    async fn read(
+        &mut self,
+        receive: &mut RecvStream,
+        deadline: Option<Instant>,
+        allowed: Duration,
+    ) -> Result<Option<Chunk>, Cut> {
+        let read = async {
+            let chunk = receive.read_chunk(READ_BYTES_MAX, true);
+            match deadline {
+                Some(deadline) => timeout_at(deadline, chunk).await.map_err(|_| {
+                    Cut::Close(CloseCode::TooSlow, format!("a message was not complete within {allowed:?}"))
+                })?,
+                None => chunk.await,
+            }
+            .map_err(|error: ReadError| {
+                debug!(%error, "stream lost");
+                Cut::Gone
+            })
+        };
+        tokio::select! {
+            biased;
+            _ = self.draining.wait_for(|draining| *draining) => Ok(None),
+            chunk = read => chunk,
+        }
+    }
+
+    /// False: the server drains, read no further.
+    async fn handle(&mut self, event: ServerEvent, spool: Option<SpoolId>) -> Result<bool, Cut> {
+        let (sequence, checked) = match event {
+            ServerEvent::Open { spool } => {
+                self.open(spool);
+                return Ok(true);
+            }
+            ServerEvent::TooLarge { sequence, bytes } => (sequence, Err(self.too_large(bytes))),
+            ServerEvent::Frame { sequence, frame } => (sequence, self.check(sequence, frame, spool)?),
+        };
+        match checked {
+            Ok((from, frame)) => self.submit(from, sequence, frame).await,
+            Err(refusal) => {
+                self.answers.refuse(sequence, refusal).await;
+                Ok(true)
+            }
+        }
+    }
+
+    fn open(&mut self, spool: SpoolId) {
+        let durable = match self.live.standing() {
+            Standing::Good(identity) => {
+                self.from = Some(identity);
+                self.shared.sink.durable_sequence(identity, spool)
+            }
+            Standing::Refused(code) => {
+                self.refuses = Some(code);
+                FrameSequence::ZERO
+            }
+        };
+        self.answers.opened(durable);
+    }
+
+    fn too_large(&self, bytes: u32) -> FrameRefusal {
+        let most = self.shared.limits.frame_bytes_max;
+        FrameRefusal { code: RefusalCode::TooLarge, detail: format!("{bytes} bytes, where {most} are accepted") }
+    }
+
+    fn check(
+        &mut self,
+        sequence: FrameSequence,
+        bytes: Bytes,
+        spool: Option<SpoolId>,
+    ) -> Result<Result<(GatewayIdentity, Frame), FrameRefusal>, Cut> {
+        if let Standing::Refused(code) = self.live.standing() {
+            self.refuses = Some(code);
+        }
+        match self.answers.failure() {
+            Some(Some(code)) => self.refuses = Some(code),
+            Some(None) => return Err(unavailable("the sink failed a frame")),
+            None => {}
+        }
+        if let Some(code) = self.refuses {
+            return Ok(Err(FrameRefusal { code, detail: code.to_string() }));
+        }
+        let (Some(spool), Some(from)) = (spool, self.from) else {
+            // The session tells no frame before `open`, and `open` sets one of `from` and `refuses`.
+            return Err(Cut::Close(CloseCode::ProtocolViolation, String::from("a frame before open")));
+        };
+        // The clock of the welcome at least: a client may trust that what fits the welcome is not refused for its time.
+        let now = (self.shared.now)().max(self.connected_at);
+        Ok(check_frame(bytes, spool, sequence, &self.shared.times, now).map(|frame| (from, frame)))
+    }
+
+    /// Waits for room while the sink is full. False: the server drains.
+    async fn submit(&mut self, from: GatewayIdentity, sequence: FrameSequence, frame: Frame) -> Result<bool, Cut> {
+        let (readings, bytes, memory) = (frame.len(), frame.bytes().len(), frame.memory_bytes());
+        let before = self.answers.submitted();
+        let mut frame = frame;
+        let mut held_since = None;
+        loop {
+            self.answers.submitting(sequence);
+            let received = (self.shared.now)().whole_seconds();
+            let full = match self.shared.sink.try_submit(from, received, frame, &self.acks) {
+                Ok(()) => break,
+                Err(SinkError::Full(full)) => full,
+                Err(SinkError::Closed) => {
+                    self.answers.not_submitted(before);
+                    return Err(Cut::Close(CloseCode::ShuttingDown, String::from("the sink is closed")));
+                }
+                Err(SinkError::Unavailable) => {
+                    self.answers.not_submitted(before);
+                    return Err(unavailable("the sink is unavailable"));
+                }
+            };
+            frame = full;
+            self.answers.not_submitted(before);
+            held_since.get_or_insert_with(Instant::now);
+            tokio::select! {
+                biased;
+                _ = self.draining.wait_for(|draining| *draining) => return Ok(false),
+                () = self.shared.sink.room(memory) => {}
+            }
+        }
+        if let Some(since) = held_since {
+            metrics::held_back(since.elapsed());
+        }
+        self.shared.counters.taken(readings, bytes);
+        Ok(true)
+    }
+}
+
+fn unavailable(why: &str) -> Cut {
+    Cut::Close(CloseCode::Unavailable, String::from(why))
+}
+
+/// Ends when everything is answered and the client has said that nothing more comes.
+async fn write_answers(answers: &Answers, send: &mut SendStream, answer_timeout: Duration) -> Result<(), Cut> {
+    let mut sent = 0;
+    let mut out = BytesMut::new();
+    loop {
+        let taken = answers.take(&mut sent, &mut out);
+        if !out.is_empty() {
+            match timeout(answer_timeout, send.write_all(&out)).await {
+                Ok(Ok(())) => out.clear(),
+                Ok(Err(error)) => {
+                    debug!(%error, "stream lost");
+                    return Err(Cut::Gone);
+                }
+                Err(_) => return Err(Cut::Close(CloseCode::TooSlow, String::from("answers are not being read"))),
+            }
+        }
+        match taken {
+            Ok(true) => return Ok(()),
+            Ok(false) => answers.woken().await,
+            Err(code) => return Err(Cut::Close(code, String::from("the sink failed a frame"))),
+        }
+    }
+}
