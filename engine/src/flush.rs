@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
-use storage_format::{Lsn, OrgId};
+use storage_format::OrgId;
 use tokio::sync::oneshot;
 
 use crate::buffer::{Org, Orgs};
@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::metrics;
+use crate::wal::WalDirectory;
 
 pub(crate) use commit::Flusher;
 pub(crate) use schedule::FlushReason;
@@ -72,16 +73,6 @@ pub(crate) trait Freezer: Send + Sync {
     fn freeze(&self, org: OrgId) -> BoxFuture<'_, Result<(), EngineError>>;
 }
 
-/// What the flush must know of the WAL.
-pub(crate) trait WalGauge: Send + Sync {
-    /// Bytes of all its files.
-    fn bytes(&self) -> u64;
-    /// If the WAL is too long: records before this LSN should go.
-    fn cut(&self) -> Option<Lsn>;
-    /// Records before this LSN are in segments: files without others may go.
-    fn trim(&self, first_unflushed: Lsn);
-}
-
 /// Somebody waits for a flush.
 pub(crate) struct FlushRequest {
     /// Of one organisation, or of all.
@@ -106,7 +97,7 @@ pub(crate) struct FlushStep {
     orgs: Arc<Orgs>,
     flusher: Flusher,
     freezer: Box<dyn Freezer>,
-    wal: Box<dyn WalGauge>,
+    wal: Arc<WalDirectory>,
     clock: Arc<dyn Clock>,
     age: Duration,
     retry: (Duration, Duration),
@@ -129,7 +120,7 @@ impl FlushStep {
         orgs: Arc<Orgs>,
         flusher: Flusher,
         freezer: Box<dyn Freezer>,
-        wal: Box<dyn WalGauge>,
+        wal: Arc<WalDirectory>,
         clock: Arc<dyn Clock>,
         config: &EngineConfig,
     ) -> Self {
@@ -172,7 +163,7 @@ impl FlushStep {
             while let Some((org, result)) = running.next().await {
                 results.insert(org, result);
                 // After each, not only at the end: a long row of flushes must not hold the WAL.
-                self.wal.trim(self.orgs.first_unflushed());
+                self.trim();
             }
         }
         for (org, result) in &results {
@@ -184,9 +175,16 @@ impl FlushStep {
         for request in requests {
             let _gone = request.done.send(answer(request.org, &results));
         }
-        self.wal.trim(self.orgs.first_unflushed());
+        self.trim();
         metrics::sizes(self.orgs.budget().used(), self.wal.bytes(), self.orgs.len());
         outcome
+    }
+
+    /// Lets go what segments hold. A failure costs space, no more, and is mended by the next call.
+    fn trim(&self) {
+        if let Err(error) = self.wal.trim(self.orgs.first_unflushed()) {
+            tracing::warn!(%error, "the WAL keeps a file that is no longer needed");
+        }
     }
 
     fn due(&self, requests: &[FlushRequest]) -> Vec<(Arc<Org>, FlushReason)> {
@@ -258,7 +256,14 @@ impl FlushStep {
                 failures.remove(&org.id());
                 if report.buffers > 0 {
                     let took = self.clock.monotonic().saturating_sub(start);
-                    metrics::flushed(reason, report, took.as_secs_f64());
+                    metrics::flushed(reason.as_str(), took.as_secs_f64());
+                    metrics::flush_wrote(
+                        report.readings,
+                        report.duplicates,
+                        report.conflicts,
+                        report.segments,
+                        report.bytes,
+                    );
                     tracing::debug!(org = %org.id(), reason = reason.as_str(), ?took, ?report, "flushed");
                 }
             }

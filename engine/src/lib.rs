@@ -9,20 +9,27 @@
 #![cfg(not(loom))]
 
 mod apply;
+mod append;
 mod buffer;
 mod clock;
 mod config;
 mod error;
 mod files;
+mod keys;
 mod limits;
+mod metrics;
 mod random;
+mod recover;
 mod snapshot;
 mod sync;
+mod wal;
 
+pub use append::{AckSink, Submission, SubmitError, SubmitFailure};
 pub use buffer::{BufferView, SortedBatches, WriteBuffer};
 pub use clock::{Clock, SystemClock};
 pub use config::EngineConfig;
 pub use error::{EngineError, EngineErrorKind};
 pub use files::{File, FileLock, Files, RealFiles};
 pub use random::{Random, SystemRandom};
+pub use recover::RecoveryReport;
 pub use snapshot::Snapshot;
