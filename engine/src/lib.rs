@@ -15,12 +15,16 @@ mod clock;
 mod config;
 mod error;
 mod files;
+mod first_wins;
 mod keys;
 mod limits;
+mod manifest;
 mod metrics;
 mod random;
 mod recover;
+mod segments;
 mod snapshot;
+mod store;
 mod sync;
 mod wal;
 
@@ -30,6 +34,13 @@ pub use clock::{Clock, SystemClock};
 pub use config::EngineConfig;
 pub use error::{EngineError, EngineErrorKind};
 pub use files::{File, FileLock, Files, RealFiles};
+pub use first_wins::{
+    MERGE_BATCH_ROWS, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
+};
+pub use keys::{KeyError, KeyProvider, MasterKey, OrgKeys};
+pub use manifest::{BASE_EVERY, CommitError, InvariantError, ManifestChange, ManifestError, ManifestStore};
 pub use random::{Random, SystemRandom};
 pub use recover::RecoveryReport;
+pub use segments::{NewSegment, SegmentFilter, SegmentReadError, SegmentStore, SegmentStream};
 pub use snapshot::Snapshot;
+pub use store::{Fault, FaultStore, LocalDurable, LocalDurableError, Operation, PutError, PutOutcome, is_fatal, put_create};

@@ -19,6 +19,8 @@ pub mod limits;
 pub mod manifest;
 mod object_key;
 #[cfg(feature = "storage")]
+mod org_key;
+#[cfg(feature = "storage")]
 pub mod segment;
 mod sequence;
 mod time;
@@ -30,5 +32,7 @@ pub use error::{FileKind, FormatError, FormatErrorKind};
 pub use frame::{Frame, FrameBuildError, FrameBuilder, FrameHeader, LoggerRun};
 pub use id::{GatewayId, IdError, LoggerId, OrgId, SegmentId, SpoolId, WalFileId};
 pub use object_key::{OBJECT_KEY_BYTES_MAX, ObjectKey};
+#[cfg(feature = "storage")]
+pub use org_key::{ORG_KEY_BYTES, OrgKeyObject};
 pub use sequence::{FlushNumber, FrameSequence, Lsn, ManifestVersion, WriterEpoch};
 pub use time::{Millis, TimeError, TimeRange, Window};

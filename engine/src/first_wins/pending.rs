@@ -1,0 +1,129 @@
+//! The key that is being settled: what is known of it so far.
+
+use super::run::{Batch, Key};
+
+/// A conflict that was found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conflict {
+    pub(super) key: Key,
+    /// The number of the channel among the merge's channels.
+    pub(super) channel: usize,
+    pub(super) kept: f64,
+    pub(super) refused: f64,
+    pub(super) gateway: u64,
+    pub(super) received: i64,
+}
+
+/// Where a row is: source of the output under way, row in it.
+pub(super) type Place = (usize, usize);
+
+/// The key that is being settled. Values are NaN where there is none.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) key: Key,
+    /// What stands, channel by channel.
+    pub(super) known: Vec<f64>,
+    /// What is to be written: in a merge of rows what stands, else only what the last run adds.
+    pub(super) added: Vec<f64>,
+    /// The row whose provenance counts; the row itself is what is written, as long as `altered` is not set.
+    pub(super) origin: Option<Place>,
+    pub(super) altered: bool,
+    /// Has a run before the last one this key?
+    pub(super) in_earlier: bool,
+    /// Rows of the last run so far.
+    rows_of_last: usize,
+    conflicts: Vec<Conflict>,
+}
+
+/// What one row of the last run did.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Effect {
+    /// Did it bring anything that is written?
+    pub(super) adds: bool,
+    pub(super) duplicates: u64,
+    pub(super) filled: u64,
+}
+
+impl Pending {
+    pub(super) fn new(key: Key, channels: usize) -> Self {
+        Self {
+            key,
+            known: vec![f64::NAN; channels],
+            added: vec![f64::NAN; channels],
+            origin: None,
+            altered: false,
+            in_earlier: false,
+            rows_of_last: 0,
+            conflicts: Vec::new(),
+        }
+    }
+
+    /// A row that is merged into the result.
+    pub(super) fn absorb(&mut self, batch: &Batch, row: usize) {
+        let first = self.origin.is_none();
+        for channel in 0..self.known.len() {
+            let value = batch.value(channel, row);
+            if self.known[channel].is_nan() && !value.is_nan() {
+                self.known[channel] = value;
+                self.added[channel] = value;
+                self.altered |= !first;
+            }
+        }
+    }
+
+    /// A row that was there before the last run.
+    pub(super) fn absorb_earlier(&mut self, batch: &Batch, row: usize) {
+        self.in_earlier = true;
+        for (channel, known) in self.known.iter_mut().enumerate() {
+            if known.is_nan() {
+                *known = batch.value(channel, row);
+            }
+        }
+    }
+
+    /// A row of the last run.
+    pub(super) fn absorb_last(&mut self, batch: &Batch, row: usize) -> Effect {
+        let (gateway, received) = batch.provenance(row);
+        let mut effect = Effect::default();
+        let was_there = self.in_earlier || self.rows_of_last > 0;
+        for channel in 0..self.known.len() {
+            let value = batch.value(channel, row);
+            if value.is_nan() {
+                continue;
+            }
+            let kept = self.known[channel];
+            if kept.is_nan() {
+                self.known[channel] = value;
+                self.added[channel] = value;
+                effect.adds = true;
+                effect.filled += u64::from(was_there);
+            } else if is_same(kept, value) || self.is_told(channel, value, gateway) {
+                effect.duplicates += 1;
+            } else {
+                let key = self.key;
+                self.conflicts.push(Conflict { key, channel, kept, refused: value, gateway, received });
+            }
+        }
+        self.rows_of_last += 1;
+        // A row that was there already is never written as it came: some of its values may not be new.
+        self.altered |= was_there && effect.adds;
+        effect
+    }
+
+    fn is_told(&self, channel: usize, refused: f64, gateway: u64) -> bool {
+        self.conflicts.iter().any(|c| c.channel == channel && c.gateway == gateway && is_same(c.refused, refused))
+    }
+
+    /// The conflicts, in the order of (channel, arrival).
+    pub(super) fn take_conflicts(&mut self) -> Vec<Conflict> {
+        let mut conflicts = std::mem::take(&mut self.conflicts);
+        conflicts.sort_by_key(|conflict| conflict.channel);
+        conflicts
+    }
+}
+
+/// Is it the same value? Zero and minus zero are: no sensor tells them apart.
+#[allow(clippy::float_cmp, reason = "a value that comes again comes bit for bit")]
+fn is_same(a: f64, b: f64) -> bool {
+    a == b
+}

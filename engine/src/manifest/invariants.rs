@@ -1,0 +1,139 @@
+//! What must hold between a manifest and the commit that follows it, as predicates: checked before every commit.
+//!
+//! `storage-format` checks each delta's form when it is applied. Here is what only the writer can break: precedence,
+//! counts, and what a flush means.
+
+use std::collections::BTreeMap;
+
+use storage_format::manifest::{ApplyError, Manifest, ManifestDelta, SegmentEntry, SegmentKind};
+use storage_format::{FlushNumber, SegmentId, Window};
+
+/// A rule that a commit would break: a defect of this program.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvariantError {
+    /// The delta does not follow, or contradicts itself.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// Two segments of one window could each claim to be the earlier.
+    #[error("segments {first} and {second} of window {window} have flush numbers in common and may share keys")]
+    Precedence {
+        /// The window.
+        window: Window,
+        /// One of them.
+        first: SegmentId,
+        /// The other.
+        second: SegmentId,
+    },
+    /// The rows that are added are not those that are counted.
+    #[error("{rows} rows are added, and {readings} readings and {filled} fills counted")]
+    Readings {
+        /// Rows of the segments added.
+        rows: u64,
+        /// Readings counted.
+        readings: u64,
+        /// Fills counted.
+        filled: u64,
+    },
+    /// The conflicts that are added are not those that are counted.
+    #[error("{rows} conflicts are added, and {conflicts} counted")]
+    Conflicts {
+        /// Rows of the conflicts objects added.
+        rows: u64,
+        /// Conflicts counted.
+        conflicts: u64,
+    },
+    /// What is added is of a flush that was committed before.
+    #[error("segment {id} is of flush {flush}, which was committed before")]
+    OldFlush {
+        /// The segment.
+        id: SegmentId,
+        /// The flush.
+        flush: FlushNumber,
+    },
+    /// A segment has readings of records that are not covered.
+    #[error("segment {0} has readings of records that the commit does not cover")]
+    NotCovered(SegmentId),
+}
+
+type Predicate = fn(&Manifest, &ManifestDelta, &Manifest) -> Result<(), InvariantError>;
+
+/// The rules, each by itself.
+const PREDICATES: [Predicate; 5] = [precedence_is_total, rows_are_counted, conflicts_are_counted, flushes_are_new, rows_are_covered];
+
+/// The state after this commit, if every rule holds.
+pub(super) fn check(before: &Manifest, delta: &ManifestDelta) -> Result<Manifest, InvariantError> {
+    let mut after = before.clone();
+    after.apply(delta)?;
+    for predicate in PREDICATES {
+        predicate(before, delta, &after)?;
+    }
+    Ok(after)
+}
+
+/// Within a window, of two segments that may share keys one is wholly before the other.
+fn precedence_is_total(_: &Manifest, delta: &ManifestDelta, after: &Manifest) -> Result<(), InvariantError> {
+    let mut windows: BTreeMap<Window, Vec<&SegmentEntry>> = BTreeMap::new();
+    for entry in delta.added.iter().filter(|entry| entry.kind == SegmentKind::Readings) {
+        windows.entry(entry.window).or_default().push(entry);
+    }
+    for (window, added) in windows {
+        for entry in added {
+            for other in after.segments_in(window).filter(|other| other.id != entry.id) {
+                let apart = entry.flush_last < other.flush_first || other.flush_last < entry.flush_first;
+                if !apart && entry.may_share_keys_with(other) {
+                    return Err(InvariantError::Precedence { window, first: other.id, second: entry.id });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A commit that removes nothing adds exactly the readings that it counts; those of a segment that shares keys are
+/// fills in part, each row at least one.
+fn rows_are_counted(_: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
+    if !delta.removed.is_empty() {
+        return Ok(());
+    }
+    let rows = |shares: bool| -> u64 {
+        let added = delta.added.iter().filter(|e| e.kind == SegmentKind::Readings && e.shares_keys == shares);
+        added.map(|entry| entry.rows).sum()
+    };
+    let (own, shared) = (rows(false), rows(true));
+    let (readings, filled) = (delta.totals.readings, delta.totals.filled);
+    if own <= readings && readings <= own + shared && own + shared <= readings + filled {
+        Ok(())
+    } else {
+        Err(InvariantError::Readings { rows: own + shared, readings, filled })
+    }
+}
+
+/// Every conflict counted is kept, and the other way round.
+fn conflicts_are_counted(_: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
+    if !delta.removed.is_empty() {
+        return Ok(());
+    }
+    let added = delta.added.iter().filter(|entry| entry.kind == SegmentKind::Conflicts);
+    let rows = added.map(|entry| entry.rows).sum();
+    let conflicts = delta.totals.conflicts;
+    if rows == conflicts { Ok(()) } else { Err(InvariantError::Conflicts { rows, conflicts }) }
+}
+
+/// What a flush adds is of that flush; only a commit that removes (compaction) may add older ones.
+fn flushes_are_new(before: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
+    if !delta.removed.is_empty() {
+        return Ok(());
+    }
+    match delta.added.iter().find(|entry| entry.flush_first <= before.flush()) {
+        None => Ok(()),
+        Some(entry) => Err(InvariantError::OldFlush { id: entry.id, flush: entry.flush_first }),
+    }
+}
+
+/// What is in segments is covered: replay would add it once more.
+fn rows_are_covered(_: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
+    match delta.added.iter().find(|entry| entry.lsn_max > delta.lsn_covered) {
+        None => Ok(()),
+        Some(entry) => Err(InvariantError::NotCovered(entry.id)),
+    }
+}

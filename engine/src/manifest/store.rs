@@ -1,0 +1,317 @@
+//! One organisation's manifest at a time: made, loaded, committed.
+//!
+//! A commit is one object, made with create-if-absent under the next version's name: of two writers one wins. The
+//! first commit of this process for an organisation claims the next epoch; whoever finds a newer epoch than its own in
+//! its way is fenced and must end. The nonce, and in fact every byte, tells a writer its own commit again after a put
+//! that was applied and answered with an error.
+//!
+//! Crash consistency: everything that belongs together is in one object. Before it is there nothing has happened;
+//! objects that it would have named are orphans. After it everything has.
+//!
+//! Owns the claimed epochs. Does not own the state: callers hold the manifest that they last loaded or committed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt as _};
+use storage_format::encryption::NONCE_BYTES;
+use storage_format::manifest::{
+    Manifest, ManifestBase, ManifestDelta, ManifestHeader, ManifestObject, SegmentEntry, SpoolPosition, Totals,
+    decode_manifest, encode_manifest,
+};
+use storage_format::{FlushNumber, Lsn, ManifestVersion, ObjectKey, OrgId, SegmentId, WriterEpoch};
+
+use crate::clock::Clock;
+use crate::keys::OrgKeys;
+use crate::manifest::invariants::{self, InvariantError};
+use crate::manifest::{ManifestError, commit_name};
+use crate::random::Random;
+use crate::store::{self, PutError, PutOutcome, put_create};
+
+/// Every so many commits hold the whole state, so that loading reads few objects. Part of the format.
+pub const BASE_EVERY: u64 = 64;
+
+/// How many objects are read at once while a manifest is loaded.
+const READS_MAX: usize = 16;
+
+/// What a commit changes. The version, epoch, nonce and time are the store's to add.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ManifestChange {
+    /// Segments and conflicts objects that are live from now on; their objects are durable already.
+    pub added: Vec<SegmentEntry>,
+    /// Segments and conflicts objects that are not live any more.
+    pub removed: Vec<SegmentId>,
+    /// Every WAL record of the organisation up to and including this one is in segments.
+    pub lsn_covered: Lsn,
+    /// The number of the last flush.
+    pub flush: FlushNumber,
+    /// Spools that got further.
+    pub spools: Vec<SpoolPosition>,
+    /// What is added to the totals.
+    pub totals: Totals,
+}
+
+/// Why a commit was not made, or is not known to be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// A newer writer has taken over. This process must not write this organisation any more.
+    #[error("version {version} is by writer epoch {newer}, this process has {own}")]
+    Fenced {
+        /// The version that was to be made.
+        version: ManifestVersion,
+        /// The epoch of whoever made it.
+        newer: WriterEpoch,
+        /// The epoch of this process.
+        own: WriterEpoch,
+    },
+    /// Another commit was first. Nothing happened; load again and decide anew.
+    #[error("version {version} was made by another writer, of epoch {epoch}")]
+    Conflict {
+        /// The version that was to be made.
+        version: ManifestVersion,
+        /// The epoch of whoever made it.
+        epoch: WriterEpoch,
+    },
+    /// The commit would break a rule: nothing was written.
+    #[error(transparent)]
+    Invariant(#[from] InvariantError),
+    /// The store did not write, or may have. After [`PutError::MayHaveHappened`] load again before anything else.
+    #[error(transparent)]
+    Put(PutError),
+    /// A key, or the commit that was first, can not be read.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+/// The manifests of one store.
+#[derive(Debug)]
+pub struct ManifestStore {
+    store: Arc<dyn ObjectStore>,
+    keys: Arc<OrgKeys>,
+    random: Arc<dyn Random>,
+    clock: Arc<dyn Clock>,
+    claimed: Mutex<HashMap<OrgId, WriterEpoch>>,
+}
+
+impl ManifestStore {
+    /// The manifests in this store.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        keys: Arc<OrgKeys>,
+        random: Arc<dyn Random>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { store, keys, random, clock, claimed: Mutex::default() }
+    }
+
+    /// The organisations' keys.
+    #[must_use]
+    pub const fn keys(&self) -> &Arc<OrgKeys> {
+        &self.keys
+    }
+
+    /// Makes an organisation: its key, then its first, empty version. One that is there already is loaded; one that a
+    /// crash left half made is finished.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub async fn create_org(&self, org: OrgId) -> Result<Manifest, CommitError> {
+        self.keys.create(org).await?;
+        match self.load(org).await {
+            Err(ManifestError::NotFound(_)) => {}
+            loaded => return Ok(loaded?),
+        }
+        match self.commit(org, &Manifest::empty(), ManifestChange::default()).await {
+            // Somebody else made it at the same time.
+            Err(CommitError::Conflict { .. } | CommitError::Fenced { .. }) => Ok(self.load(org).await?),
+            made => made,
+        }
+    }
+
+    /// The organisations that have anything in the store, ascending.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub async fn list_orgs(&self) -> Result<Vec<OrgId>, ManifestError> {
+        let prefix = Path::from(ObjectKey::ORGS);
+        let listed = self.store.list_with_delimiter(Some(&prefix)).await;
+        let listed = listed.map_err(|source| ManifestError::store(&prefix, source))?;
+        let mut orgs = Vec::new();
+        for place in listed.common_prefixes {
+            let org = place.filename().and_then(|name| name.parse::<OrgId>().ok());
+            // One text form each: another spelling would be another place.
+            match org.filter(|org| ObjectKey::org_prefix(*org) == place.as_ref()) {
+                Some(org) => orgs.push(org),
+                None => return Err(ManifestError::Stranger { name: place.to_string() }),
+            }
+        }
+        orgs.sort_unstable();
+        Ok(orgs)
+    }
+
+    /// The organisation's newest manifest, wholly checked: the newest base and every commit after it.
+    ///
+    /// # Errors
+    /// [`ManifestError::NotFound`] for an organisation that was never made; everything else names the object that is
+    /// damaged, missing, or of somebody else, and where in it.
+    pub async fn load(&self, org: OrgId) -> Result<Manifest, ManifestError> {
+        let Some(newest) = self.newest(org).await? else {
+            return Err(ManifestError::NotFound(org));
+        };
+        let from = newest - (newest - 1) % BASE_EVERY;
+        let objects: Vec<ManifestObject> = futures::stream::iter(from..=newest)
+            .map(|version| self.read(org, ManifestVersion::new(version)))
+            .buffered(READS_MAX)
+            .try_collect()
+            .await?;
+        let mut objects = objects.into_iter();
+        let mut state = match objects.next() {
+            Some(ManifestObject::Base(base)) => base.state,
+            _ => return Err(ManifestError::Missing { name: commit_name(org, ManifestVersion::new(from)) }),
+        };
+        for object in objects {
+            let delta = object.delta();
+            let name = commit_name(org, delta.version);
+            state.apply(delta).map_err(|source| ManifestError::Apply { name, source })?;
+        }
+        Ok(state)
+    }
+
+    /// One commit as it was made, for whoever wants to look.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub async fn read(&self, org: OrgId, version: ManifestVersion) -> Result<ManifestObject, ManifestError> {
+        let name = commit_name(org, version);
+        let found = store::read(self.store.as_ref(), &store::path(&name)).await;
+        let bytes = found.map_err(|source| ManifestError::store(&name, source))?;
+        let bytes = bytes.ok_or(ManifestError::Missing { name })?;
+        let wrong = |source| ManifestError::Object { name, source };
+        let header = ManifestHeader::decode(&bytes).map_err(wrong)?;
+        let key = self.keys.get(org, header.key_version).await?;
+        decode_manifest(org, version, &bytes, &key).map_err(wrong)
+    }
+
+    /// The newest version's number, after a look that no version before it is missing.
+    async fn newest(&self, org: OrgId) -> Result<Option<u64>, ManifestError> {
+        let prefix = Path::from(ObjectKey::manifest_prefix(org));
+        let mut listed = self.store.list(Some(&prefix));
+        let mut newest = 0;
+        let mut count = 0;
+        while let Some(meta) = listed.next().await {
+            let meta = meta.map_err(|source| ManifestError::store(&prefix, source))?;
+            match meta.location.as_ref().parse() {
+                Ok(ObjectKey::Manifest { org: of, version }) if of == org => {
+                    newest = version.get().max(newest);
+                    count += 1;
+                }
+                _ => return Err(ManifestError::Stranger { name: meta.location.to_string() }),
+            }
+        }
+        if count < newest {
+            // A hole, or a list that lags behind: asking by name tells.
+            for version in 1..=newest {
+                if !self.exists(org, version).await? {
+                    return Err(ManifestError::Missing { name: commit_name(org, ManifestVersion::new(version)) });
+                }
+            }
+        }
+        // A list may not show yet what was just made.
+        while newest < u64::MAX && self.exists(org, newest + 1).await? {
+            newest += 1;
+        }
+        Ok((newest > 0).then_some(newest))
+    }
+
+    async fn exists(&self, org: OrgId, version: u64) -> Result<bool, ManifestError> {
+        let name = commit_name(org, ManifestVersion::new(version));
+        match self.store.head(&store::path(&name)).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(ManifestError::store(name, source)),
+        }
+    }
+
+    /// Makes the next version: `current` and this change. `current` is what was last loaded or committed.
+    ///
+    /// # Errors
+    /// [`CommitError`]; `current` is still the state unless the error is [`PutError::MayHaveHappened`].
+    pub async fn commit(
+        &self,
+        org: OrgId,
+        current: &Manifest,
+        change: ManifestChange,
+    ) -> Result<Manifest, CommitError> {
+        let own = self.epoch(org, current)?;
+        let delta = self.delta(current, own, change);
+        let version = delta.version;
+        let after = invariants::check(current, &delta)?;
+        let object = if (version.get() - 1) % BASE_EVERY == 0 {
+            ManifestObject::Base(Box::new(ManifestBase { delta, state: after.clone() }))
+        } else {
+            ManifestObject::Delta(delta)
+        };
+        let (key, key_version) = self.keys.current(org).await?;
+        let mut seal_nonce = [0; NONCE_BYTES];
+        self.random.fill(&mut seal_nonce);
+        let name = commit_name(org, version);
+        let bytes = encode_manifest(org, &object, &key, key_version, seal_nonce)
+            .map_err(|source| ManifestError::Object { name, source })?;
+        let put = put_create(self.store.as_ref(), &store::path(&name), &Bytes::from(bytes)).await;
+        match put.map_err(CommitError::Put)? {
+            PutOutcome::Created => {
+                self.claimed().insert(org, own);
+                Ok(after)
+            }
+            PutOutcome::Exists(bytes) => {
+                let header = ManifestHeader::decode(&bytes).map_err(|source| ManifestError::Object { name, source })?;
+                let claimed = self.claimed().get(&org).copied();
+                match claimed {
+                    Some(own) if header.epoch > own => Err(CommitError::Fenced { version, newer: header.epoch, own }),
+                    // Not claimed yet: the other's commit is simply older than ours would be.
+                    _ => Err(CommitError::Conflict { version, epoch: header.epoch }),
+                }
+            }
+        }
+    }
+
+    /// The epoch that a commit after `current` is made with.
+    fn epoch(&self, org: OrgId, current: &Manifest) -> Result<WriterEpoch, CommitError> {
+        let next = || current.epoch().next().unwrap_or(WriterEpoch::new(u64::MAX));
+        match self.claimed().get(&org).copied() {
+            // Somebody claimed after us, and `current` was loaded from what they made.
+            Some(own) if current.epoch() > own => {
+                Err(CommitError::Fenced { version: current.version(), newer: current.epoch(), own })
+            }
+            Some(own) => Ok(own),
+            None => Ok(next()),
+        }
+    }
+
+    fn delta(&self, current: &Manifest, epoch: WriterEpoch, change: ManifestChange) -> ManifestDelta {
+        let mut nonce = [0; 16];
+        self.random.fill(&mut nonce);
+        ManifestDelta {
+            // Past the end of u64 applying refuses the version.
+            version: current.version().next().unwrap_or(current.version()),
+            epoch,
+            nonce,
+            created: self.clock.now(),
+            lsn_covered: change.lsn_covered,
+            flush: change.flush,
+            added: change.added,
+            removed: change.removed,
+            spools: change.spools,
+            totals: change.totals,
+        }
+    }
+
+    fn claimed(&self) -> std::sync::MutexGuard<'_, HashMap<OrgId, WriterEpoch>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

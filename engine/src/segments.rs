@@ -1,0 +1,267 @@
+//! Segments in the store: written, opened, read.
+//!
+//! A segment opens only as what the manifest says it is: its data key unwraps for exactly that organisation, window
+//! and id, and its footer must agree with the entry. Every range of it is checked before parquet-rs gets it.
+//!
+//! Crash consistency: a segment is written, and durable, before a commit names it. One that no commit names is an
+//! orphan, for the collection to sweep.
+//!
+//! Does not own any cache: whoever asks for metadata may keep it.
+
+mod filter;
+mod read;
+mod write;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{Error, GetOptions, GetRange, ObjectStore};
+use parquet::encryption::decrypt::FileDecryptionProperties;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
+use storage_format::encryption::SecretKey;
+use storage_format::manifest::SegmentEntry;
+use storage_format::segment::{
+    MetadataDecoder, MetadataPoll, SegmentFooter, SegmentTail, check_modules, decryption_properties, read_tail,
+    tail_bytes,
+};
+use storage_format::{FileKind, FormatError, FormatErrorKind, ObjectKey, OrgId};
+
+use crate::error::{EngineError, EngineErrorKind};
+use crate::keys::OrgKeys;
+use crate::manifest::{ManifestError, RESTORE};
+use crate::random::Random;
+use crate::store::{self, is_fatal};
+
+pub use filter::SegmentFilter;
+pub use read::SegmentStream;
+pub use write::NewSegment;
+
+/// How much of a segment's end is read at first: footer and page index of all but the largest.
+const TAIL_GUESS_BYTES: u64 = 64 * 1024;
+
+/// Why a segment can not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SegmentReadError {
+    /// It is not there.
+    #[error("{name} is missing")]
+    Missing {
+        /// Its name.
+        name: ObjectKey,
+    },
+    /// It is damaged, not what its name says, or does not open with the key.
+    #[error("{name}: {source}")]
+    Object {
+        /// Its name.
+        name: ObjectKey,
+        /// What is wrong, with the offset.
+        source: FormatError,
+    },
+    /// A part of it does not decode.
+    #[error("{name}: {source}")]
+    Parquet {
+        /// Its name.
+        name: ObjectKey,
+        /// What parquet-rs says.
+        source: ParquetError,
+    },
+    /// The store failed.
+    #[error("{name}: {source}")]
+    Store {
+        /// Its name.
+        name: ObjectKey,
+        /// The store's error.
+        source: Error,
+    },
+    /// The organisation's key can not be had.
+    #[error(transparent)]
+    Key(#[from] ManifestError),
+}
+
+impl From<SegmentReadError> for EngineError {
+    fn from(error: SegmentReadError) -> Self {
+        match error {
+            SegmentReadError::Key(inner) => inner.into(),
+            SegmentReadError::Store { ref source, .. } if is_fatal(source) => {
+                Self::new(EngineErrorKind::Failed, "the object store has stopped", "Look at the disk, then start again")
+                    .because(error)
+            }
+            SegmentReadError::Store { .. } => {
+                Self::new(EngineErrorKind::Retry, "a segment could not be read", "Look at the object store and try again")
+                    .because(error)
+            }
+            SegmentReadError::Missing { .. }
+            | SegmentReadError::Object { .. }
+            | SegmentReadError::Parquet { .. } => {
+                Self::new(EngineErrorKind::Corrupt, "a segment can not be read", RESTORE).because(error)
+            }
+        }
+    }
+}
+
+/// The segments of one store.
+#[derive(Debug, Clone)]
+pub struct SegmentStore {
+    store: Arc<dyn ObjectStore>,
+    keys: Arc<OrgKeys>,
+    random: Arc<dyn Random>,
+}
+
+impl SegmentStore {
+    /// The segments in this store.
+    #[must_use]
+    pub fn new(store: Arc<dyn ObjectStore>, keys: Arc<OrgKeys>, random: Arc<dyn Random>) -> Self {
+        Self { store, keys, random }
+    }
+
+    /// The store that they are in.
+    #[must_use]
+    pub const fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// A segment's metadata, decrypted, page index included, and checked against the entry. It holds what decrypts the
+    /// segment's pages, so it must not reach another organisation.
+    ///
+    /// # Errors
+    /// [`SegmentReadError`].
+    pub async fn load_metadata(
+        &self,
+        org: OrgId,
+        entry: &SegmentEntry,
+    ) -> Result<Arc<ParquetMetaData>, SegmentReadError> {
+        let name = entry.object_key(org);
+        let (end, tail) = self.tail(org, entry).await?;
+        let data_key = self.unwrap(org, entry, &tail).await?;
+        let wrong = |source| SegmentReadError::Object { name, source };
+        let mut decoder = MetadataDecoder::new(entry.bytes, &tail, &data_key).map_err(wrong)?;
+        let end_start = entry.bytes - end.len() as u64;
+        let metadata = loop {
+            match decoder.poll().map_err(wrong)? {
+                MetadataPoll::Done(metadata) => break metadata,
+                MetadataPoll::Need(range) => {
+                    let bytes = if range.start >= end_start {
+                        let at = |offset: u64| usize::try_from(offset - end_start).unwrap_or(usize::MAX);
+                        end.slice(at(range.start)..at(range.end))
+                    } else {
+                        self.range(&name, range.clone()).await?
+                    };
+                    decoder.push(range, bytes).map_err(wrong)?;
+                }
+            }
+        };
+        let footer = SegmentFooter::read(&metadata, tail.key_metadata.key_version).map_err(wrong)?;
+        footer.check(org, entry).map_err(wrong)?;
+        Ok(metadata)
+    }
+
+    /// The key that a segment's bytes are encrypted with: the footer key for any Parquet reader.
+    ///
+    /// # Errors
+    /// [`SegmentReadError`]; of kind [`FormatErrorKind::WrongKey`] when it is another segment than the entry's.
+    pub async fn data_key(&self, org: OrgId, entry: &SegmentEntry) -> Result<SecretKey, SegmentReadError> {
+        let (_, tail) = self.tail(org, entry).await?;
+        self.unwrap(org, entry, &tail).await
+    }
+
+    /// What parquet-rs needs to decrypt a segment.
+    ///
+    /// # Errors
+    /// As [`data_key`](Self::data_key).
+    pub async fn decryption_properties(
+        &self,
+        org: OrgId,
+        entry: &SegmentEntry,
+    ) -> Result<Arc<FileDecryptionProperties>, SegmentReadError> {
+        let name = entry.object_key(org);
+        let key = self.data_key(org, entry).await?;
+        decryption_properties(&key).map_err(|source| SegmentReadError::Parquet { name, source })
+    }
+
+    /// Bytes of a segment that parquet-rs asked for, checked for damage in what it would trust. The range must start
+    /// and end between encrypted modules, as those of column chunks and pages do.
+    ///
+    /// # Errors
+    /// [`SegmentReadError`].
+    pub async fn read_ranges(
+        &self,
+        org: OrgId,
+        entry: &SegmentEntry,
+        ranges: &[std::ops::Range<u64>],
+    ) -> Result<Vec<Bytes>, SegmentReadError> {
+        let name = entry.object_key(org);
+        let read = self.store.get_ranges(&store::path(&name), ranges).await;
+        let read = read.map_err(|source| store_error(name, source))?;
+        for (range, bytes) in ranges.iter().zip(&read) {
+            check_length(range, bytes)
+                .and_then(|()| check_modules(bytes, range.start))
+                .map_err(|source| SegmentReadError::Object { name, source })?;
+        }
+        Ok(read)
+    }
+
+    async fn range(&self, name: &ObjectKey, range: std::ops::Range<u64>) -> Result<Bytes, SegmentReadError> {
+        let read = self.store.get_ranges(&store::path(name), std::slice::from_ref(&range)).await;
+        let read = read.map_err(|source| store_error(*name, source))?;
+        let bytes = read.into_iter().next().unwrap_or_default();
+        check_length(&range, &bytes).map_err(|source| SegmentReadError::Object { name: *name, source })?;
+        Ok(bytes)
+    }
+
+    /// The end of the object, with the whole tail in it, and the tail.
+    async fn tail(&self, org: OrgId, entry: &SegmentEntry) -> Result<(Bytes, SegmentTail), SegmentReadError> {
+        let name = entry.object_key(org);
+        let wrong = |source| SegmentReadError::Object { name, source };
+        let path = store::path(&name);
+        let (end, length) = self.end(&path, &name, TAIL_GUESS_BYTES).await?;
+        if length != entry.bytes {
+            let detail = format!("it has {length} bytes, the manifest says {}", entry.bytes);
+            return Err(wrong(FormatError::new(FileKind::Segment, FormatErrorKind::Truncated, length, detail)));
+        }
+        let wanted = tail_bytes(length, &end).map_err(wrong)?;
+        let end = if wanted > end.len() as u64 { self.end(&path, &name, wanted).await?.0 } else { end };
+        let tail = read_tail(length, &end).map_err(wrong)?;
+        Ok((end, tail))
+    }
+
+    /// At most the last `bytes` of an object, and its length.
+    async fn end(&self, path: &Path, name: &ObjectKey, bytes: u64) -> Result<(Bytes, u64), SegmentReadError> {
+        let options = GetOptions { range: Some(GetRange::Suffix(bytes)), ..GetOptions::default() };
+        let got = self.store.get_opts(path, options).await.map_err(|source| store_error(*name, source))?;
+        let length = got.meta.size;
+        Ok((got.bytes().await.map_err(|source| store_error(*name, source))?, length))
+    }
+
+    async fn unwrap(
+        &self,
+        org: OrgId,
+        entry: &SegmentEntry,
+        tail: &SegmentTail,
+    ) -> Result<SecretKey, SegmentReadError> {
+        let org_key = self.keys.get(org, entry.key_version).await?;
+        let name = entry.object_key(org);
+        tail.key_metadata
+            .unwrap_for(org, entry, &org_key)
+            .map_err(|source| SegmentReadError::Object { name, source })
+    }
+}
+
+fn store_error(name: ObjectKey, source: Error) -> SegmentReadError {
+    match source {
+        Error::NotFound { .. } => SegmentReadError::Missing { name },
+        source => SegmentReadError::Store { name, source },
+    }
+}
+
+fn check_length(range: &std::ops::Range<u64>, bytes: &Bytes) -> Result<(), FormatError> {
+    if bytes.len() as u64 == range.end.saturating_sub(range.start) {
+        return Ok(());
+    }
+    let detail = "the object is shorter than the manifest says";
+    Err(FormatError::new(FileKind::Segment, FormatErrorKind::Truncated, range.start, detail))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! The object store underneath: a local directory that really syncs, writes that are made at most once, and a faulty
+//! store for tests.
+//!
+//! What a failed write means is told apart here: it did not happen, it may have happened (and is read back, never
+//! blindly repeated), or the store cannot be trusted any more.
+
+mod fault;
+mod local_durable;
+mod retry;
+
+use object_store::path::Path;
+use storage_format::ObjectKey;
+
+pub use fault::{Fault, FaultStore, Operation};
+pub use local_durable::{LocalDurable, LocalDurableError};
+pub(crate) use retry::read;
+pub use retry::{PutError, PutOutcome, is_fatal, put_create};
+
+/// The name as the store takes it.
+pub(crate) fn path(key: &ObjectKey) -> Path {
+    // Only lower-case hexadecimal digits, `-`, `.` and `/`: nothing that the store would escape.
+    Path::from(key.to_string())
+}
+
+#[cfg(test)]
+mod tests;
