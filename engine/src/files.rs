@@ -8,8 +8,12 @@ use std::fmt::Debug;
 use std::io;
 use std::path::Path;
 
+#[cfg(any(test, feature = "fault"))]
+mod faulty;
 mod real;
 
+#[cfg(any(test, feature = "fault"))]
+pub use faulty::{FaultyFiles, Loss};
 pub use real::RealFiles;
 
 /// A file system, or something that behaves like one.
@@ -73,3 +77,6 @@ pub trait File: Send + Sync + Debug {
 
 /// A held lock; given up when dropped.
 pub trait FileLock: Send + Sync + Debug {}
+
+#[cfg(test)]
+mod tests;

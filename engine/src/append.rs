@@ -1,0 +1,44 @@
+//! The way in: queue → WAL block → sync → write buffers → acknowledgement.
+//!
+//! [`AppendQueue`] is what callers have: bounded in bytes and frames, never blocking. [`AppendStep`] is the single
+//! writer of WAL and write buffers: each `run_once` takes what waits, up to one group, writes one block, syncs once,
+//! applies, acknowledges; durable, then visible, then acknowledged. The thread at the end merely calls it.
+//!
+//! Invariants: nothing is acknowledged before its sync returned; after a failed write or sync nothing is acknowledged
+//! any more, ever; what was taken from the queue and not made durable is told so, or stays held until there is room.
+
+mod metrics;
+mod queue;
+mod step;
+mod thread;
+
+pub(crate) use metrics::describe as describe_metrics;
+pub(crate) use queue::{AppendQueue, append_queue};
+pub use queue::{SubmitError, Submission};
+pub(crate) use step::{AppendProgress, AppendStep, GroupLimits};
+pub(crate) use thread::{StopPreparer, spawn_appender, spawn_wal_preparer};
+
+use storage_format::FrameSequence;
+
+/// Where the answers to submissions go. Called on the appender's thread: must return at once.
+pub trait AckSink: Send + Sync {
+    /// Every frame submitted with this sink, up to and including this one, is durable and visible, or was answered by
+    /// [`AckSink::failed`] before.
+    fn durable(&self, up_to: FrameSequence);
+
+    /// This frame was not made durable, and will not be.
+    fn failed(&self, sequence: FrameSequence, failure: SubmitFailure);
+}
+
+/// Why a submitted frame was not made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SubmitFailure {
+    /// The organisation is not loaded: it is not there, or was taken away meanwhile.
+    UnknownOrg,
+    /// The engine stopped before, or while, it was written. It may be found durable at the next start: send it again.
+    Stopped,
+}
+
+#[cfg(test)]
+mod tests;

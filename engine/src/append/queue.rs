@@ -1,0 +1,230 @@
+//! The queue before the appender: lock-free, bounded in frames and, through permits, in bytes.
+//!
+//! A frame costs at least a floor, so that permits run out before the channel's slots do: whoever waits for room
+//! waits for one thing only.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, select};
+use storage_format::{Frame, GatewayId, Millis, OrgId};
+use tokio::sync::Semaphore;
+
+use super::AckSink;
+use crate::buffer::WriterCommand;
+
+/// Frames in the queue at most. Its slots are allocated at once: about 4 MiB.
+const FRAMES_MAX: usize = 16_384;
+/// And at least, so that a small byte budget still has a queue.
+const FRAMES_MIN: usize = 16;
+
+const OPEN: u8 = 0;
+const CLOSING: u8 = 1;
+const FAILED: u8 = 2;
+
+/// A frame on its way in.
+pub struct Submission {
+    /// Whose readings they are.
+    pub org: OrgId,
+    /// Who sent them.
+    pub gateway: GatewayId,
+    /// When they arrived.
+    pub received: Millis,
+    /// The validated frame.
+    pub frame: Frame,
+    /// Where the answer goes.
+    pub acks: Arc<dyn AckSink>,
+}
+
+impl fmt::Debug for Submission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Submission")
+            .field("org", &self.org)
+            .field("gateway", &self.gateway)
+            .field("sequence", &self.frame.sequence())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a frame was not taken. It got no answer through its sink.
+#[derive(Debug)]
+pub enum SubmitError {
+    /// There is no room now: wait for some, then try again with what is handed back.
+    Full(Box<Submission>),
+    /// The engine is closed or closing.
+    Closed,
+    /// The engine has stopped after an error.
+    Unavailable,
+}
+
+/// The sending half: what callers and the engine have.
+#[derive(Debug)]
+pub(crate) struct AppendQueue {
+    frames: Sender<Queued>,
+    wake: Sender<()>,
+    shared: Arc<Shared>,
+}
+
+/// The receiving half: the appender's.
+#[derive(Debug)]
+pub(crate) struct AppendInbox {
+    frames: Receiver<Queued>,
+    wake: Receiver<()>,
+    waker: Sender<()>,
+    shared: Arc<Shared>,
+}
+
+/// A frame with the permits that it holds.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) submission: Submission,
+    pub(super) cost: u32,
+}
+
+#[derive(Debug)]
+struct Shared {
+    permits: Semaphore,
+    permits_max: u32,
+    cost_min: u32,
+    state: AtomicU8,
+    /// `None` once nobody will run any.
+    commands: Mutex<Option<VecDeque<WriterCommand>>>,
+}
+
+/// Both halves of a queue that holds so many bytes of decoded frames.
+pub(crate) fn append_queue(bytes_max: u64) -> (Arc<AppendQueue>, AppendInbox) {
+    let permits_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
+    let slots = usize::try_from(permits_max / 4096).unwrap_or(usize::MAX).clamp(FRAMES_MIN, FRAMES_MAX);
+    let cost_min = permits_max.div_ceil(u32::try_from(slots).unwrap_or(u32::MAX)).max(1);
+    let (frames, frames_in) = bounded(slots);
+    let (wake, wake_in) = bounded(1);
+    let shared = Arc::new(Shared {
+        permits: Semaphore::new(permits_max as usize),
+        permits_max,
+        cost_min,
+        state: AtomicU8::new(OPEN),
+        commands: Mutex::new(Some(VecDeque::new())),
+    });
+    let waker = wake.clone();
+    let queue = AppendQueue { frames, wake, shared: Arc::clone(&shared) };
+    (Arc::new(queue), AppendInbox { frames: frames_in, wake: wake_in, waker, shared })
+}
+
+impl Shared {
+    fn cost(&self, bytes: usize) -> u32 {
+        // Never more than there is: one frame always fits an empty queue.
+        u32::try_from(bytes).unwrap_or(u32::MAX).clamp(self.cost_min, self.permits_max)
+    }
+}
+
+impl AppendQueue {
+    /// Takes a frame if there is room; never waits. The organisation must be loaded.
+    pub(crate) fn try_submit(&self, submission: Submission) -> Result<(), SubmitError> {
+        match self.shared.state.load(Ordering::Acquire) {
+            OPEN => {}
+            CLOSING => return Err(SubmitError::Closed),
+            _ => return Err(SubmitError::Unavailable),
+        }
+        let cost = self.shared.cost(submission.frame.memory_bytes());
+        let Ok(permit) = self.shared.permits.try_acquire_many(cost) else {
+            return Err(SubmitError::Full(Box::new(submission)));
+        };
+        match self.frames.try_send(Queued { submission, cost }) {
+            Ok(()) => {
+                // Given back by the appender, once the frame is answered.
+                permit.forget();
+                Ok(())
+            }
+            Err(TrySendError::Full(queued)) => Err(SubmitError::Full(Box::new(queued.submission))),
+            Err(TrySendError::Disconnected(_)) => Err(SubmitError::Unavailable),
+        }
+    }
+
+    /// Waits until a frame of so many bytes in memory would find room.
+    pub(crate) async fn room(&self, bytes: usize) {
+        // An error means that the queue is closed, which the next submission will be told.
+        let _permit = self.shared.permits.acquire_many(self.shared.cost(bytes)).await;
+    }
+
+    /// Has the single writer do something between two groups. Once the appender has ended, the command is dropped,
+    /// and whoever waits for its answer sees that.
+    pub(crate) fn command(&self, command: WriterCommand) {
+        if let Some(commands) = &mut *self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner) {
+            commands.push_back(command);
+        }
+        self.wake();
+    }
+
+    /// Wakes the appender: WAL or memory came free.
+    pub(crate) fn wake(&self) {
+        // A wake that waits already does for both; and there may be nobody left to wake.
+        let _full = self.wake.try_send(());
+    }
+
+    /// Takes no more frames. What is in the queue is still made durable; then the appender writes the mark of a clean
+    /// close and ends.
+    pub(crate) fn close(&self) {
+        let _not_open = self.shared.state.compare_exchange(OPEN, CLOSING, Ordering::AcqRel, Ordering::Acquire);
+        self.wake();
+    }
+
+    /// Bytes of decoded frames in the queue, and in the group being written.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.shared.permits_max).saturating_sub(self.shared.permits.available_permits() as u64)
+    }
+
+    /// Frames in the queue.
+    pub(crate) fn frames(&self) -> usize {
+        self.frames.len()
+    }
+}
+
+impl AppendInbox {
+    /// Wakes the appender.
+    pub(super) fn waker(&self) -> Sender<()> {
+        self.waker.clone()
+    }
+
+    pub(super) fn try_recv(&self) -> Option<Queued> {
+        match self.frames.try_recv() {
+            Ok(queued) => Some(queued),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        }
+    }
+
+    /// Waits for a frame or a wake.
+    pub(super) fn wait(&self) -> Option<Queued> {
+        select! {
+            recv(self.frames) -> queued => queued.ok(),
+            recv(self.wake) -> _woken => None,
+        }
+    }
+
+    /// Waits for a wake, but no longer than this.
+    pub(super) fn wait_for_wake(&self, at_most: Duration) {
+        let _woken_or_not = self.wake.recv_timeout(at_most);
+    }
+
+    pub(super) fn next_command(&self) -> Option<WriterCommand> {
+        self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.pop_front()
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.shared.state.load(Ordering::Acquire) == CLOSING
+    }
+
+    /// Nobody takes anything out any more: frames are refused, commands dropped, and who waits for room is woken.
+    pub(super) fn end(&self, failed: bool) {
+        self.shared.state.store(if failed { FAILED } else { CLOSING }, Ordering::Release);
+        self.shared.permits.close();
+        self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Gives room back.
+    pub(super) fn release(&self, permits: usize) {
+        self.shared.permits.add_permits(permits);
+    }
+}

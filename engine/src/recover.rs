@@ -1,0 +1,305 @@
+//! The way back: what an earlier process left of the WAL, through the same function that the appender uses, into
+//! write buffers.
+//!
+//! Streams: one file in memory at a time, and when the write buffers are full, the host flushes some before the next
+//! record. What to do with a file's end, with a record, and with the log as a whole is looked up in `table`.
+//!
+//! Crash consistency, WAL and manifest: a record is in the WAL until a manifest covers it, so it is in one of them or
+//! in both; which, the manifest tells (`lsn_covered`), and records that it covers are skipped. A crash during recovery
+//! leaves what was there before, and perhaps flushes that stand on their own. The end of the log is made durable
+//! before anything is built on it. A record that cannot be applied is kept in a file of its own, under its LSN, before
+//! recovery goes on; the same again at the next start changes nothing.
+
+mod set_aside;
+mod table;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use storage_format::wal::{WalBlock, WalEnd, WalRecord, WalRecordKind};
+use storage_format::{Frame, GatewayId, Lsn, Millis, OrgId, WalFileId};
+
+use crate::apply::{FrameRecord, apply};
+use crate::buffer::Writers;
+use crate::clock::Clock;
+use crate::error::{EngineError, EngineErrorKind};
+use crate::files::Files;
+use crate::keys::KeyProvider;
+use crate::random::Random;
+use crate::wal::{WalDirectory, WalFile, WalFileEnd, WalFileScan, WalReader, WalWriter, corrupt};
+use set_aside::SetAside;
+use table::{
+    FileAction, FileEnd, FrameState, LogAction, LogState, ManifestsState, NextFile, OrgState, RecordAction, on_file,
+    on_log, on_record,
+};
+
+/// What recovery needs of the layers beside it.
+#[async_trait]
+pub(crate) trait RecoveryHost: Send + Sync {
+    /// Sees to it that the organisation is loaded; `false` when there is no such organisation.
+    async fn load(&self, org: OrgId) -> Result<bool, EngineError>;
+
+    /// The highest LSN that any organisation's manifest covers. Only asked when there is no WAL at all.
+    async fn covered_max(&self) -> Result<Lsn, EngineError>;
+
+    /// Write buffers take too much memory: flush until they do not.
+    async fn relieve(&self, writers: &mut Writers) -> Result<(), EngineError>;
+}
+
+/// Where and how the log is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct WalSettings {
+    /// The WAL files' directory.
+    pub(crate) dir: PathBuf,
+    /// Where records go that cannot be applied.
+    pub(crate) set_aside_dir: PathBuf,
+    pub(crate) file_bytes: u64,
+    pub(crate) bytes_max: u64,
+    pub(crate) block_bytes_max: u64,
+}
+
+/// What recovery is given.
+#[derive(Debug, Clone)]
+pub(crate) struct RecoveryParts {
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) keys: Arc<dyn KeyProvider>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// What a start found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// WAL files read.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Records applied to write buffers.
+    pub applied: u64,
+    /// Readings in them, repeated ones too.
+    pub readings: u64,
+    /// Records that segments hold already.
+    pub skipped: u64,
+    /// Records that could not be applied, and are kept aside.
+    pub set_aside: u64,
+    /// Blocks that a crash had torn, and that were cut; nothing in them was acknowledged.
+    pub torn: u64,
+    /// Was the log closed cleanly, or not there yet?
+    pub clean: bool,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The engine's state after recovery.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) writers: Writers,
+    pub(crate) wal: WalWriter,
+    pub(crate) report: RecoveryReport,
+}
+
+/// Reads the WAL and applies what no segment holds.
+///
+/// # Errors
+/// When the log is damaged in a way that no crash leaves, with file and offset; when it cannot be read, or its key does
+/// not open; and what the host answers.
+pub(crate) async fn recover(
+    settings: &WalSettings,
+    parts: RecoveryParts,
+    writers: Writers,
+    host: &dyn RecoveryHost,
+) -> Result<Recovered, EngineError> {
+    let start = parts.clock.monotonic();
+    let reader = WalReader::open(Arc::clone(&parts.files), Arc::clone(&parts.keys), settings.dir.clone())?;
+    let set_aside = SetAside::new(settings.set_aside_dir.clone(), parts.clone());
+    let mut replay = Replay { writers, host, set_aside, covered_max: Lsn::ZERO, report: RecoveryReport::default() };
+    let mut found = Vec::new();
+    let mut next_lsn = Lsn::new(1);
+    replay.report.clean = true;
+    for (index, &id) in reader.ids().iter().enumerate() {
+        let following = reader.ids().get(index + 1).copied();
+        let scan = reader.scan(id, following.is_none())?;
+        let end = replay.judge_file(&reader, &scan, following)?;
+        replay.report.clean = end == FileEnd::Closed;
+        replay.report.files += 1;
+        replay.report.bytes += scan.file.bytes;
+        found.push(scan.file);
+        next_lsn = scan.next_lsn;
+        for block in scan.blocks {
+            replay.block(block).await?;
+        }
+    }
+    let next_lsn = replay.judge_log(&found, next_lsn).await?;
+    let last_id = found.last().map(|file| file.id);
+    let next_id = match last_id {
+        None => Some(WalFileId::FIRST),
+        Some(id) => id.next(),
+    };
+    let Some(next_id) = next_id else {
+        return Err(refuse("there are no more WAL file numbers"));
+    };
+    let Replay { writers, mut report, .. } = replay;
+    report.took = parts.clock.monotonic().saturating_sub(start);
+    let RecoveryParts { files, keys, random, clock } = parts;
+    let directory = WalDirectory::new(files, settings.dir.clone(), found, settings.file_bytes, settings.bytes_max);
+    let wal = WalWriter::new(directory, keys, random, clock, next_id, next_lsn, settings.block_bytes_max);
+    Ok(Recovered { writers, wal, report })
+}
+
+/// A recovery under way.
+struct Replay<'a> {
+    writers: Writers,
+    host: &'a dyn RecoveryHost,
+    set_aside: SetAside,
+    /// The highest LSN that a manifest seen so far covers.
+    covered_max: Lsn,
+    report: RecoveryReport,
+}
+
+impl Replay<'_> {
+    /// Looks up what a file's end means; refuses the start if it must be refused.
+    fn judge_file(
+        &mut self,
+        reader: &WalReader,
+        scan: &WalFileScan,
+        following: Option<WalFileId>,
+    ) -> Result<FileEnd, EngineError> {
+        let end = match &scan.end {
+            WalFileEnd::Fine(WalEnd::Closed) => FileEnd::Closed,
+            WalFileEnd::Fine(WalEnd::Open { .. }) => FileEnd::Open,
+            WalFileEnd::Fine(WalEnd::TornTail { .. }) => FileEnd::Torn,
+            WalFileEnd::Corrupt(_) => FileEnd::Corrupt,
+        };
+        let next = match following {
+            None => NextFile::None,
+            Some(id) => match reader.first_lsn(id)? {
+                Some(first) if first != scan.next_lsn => NextFile::Gap,
+                // A file without a whole header is told about, with its own name, when its turn comes.
+                Some(_) | None => NextFile::Continues,
+            },
+        };
+        let path = reader.path(scan.file.id);
+        match (on_file(end, next), &scan.end) {
+            (FileAction::Replay, _) => {}
+            (FileAction::Cut, WalFileEnd::Fine(WalEnd::TornTail { offset, bytes })) => {
+                self.report.torn += 1;
+                tracing::info!(file = %path.display(), offset, bytes,
+                    "a WAL block was being written when the machine or the process stopped; it was never acknowledged and is passed over");
+            }
+            (FileAction::RefuseGap, _) => {
+                return Err(EngineError::new(
+                    EngineErrorKind::Corrupt,
+                    "the WAL has a hole: records between two files are missing",
+                    "Nothing was changed. If a WAL file was moved or removed, put it back.",
+                )
+                .at(format_args!("{} ends before LSN {}, the next file starts after it", path.display(), scan.next_lsn)));
+            }
+            (FileAction::RefuseDamage, WalFileEnd::Corrupt(error)) => return Err(corrupt(&path, error)),
+            (FileAction::Cut | FileAction::RefuseDamage, _) => return Err(refuse("a WAL file's end is not what it is")),
+        }
+        Ok(end)
+    }
+
+    async fn block(&mut self, block: WalBlock) -> Result<(), EngineError> {
+        for WalRecord { lsn, kind } in block.records {
+            match kind {
+                WalRecordKind::Closed => {}
+                WalRecordKind::Frame { org, gateway, received, frame } => {
+                    self.record(lsn, org, gateway, received, frame).await?;
+                }
+            }
+            self.writers.orgs().set_applied(lsn);
+        }
+        Ok(())
+    }
+
+    async fn record(
+        &mut self,
+        lsn: Lsn,
+        org: OrgId,
+        gateway: GatewayId,
+        received: Millis,
+        bytes: Bytes,
+    ) -> Result<(), EngineError> {
+        if self.writers.orgs().budget().is_high() {
+            self.host.relieve(&mut self.writers).await?;
+        }
+        if self.writers.org(org).is_none() {
+            self.host.load(org).await?;
+        }
+        let covered = self.writers.org(org).map(|writer| writer.lsn_covered());
+        self.covered_max = self.covered_max.max(covered.unwrap_or(Lsn::ZERO));
+        let org_state = match covered {
+            None => OrgState::Missing,
+            Some(covered) if lsn <= covered => OrgState::Covered,
+            Some(_) => OrgState::Open,
+        };
+        let decoded = match org_state {
+            // Nobody will look at it: not worth decoding.
+            OrgState::Covered => None,
+            OrgState::Missing | OrgState::Open => Some(Frame::decode(bytes.clone())),
+        };
+        let frame_state = match decoded {
+            Some(Err(_)) => FrameState::Bad,
+            Some(Ok(_)) | None => FrameState::Good,
+        };
+        match (on_record(org_state, frame_state), decoded, self.writers.org(org)) {
+            (RecordAction::Skip, ..) => self.report.skipped += 1,
+            (RecordAction::Apply, Some(Ok(frame)), Some(writer)) => {
+                apply(&FrameRecord { lsn, gateway, received, frame: &frame }, writer);
+                self.report.applied += 1;
+                self.report.readings += frame.len() as u64;
+            }
+            (_, decoded, _) => {
+                let path = self.set_aside.keep(lsn, org, gateway, received, &bytes)?;
+                self.report.set_aside += 1;
+                let detail = match decoded {
+                    Some(Err(error)) => error.to_string(),
+                    Some(Ok(_)) | None => "there is no such organisation in the store".to_owned(),
+                };
+                tracing::error!(%lsn, file = %path.display(), detail,
+                    "a WAL record that is whole cannot be applied; it is kept aside and the start goes on");
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks up what log and manifests together mean; answers the LSN to go on with.
+    async fn judge_log(&mut self, found: &[WalFile], next_lsn: Lsn) -> Result<Lsn, EngineError> {
+        let log = if found.is_empty() { LogState::None } else { LogState::Some };
+        if log == LogState::None {
+            self.covered_max = self.host.covered_max().await?;
+        }
+        let manifests = match self.covered_max {
+            Lsn::ZERO => ManifestsState::CoverNothing,
+            covered if covered < next_lsn => ManifestsState::WithinLog,
+            _ => ManifestsState::BeyondLog,
+        };
+        match on_log(log, manifests) {
+            LogAction::GoOn => Ok(next_lsn),
+            LogAction::BeginAfterManifests => {
+                tracing::warn!(covered = %self.covered_max,
+                    "there is no WAL, although the store has flushed records of one: the log begins anew after them; what was acknowledged and not flushed went with the old log");
+                let next = self.covered_max.next().ok_or_else(|| refuse("there are no more LSNs"))?;
+                self.writers.orgs().set_applied(self.covered_max);
+                Ok(next)
+            }
+            LogAction::Refuse => Err(EngineError::new(
+                EngineErrorKind::Corrupt,
+                "the WAL ends before records that the store has flushed: its last files are missing, or it belongs to another store",
+                "Nothing was changed. Put the missing WAL files back, or point to the store that belongs to this data directory.",
+            )
+            .at(format_args!("the WAL goes on at LSN {next_lsn}, manifests cover LSN {}", self.covered_max))),
+        }
+    }
+}
+
+fn refuse(what: &'static str) -> EngineError {
+    EngineError::new(EngineErrorKind::Failed, what, "This is an error in the program; please report it.")
+}
+
+#[cfg(test)]
+mod tests;

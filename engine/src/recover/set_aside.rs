@@ -1,0 +1,77 @@
+//! Records that are whole and cannot be applied, each kept in a WAL file of its own, sealed like the others, so that
+//! `icecore wal inspect` shows it.
+
+use std::io;
+use std::path::PathBuf;
+
+use storage_format::encryption::SecretKey;
+use storage_format::limits::WAL_FILE_HEADER_BYTES;
+use storage_format::wal::{WalBlockBuilder, WalFileHeader, WalFileKey};
+use storage_format::{GatewayId, Lsn, Millis, OrgId, WalFileId};
+
+use super::RecoveryParts;
+use crate::error::{EngineError, EngineErrorKind};
+
+/// Where such records go.
+pub(super) struct SetAside {
+    dir: PathBuf,
+    parts: RecoveryParts,
+}
+
+impl SetAside {
+    pub(super) fn new(dir: PathBuf, parts: RecoveryParts) -> Self {
+        Self { dir, parts }
+    }
+
+    /// Keeps one record, durably; answers where. One that an earlier start kept is there already.
+    pub(super) fn keep(
+        &self,
+        lsn: Lsn,
+        org: OrgId,
+        gateway: GatewayId,
+        received: Millis,
+        frame: &[u8],
+    ) -> Result<PathBuf, EngineError> {
+        let name = format!("{:020}.wal", lsn.get());
+        let path = self.dir.join(&name);
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            EngineError::new(
+                EngineErrorKind::Failed,
+                "a WAL record that cannot be applied could not be kept aside",
+                "Look at the disk and at the rights of the data directory, then start again.",
+            )
+            .at(path.display())
+            .because(error)
+        };
+        let is_there = || -> io::Result<bool> {
+            self.parts.files.create_dir_all(&self.dir)?;
+            Ok(self.parts.files.list(&self.dir)?.binary_search(&name).is_ok())
+        };
+        if is_there().map_err(|error| failed(error.into()))? {
+            return Ok(path);
+        }
+        let mut key = [0; 32];
+        self.parts.random.fill(&mut key);
+        let key = SecretKey::from_bytes(key);
+        let id = WalFileId::new(lsn.get()).map_err(|error| failed(error.into()))?;
+        let mut block = WalBlockBuilder::new();
+        block.push_frame(lsn, org, gateway, received, frame);
+        let file_bytes = (WAL_FILE_HEADER_BYTES + block.bytes_len()) as u64;
+        let created = self.parts.clock.now();
+        let aad = WalFileHeader::key_aad(id, lsn, file_bytes, created);
+        let wrapped = self.parts.keys.wrap(&key, &aad).map_err(|error| failed(error.into()))?;
+        let mut bytes = WalFileHeader { id, first_lsn: lsn, file_bytes, created, key: wrapped }.encode().to_vec();
+        bytes.extend_from_slice(block.seal(&WalFileKey::new(&key), WAL_FILE_HEADER_BYTES as u64));
+
+        let temporary = self.dir.join(format!("{name}.{:016x}.tmp", self.parts.random.nonzero_u64()));
+        let write = || -> io::Result<()> {
+            let file = self.parts.files.create_new(&temporary)?;
+            file.write_at(&bytes, 0)?;
+            file.sync_all()?;
+            self.parts.files.rename(&temporary, &path)?;
+            self.parts.files.sync_dir(&self.dir)
+        };
+        write().map_err(|error| failed(error.into()))?;
+        Ok(path)
+    }
+}

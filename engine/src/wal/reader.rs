@@ -1,0 +1,171 @@
+//! What an earlier process left of the log: the files in order, each scanned whole.
+//!
+//! Reading makes durable what it found: a process may have been killed between writing a block and syncing it, so that
+//! the block is read from the page cache now and gone after a power cut. The last block of the last file, the only one
+//! that this can be true for, is written again as it is and synced, before anything is built on it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use storage_format::encryption::SecretKey;
+use storage_format::wal::{WalBlock, WalEnd, scan_wal};
+use storage_format::{FormatError, Lsn, WalFileId};
+
+use super::directory::{Name, WalFile, file_path, parse_name};
+use crate::error::{EngineError, EngineErrorKind};
+use crate::files::Files;
+use crate::keys::KeyProvider;
+
+/// Reads the files that an earlier process left.
+#[derive(Debug)]
+pub(crate) struct WalReader {
+    files: Arc<dyn Files>,
+    keys: Arc<dyn KeyProvider>,
+    dir: PathBuf,
+    ids: Vec<WalFileId>,
+}
+
+/// A file, read and scanned to its end.
+#[derive(Debug)]
+pub(crate) struct WalFileScan {
+    pub(crate) file: WalFile,
+    /// The LSN after its last record.
+    pub(crate) next_lsn: Lsn,
+    pub(crate) end: WalFileEnd,
+    pub(crate) blocks: Vec<WalBlock>,
+}
+
+/// How a file ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum WalFileEnd {
+    /// As a crash or a close may leave it.
+    Fine(WalEnd),
+    /// Damaged, or with what no crash leaves.
+    Corrupt(FormatError),
+}
+
+impl WalReader {
+    /// Lists the directory, and removes files that never got a place in the log.
+    pub(crate) fn open(files: Arc<dyn Files>, keys: Arc<dyn KeyProvider>, dir: PathBuf) -> Result<Self, EngineError> {
+        let list = || -> io::Result<Vec<WalFileId>> {
+            files.create_dir_all(&dir)?;
+            let mut ids = Vec::new();
+            for name in files.list(&dir)? {
+                match parse_name(&name) {
+                    Name::File(id) => ids.push(id),
+                    Name::Temporary => files.remove(&dir.join(&name))?,
+                    Name::Other => tracing::warn!(name, "a file in the WAL directory that is none of the log's"),
+                }
+            }
+            // The names found are built upon: they must not go with the next power cut.
+            files.sync_dir(&dir)?;
+            ids.sort_unstable();
+            Ok(ids)
+        };
+        let ids = list().map_err(|error| unreadable(&dir, error))?;
+        Ok(Self { files, keys, dir, ids })
+    }
+
+    /// The files, oldest first.
+    pub(crate) fn ids(&self) -> &[WalFileId] {
+        &self.ids
+    }
+
+    /// Where a file stands.
+    pub(crate) fn path(&self, id: WalFileId) -> PathBuf {
+        file_path(&self.dir, id)
+    }
+
+    /// The LSN that a file's header says it starts with; `None` if it has no whole header.
+    pub(crate) fn first_lsn(&self, id: WalFileId) -> Result<Option<Lsn>, EngineError> {
+        let path = self.path(id);
+        let mut page = vec![0; storage_format::limits::WAL_FILE_HEADER_BYTES];
+        let read = self.files.open(&path).and_then(|file| file.read_at(&mut page, 0));
+        let read = read.map_err(|error| unreadable(&path, error))?;
+        let header = storage_format::wal::WalFileHeader::decode(&page[..read]);
+        Ok(header.ok().map(|header| header.first_lsn))
+    }
+
+    /// Reads one file whole. With `settle`, makes its last block durable.
+    ///
+    /// # Errors
+    /// When the file cannot be read, its header is damaged or its key does not open: then nothing of it can be told.
+    pub(crate) fn scan(&self, id: WalFileId, settle: bool) -> Result<WalFileScan, EngineError> {
+        let path = self.path(id);
+        let file = self.files.open(&path).map_err(|error| unreadable(&path, error))?;
+        let bytes = file.read_all().map_err(|error| unreadable(&path, error))?;
+        let key_error = std::cell::RefCell::new(None);
+        let unwrap = |wrapped: &_, aad: &[u8]| -> Result<SecretKey, FormatError> {
+            self.keys.unwrap(wrapped, aad).map_err(|error| {
+                let text = error.to_string();
+                *key_error.borrow_mut() = Some(error);
+                FormatError::new(storage_format::FileKind::Wal, storage_format::FormatErrorKind::WrongKey, 48, text)
+            })
+        };
+        let scan = scan_wal(&bytes, &unwrap);
+        if let Some(error) = key_error.into_inner() {
+            return Err(EngineError::new(
+                EngineErrorKind::Invalid,
+                "a WAL file's key does not open with this master key",
+                "Start with the master key that the data directory was made with.",
+            )
+            .at(path.display())
+            .because(error));
+        }
+        let mut scan = scan.map_err(|error| corrupt(&path, &error))?;
+        let header = *scan.header();
+        if header.id != id {
+            let detail = format!("the header says that this is file {}", header.id);
+            let kind = storage_format::FormatErrorKind::Invalid;
+            return Err(corrupt(&path, &FormatError::new(storage_format::FileKind::Wal, kind, 16, detail)));
+        }
+        let mut blocks = Vec::new();
+        let mut end = None;
+        for block in &mut scan {
+            match block {
+                Ok(block) => blocks.push(block),
+                Err(error) => end = Some(WalFileEnd::Corrupt(error)),
+            }
+        }
+        let end = end.or(scan.end().map(WalFileEnd::Fine)).expect("a scan without error has an end");
+        if settle
+            && matches!(end, WalFileEnd::Fine(_))
+            && let Some(last) = scan.last_block()
+        {
+            let again = file.write_at(&bytes[last.clone()], last.start as u64).and_then(|()| file.sync_data());
+            again.map_err(|error| {
+                EngineError::new(
+                    EngineErrorKind::Failed,
+                    "the end of the WAL could not be made durable",
+                    "Look at the disk, then start again: everything acknowledged is kept.",
+                )
+                .at(path.display())
+                .because(error)
+            })?;
+        }
+        let file = WalFile { id, first_lsn: header.first_lsn, bytes: bytes.len() as u64 };
+        Ok(WalFileScan { file, next_lsn: scan.next_lsn(), end, blocks })
+    }
+}
+
+fn unreadable(path: &Path, error: io::Error) -> EngineError {
+    EngineError::new(
+        EngineErrorKind::Failed,
+        "the WAL cannot be read",
+        "Look at the disk and at the rights of the data directory.",
+    )
+    .at(path.display())
+    .because(error)
+}
+
+/// A damaged WAL file, with the place of the damage.
+pub(crate) fn corrupt(path: &Path, error: &FormatError) -> EngineError {
+    EngineError::new(
+        EngineErrorKind::Corrupt,
+        "a WAL file is damaged in a way that no crash leaves",
+        "Nothing was changed. Look with `icecore wal inspect`; restore the file from a copy if there is one.",
+    )
+    .at(format_args!("{} at byte {}", path.display(), error.offset))
+    .because(error.clone())
+}
