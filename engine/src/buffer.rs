@@ -23,7 +23,8 @@ use crate::limits::BUFFER_ROWS_MAX;
 use crate::sync::{Column, Published};
 
 pub(crate) use budget::Budget;
-pub(crate) use registry::{Org, OrgState, OrgWriter, Orgs, WriterCommand, Writers};
+pub(crate) use registry::{Org, OrgWriter, Orgs, WriterCommand, Writers};
+pub(crate) use view::RowRef;
 pub use view::{BufferView, SortedBatches};
 
 const NAN: u64 = f64::NAN.to_bits();

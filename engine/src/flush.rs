@@ -115,6 +115,13 @@ pub(crate) struct FlushOutcome {
     pub(crate) failed: Vec<(OrgId, EngineError)>,
 }
 
+impl FlushOutcome {
+    /// Was nothing due?
+    pub(crate) fn is_idle(&self) -> bool {
+        self.report.buffers == 0 && self.failed.is_empty()
+    }
+}
+
 impl FlushStep {
     pub(crate) fn new(
         orgs: Arc<Orgs>,

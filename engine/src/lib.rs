@@ -13,9 +13,11 @@ mod append;
 mod buffer;
 mod clock;
 mod config;
+mod engine;
 mod error;
 mod files;
 mod first_wins;
+mod flush;
 mod keys;
 mod limits;
 mod manifest;
@@ -32,15 +34,19 @@ pub use append::{AckSink, Submission, SubmitError, SubmitFailure};
 pub use buffer::{BufferView, SortedBatches, WriteBuffer};
 pub use clock::{Clock, SystemClock};
 pub use config::EngineConfig;
+pub use engine::{Engine, EngineParts, EngineStatus, FlushTrouble};
 pub use error::{EngineError, EngineErrorKind};
 pub use files::{File, FileLock, Files, RealFiles};
+#[cfg(any(test, feature = "fault"))]
+pub use files::{FaultyFiles, Loss};
 pub use first_wins::{
     MERGE_BATCH_ROWS, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
 };
 pub use keys::{KeyError, KeyProvider, MasterKey, OrgKeys};
 pub use manifest::{BASE_EVERY, CommitError, InvariantError, ManifestChange, ManifestError, ManifestStore};
+pub use flush::FlushReport;
 pub use random::{Random, SystemRandom};
 pub use recover::RecoveryReport;
-pub use segments::{NewSegment, SegmentFilter, SegmentReadError, SegmentStore, SegmentStream};
+pub use segments::{NewSegment, SegmentFilter, SegmentReadError, Segments, SegmentStream};
 pub use snapshot::Snapshot;
 pub use store::{Fault, FaultStore, LocalDurable, LocalDurableError, Operation, PutError, PutOutcome, is_fatal, put_create};

@@ -15,11 +15,6 @@ const SEGMENTS: &str = "icecore_segments_written_total";
 const SEGMENT_BYTES: &str = "icecore_segment_written_bytes_total";
 const BUFFER_BYTES: &str = "icecore_write_buffer_bytes";
 const WAL_BYTES: &str = "icecore_wal_bytes";
-const FRAMES: &str = "icecore_frames_appended_total";
-const READINGS: &str = "icecore_readings_appended_total";
-const WAL_WRITTEN: &str = "icecore_wal_written_bytes_total";
-const WAL_SYNC_SECONDS: &str = "icecore_wal_commit_duration_seconds";
-const WAL_WAITS: &str = "icecore_wal_waits_total";
 const ORGS_LOADED: &str = "icecore_orgs_loaded";
 
 /// Tells a recorder what the names mean.
@@ -32,11 +27,6 @@ pub(crate) fn describe() {
     describe_counter!(CONFLICTS, Unit::Count, "Samples kept as conflicts because another value was there first");
     describe_counter!(SEGMENTS, Unit::Count, "Segments and conflicts objects written");
     describe_counter!(SEGMENT_BYTES, Unit::Bytes, "Bytes of segments and conflicts objects written");
-    describe_counter!(FRAMES, Unit::Count, "Frames made durable");
-    describe_counter!(READINGS, Unit::Count, "Readings made durable, repeated ones too");
-    describe_counter!(WAL_WRITTEN, Unit::Bytes, "Bytes of WAL blocks written");
-    describe_histogram!(WAL_SYNC_SECONDS, Unit::Seconds, "Time to write and sync a WAL block");
-    describe_counter!(WAL_WAITS, Unit::Count, "Times that the way in had to wait for room in the WAL");
     describe_gauge!(BUFFER_BYTES, Unit::Bytes, "Memory of all write buffers");
     describe_gauge!(WAL_BYTES, Unit::Bytes, "Bytes of all WAL files");
     describe_gauge!(ORGS_LOADED, Unit::Count, "Organisations whose manifest is in memory");
@@ -64,15 +54,4 @@ pub(crate) fn sizes(buffer_bytes: u64, wal_bytes: u64, orgs: usize) {
     gauge!(BUFFER_BYTES).set(buffer_bytes as f64);
     gauge!(WAL_BYTES).set(wal_bytes as f64);
     gauge!(ORGS_LOADED).set(orgs as f64);
-}
-
-pub(crate) fn appended(frames: usize, readings: usize, bytes: u64, seconds: f64) {
-    counter!(FRAMES).increment(frames as u64);
-    counter!(READINGS).increment(readings as u64);
-    counter!(WAL_WRITTEN).increment(bytes);
-    histogram!(WAL_SYNC_SECONDS).record(seconds);
-}
-
-pub(crate) fn wal_waited() {
-    counter!(WAL_WAITS).increment(1);
 }

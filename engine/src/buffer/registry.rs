@@ -73,6 +73,15 @@ impl Org {
         buffered.unwrap_or_default().max(state.manifest.spool_sequence(gateway, spool))
     }
 
+    /// The manifest was found changed in the store, without this process's doing.
+    pub(crate) fn reloaded(&self, manifest: &Arc<Manifest>) {
+        self.state.rcu(|state| OrgState {
+            manifest: Arc::clone(manifest),
+            frozen: state.frozen.clone(),
+            active: Arc::clone(&state.active),
+        });
+    }
+
     /// A flush is committed: the manifest is this one from now on, and the buffer's rows are in segments.
     pub(crate) fn flushed(&self, manifest: &Arc<Manifest>, buffer: &Arc<WriteBuffer>) {
         self.state.rcu(|state| OrgState {
@@ -129,6 +138,11 @@ impl Orgs {
             })
         });
         Arc::clone(added)
+    }
+
+    /// Is it loaded?
+    pub(crate) fn contains(&self, org: OrgId) -> bool {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).contains_key(&org)
     }
 
     /// How many are loaded.

@@ -197,6 +197,12 @@ impl SortedBatches {
         self.rows.len()
     }
 
+    /// Is there a row of this key? `from` is where to begin, and where the next key, which is greater, may begin.
+    pub(crate) fn seek(&self, key: (u64, i64), from: &mut usize) -> bool {
+        *from += self.rows[*from..].partition_point(|row| (row.logger, row.time) < key);
+        self.rows.get(*from).is_some_and(|row| (row.logger, row.time) == key)
+    }
+
     /// First and last logger, first and last time, all inside, of all its rows; `None` if it has none.
     #[must_use]
     pub fn bounds(&self) -> Option<((LoggerId, LoggerId), (Millis, Millis))> {

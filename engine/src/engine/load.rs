@@ -23,9 +23,10 @@ pub(crate) struct Loader {
 }
 
 /// Counts a load while it lives, however it ends.
-struct Running<'a>(&'a Loader);
+#[derive(Debug)]
+pub(crate) struct Running(Arc<Loader>);
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::AcqRel);
         self.0.finished.notify_waiters();
@@ -51,8 +52,6 @@ impl Loader {
         if let Some(org) = self.orgs.get(id) {
             return Ok(org);
         }
-        self.running.fetch_add(1, Ordering::AcqRel);
-        let _running = Running(self);
         let lock = {
             let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(locks.entry(id).or_default())
@@ -67,13 +66,19 @@ impl Loader {
         loaded
     }
 
+    /// Announces a load: [`Loader::settled`] waits for what this answers to be dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> Running {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        Running(Arc::clone(self))
+    }
+
     async fn read(&self, id: OrgId) -> Result<Arc<Org>, EngineError> {
         let manifest = self.manifests.load(id).await?;
         tracing::debug!(org = %id, version = %manifest.version(), "organisation loaded");
         Ok(self.orgs.add(id, Arc::new(manifest)))
     }
 
-    /// Waits until some load that runs now has ended; returns at once if none runs.
+    /// Waits until some load that was announced has ended; returns at once if none is.
     pub(crate) async fn settled(&self) {
         let finished = self.finished.notified();
         if self.running.load(Ordering::Acquire) > 0 {

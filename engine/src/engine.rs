@@ -1,0 +1,326 @@
+//! The engine: open, submit, snapshot, flush, close; owns the data directory's lock, the threads and their end.
+//!
+//! Everything is done in steps elsewhere; here they are put together. Threads: the appender (single writer of WAL and
+//! write buffers), the WAL preparer, and the flush with a small runtime of its own, so that encoding never delays the
+//! network's runtime. Invariants: the lock is held until the last thread has ended; after a fatal error nothing is
+//! accepted any more, and everybody who watches [`Engine::failed`] knows why.
+//!
+//! Crash consistency: `close` is only a quicker crash. What it leaves to the WAL, the next open replays.
+
+mod load;
+mod lock;
+mod open;
+mod status;
+mod threads;
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use object_store::ObjectStore;
+use storage_format::{FrameSequence, GatewayId, OrgId, SpoolId};
+use tokio::sync::{oneshot, watch};
+
+use crate::append::{AppendQueue, Submission, SubmitError, SubmitFailure};
+use crate::buffer::{Org, Orgs};
+use crate::clock::Clock;
+use crate::config::EngineConfig;
+use crate::error::{EngineError, EngineErrorKind};
+use crate::files::Files;
+use crate::flush::{FlushReport, FlushRequest, FlushStep, writer_gone};
+use crate::keys::KeyProvider;
+use crate::manifest::ManifestStore;
+use crate::random::Random;
+use crate::recover::RecoveryReport;
+use crate::segments::Segments;
+use crate::snapshot::Snapshot;
+use crate::wal::WalDirectory;
+
+pub(crate) use load::Loader;
+pub use status::{EngineStatus, FlushTrouble};
+use threads::Threads;
+
+/// What an engine works with; all of it handed in.
+#[derive(Debug, Clone)]
+pub struct EngineParts {
+    /// The file layer of WAL and lock.
+    pub files: Arc<dyn Files>,
+    /// Where segments and manifests live.
+    pub store: Arc<dyn ObjectStore>,
+    /// The master key's holder.
+    pub keys: Arc<dyn KeyProvider>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for ids, keys and nonces.
+    pub random: Arc<dyn Random>,
+}
+
+/// An open engine. Dropped without [`Engine::close`] it stops in its own time, as after a crash without the loss.
+pub struct Engine {
+    core: Arc<Core>,
+    threads: tokio::sync::Mutex<Option<Threads>>,
+}
+
+/// What the engine's calls and threads share.
+struct Core {
+    config: EngineConfig,
+    orgs: Arc<Orgs>,
+    loader: Arc<Loader>,
+    queue: Arc<AppendQueue>,
+    flush: Arc<FlushStep>,
+    wal: Arc<WalDirectory>,
+    manifests: Arc<ManifestStore>,
+    segments: Arc<Segments>,
+    store: Arc<dyn ObjectStore>,
+    recovery: RecoveryReport,
+    /// Loads that submissions ask for run here: submitting cannot wait.
+    runtime: tokio::runtime::Handle,
+    /// Organisations that a submission asked for, and that are not there: the next submission is answered so.
+    unknown: Mutex<HashSet<OrgId>>,
+    closing: AtomicBool,
+    fatal: watch::Sender<Option<EngineError>>,
+    appender_ended: watch::Sender<bool>,
+    flush_ended: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("data_dir", &self.core.config.data_dir).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Stops accepting for good, and tells why. The first reason stays.
+    fn fail(&self, error: &EngineError) {
+        let first = self.fatal.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert_with(|| error.clone());
+            first
+        });
+        if first {
+            tracing::error!(%error, "the engine has stopped");
+            self.closing.store(true, Ordering::Release);
+            self.queue.close();
+        }
+    }
+
+    fn fatal(&self) -> Option<EngineError> {
+        self.fatal.borrow().clone()
+    }
+
+    fn check_open(&self) -> Result<(), EngineError> {
+        match self.fatal() {
+            Some(error) => Err(error),
+            None if self.closing.load(Ordering::Acquire) => Err(writer_gone()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Engine {
+    /// Takes a validated frame if there is room; never waits. The answer comes through the submission's sink, after
+    /// the frame is durable and visible.
+    ///
+    /// The organisation's manifest is loaded in the background when this is its first frame: until then there is no
+    /// room for it. A frame of an organisation that does not exist is taken and answered as failed.
+    ///
+    /// # Errors
+    /// [`SubmitError::Full`] hands the frame back: wait for [`Engine::room`] and submit it again. The others are final.
+    pub fn try_submit(&self, submission: Submission) -> Result<(), SubmitError> {
+        let core = &self.core;
+        if core.closing.load(Ordering::Acquire) {
+            return Err(if core.fatal.borrow().is_some() { SubmitError::Unavailable } else { SubmitError::Closed });
+        }
+        if core.orgs.budget().is_full() {
+            core.orgs.flush_wanted().notify_one();
+            return Err(SubmitError::Full(Box::new(submission)));
+        }
+        if !core.orgs.contains(submission.org) {
+            return self.submit_unloaded(submission);
+        }
+        core.queue.try_submit(submission)
+    }
+
+    fn submit_unloaded(&self, submission: Submission) -> Result<(), SubmitError> {
+        let org = submission.org;
+        if self.core.unknown.lock().unwrap_or_else(PoisonError::into_inner).remove(&org) {
+            submission.acks.failed(submission.frame.sequence(), SubmitFailure::UnknownOrg);
+            return Ok(());
+        }
+        let core = Arc::clone(&self.core);
+        // Counted from now on, so that whoever waits for room waits for this.
+        let load = core.loader.begin();
+        self.core.runtime.spawn(async move {
+            match core.loader.load(org).await {
+                Ok(_) => {}
+                Err(error) if error.kind() == EngineErrorKind::Invalid => {
+                    tracing::warn!(%org, %error, "a gateway sends for an organisation that is not there");
+                    core.unknown.lock().unwrap_or_else(PoisonError::into_inner).insert(org);
+                }
+                Err(error) => {
+                    tracing::warn!(%org, %error, "an organisation cannot be loaded; its gateways wait");
+                    pause(core.config.flush_retry_min).await;
+                }
+            }
+            drop(load);
+        });
+        Err(SubmitError::Full(Box::new(submission)))
+    }
+
+    /// Waits until a frame of so many bytes in memory may find room, or until the engine closes.
+    pub async fn room(&self, bytes: usize) {
+        let core = &self.core;
+        let mut ended = core.appender_ended.subscribe();
+        let room = async {
+            core.loader.settled().await;
+            core.orgs.budget().room().await;
+            core.queue.room(bytes).await;
+        };
+        tokio::select! {
+            () = room => {}
+            _ = ended.wait_for(|ended| *ended) => {}
+        }
+    }
+
+    /// The highest sequence number of this spool that is durable; zero if none is, or if the organisation is not
+    /// loaded: then what the sender repeats is recognised as duplicates. [`Engine::load`] first to know.
+    #[must_use]
+    pub fn durable_sequence(&self, org: OrgId, gateway: GatewayId, spool: SpoolId) -> FrameSequence {
+        self.core.orgs.get(org).map_or(FrameSequence::ZERO, |org| org.durable_sequence(gateway, spool))
+    }
+
+    /// Loads an organisation's manifest, if it is not loaded.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Invalid`] for one that does not exist, and whatever the store says.
+    pub async fn load(&self, org: OrgId) -> Result<(), EngineError> {
+        self.loaded(org).await.map(drop)
+    }
+
+    async fn loaded(&self, org: OrgId) -> Result<Arc<Org>, EngineError> {
+        self.core.loader.load(org).await
+    }
+
+    /// An organisation's readings as they are now; its manifest is loaded first if need be.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub async fn snapshot(&self, org: OrgId) -> Result<Snapshot, EngineError> {
+        Ok(Snapshot::take(&*self.loaded(org).await?))
+    }
+
+    /// Flushes one organisation's write buffers, or all: what was acknowledged before the call is in segments after it.
+    ///
+    /// # Errors
+    /// The first error; what failed stays in WAL and memory and is tried again.
+    pub async fn flush(&self, org: Option<OrgId>) -> Result<FlushReport, EngineError> {
+        self.core.check_open()?;
+        if let Some(org) = org {
+            self.load(org).await?;
+        }
+        self.request_flush(org).await
+    }
+
+    async fn request_flush(&self, org: Option<OrgId>) -> Result<FlushReport, EngineError> {
+        let (done, answered) = oneshot::channel();
+        self.core.flush.request(FlushRequest { org, done });
+        let mut ended = self.core.flush_ended.subscribe();
+        tokio::select! {
+            biased;
+            answer = answered => answer.map_err(|_| writer_gone())?,
+            _ = ended.wait_for(|ended| *ended) => Err(self.core.fatal().unwrap_or_else(writer_gone)),
+        }
+    }
+
+    /// The object store that segments and manifests live in.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.core.store
+    }
+
+    /// Reads and writes segments: what a query needs beside a snapshot.
+    #[must_use]
+    pub fn segments(&self) -> &Arc<Segments> {
+        &self.core.segments
+    }
+
+    /// Reads and commits manifests; makes organisations.
+    #[must_use]
+    pub fn manifests(&self) -> &Arc<ManifestStore> {
+        &self.core.manifests
+    }
+
+    /// The settings it was opened with.
+    #[must_use]
+    pub fn config(&self) -> &EngineConfig {
+        &self.core.config
+    }
+
+    /// What the start found and did.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.core.recovery
+    }
+
+    /// Becomes `Some` when the engine has stopped after an error that it cannot go on from: the process should end.
+    #[must_use]
+    pub fn failed(&self) -> watch::Receiver<Option<EngineError>> {
+        self.core.fatal.subscribe()
+    }
+
+    /// Stops accepting, makes durable what is in the queue, flushes if the settings say so, marks the WAL as cleanly
+    /// closed, ends all threads and gives up the lock. A second call finds nothing to do.
+    ///
+    /// # Errors
+    /// What the engine had stopped with, or what went wrong while closing. It is closed all the same, and nothing
+    /// acknowledged is lost.
+    pub async fn close(&self) -> Result<(), EngineError> {
+        let mut threads = self.threads.lock().await;
+        let Some(running) = threads.take() else {
+            return Ok(());
+        };
+        let core = &self.core;
+        core.closing.store(true, Ordering::Release);
+        let mut flushed = Ok(());
+        if core.config.flush_at_close && core.fatal().is_none() {
+            // All room is there when the queue is empty and all of it answered.
+            core.queue.room(usize::MAX).await;
+            flushed = self.request_flush(None).await.map(drop);
+        }
+        core.queue.close();
+        running.end(core).await;
+        match core.fatal() {
+            Some(error) => Err(error),
+            None => {
+                tracing::info!(data_dir = %core.config.data_dir.display(), "engine closed");
+                flushed
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Without waiting: the threads end in their own time, and hold the lock until then.
+        self.core.closing.store(true, Ordering::Release);
+        self.core.queue.close();
+    }
+}
+
+/// A pause in a driver. Steps never pause.
+async fn pause(time: std::time::Duration) {
+    tokio::time::sleep(time).await;
+}
+
+/// An error of the file layer.
+fn io_error(what: &'static str, path: &Path, error: io::Error) -> EngineError {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => EngineErrorKind::Full,
+        _ => EngineErrorKind::Failed,
+    };
+    EngineError::new(kind, what, "Look at the path, its owner and its rights, and at the disk.")
+        .at(path.display())
+        .because(error)
+}

@@ -1,0 +1,189 @@
+//! Opening: lock, recover, start; in this order, each step undone by dropping what it made.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::future::{BoxFuture, FutureExt as _};
+use storage_format::{Lsn, OrgId};
+use tokio::sync::{oneshot, watch};
+
+use super::lock::DirectoryLock;
+use super::threads::Threads;
+use super::{Core, Engine, EngineParts, Loader, io_error};
+use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
+use crate::buffer::{Budget, Orgs, WriterCommand, Writers};
+use crate::config::EngineConfig;
+use crate::error::{EngineError, EngineErrorKind};
+use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
+use crate::keys::OrgKeys;
+use crate::manifest::ManifestStore;
+use crate::metrics;
+use crate::recover::{RecoveryHost, RecoveryParts, RecoveryReport, WalSettings, recover};
+use crate::segments::Segments;
+use crate::wal::WalPrepareStep;
+
+/// How many manifests are read at a time when all of them must be.
+const LOADS_AT_ONCE: usize = 16;
+
+impl Engine {
+    /// Locks the data directory, reads what an earlier process left, and starts. Must be called within a tokio
+    /// runtime, which the engine uses to load organisations in the background.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Retry`] while another process has the directory, [`EngineErrorKind::Corrupt`] with file and
+    /// offset for damage that no crash leaves, [`EngineErrorKind::Invalid`] for settings that do not fit together or a
+    /// wrong master key; others from the file layer and the store.
+    pub async fn open(config: EngineConfig, parts: EngineParts) -> Result<Arc<Self>, EngineError> {
+        config.check()?;
+        metrics::describe();
+        crate::append::metrics::describe();
+        let data_dir = config.data_dir.as_path();
+        let (wal_dir, files) = (data_dir.join("wal"), &*parts.files);
+        files.create_dir_all(&wal_dir).map_err(|error| io_error("cannot make the data directory", &wal_dir, error))?;
+        let lock = Arc::new(DirectoryLock::acquire(files, data_dir)?);
+
+        let EngineParts { store, random, clock, .. } = &parts;
+        let keys = Arc::new(OrgKeys::new(Arc::clone(store), Arc::clone(&parts.keys), Arc::clone(random)));
+        let manifests = ManifestStore::new(Arc::clone(store), Arc::clone(&keys), Arc::clone(random), Arc::clone(clock));
+        let manifests = Arc::new(manifests);
+        let segments = Arc::new(Segments::new(Arc::clone(store), keys, Arc::clone(random)));
+        let orgs = Orgs::new(Arc::new(Budget::new(config.buffer_bytes_max)), config.flush_bytes);
+        let loader = Arc::new(Loader::new(Arc::clone(&orgs), Arc::clone(&manifests)));
+        let flusher = Flusher::new(&config, &manifests, &segments);
+
+        let settings = WalSettings {
+            dir: wal_dir,
+            set_aside_dir: data_dir.join("set-aside"),
+            file_bytes: config.wal_file_bytes,
+            bytes_max: config.wal_bytes_max,
+            block_bytes_max: config.group_bytes_max,
+        };
+        let recovery = RecoveryParts {
+            files: Arc::clone(&parts.files),
+            keys: Arc::clone(&parts.keys),
+            random: Arc::clone(&parts.random),
+            clock: Arc::clone(&parts.clock),
+        };
+        let host = Host { orgs: &orgs, loader: &loader, manifests: &manifests, flusher: &flusher };
+        let recovered = recover(&settings, recovery, Writers::new(Arc::clone(&orgs)), &host).await?;
+        tell(&config, &recovered.report);
+
+        let wal = Arc::clone(recovered.wal.directory());
+        let (queue, inbox) = append_queue(config.queue_bytes_max);
+        let appender_ended = watch::Sender::new(false);
+        let freezer = QueueFreezer { queue: Arc::clone(&queue), ended: appender_ended.subscribe() };
+        let flush = FlushStep::new(
+            Arc::clone(&orgs),
+            flusher,
+            Box::new(freezer),
+            Arc::clone(&wal),
+            Arc::clone(&parts.clock),
+            &config,
+        );
+        let limits = GroupLimits { frames_max: config.group_frames_max };
+        let append = AppendStep::new(inbox, recovered.wal, recovered.writers, Arc::clone(&parts.clock), limits);
+        let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
+        let core = Arc::new(Core {
+            config,
+            orgs,
+            loader,
+            queue,
+            flush: Arc::new(flush),
+            wal,
+            manifests,
+            segments,
+            store: parts.store,
+            recovery: recovered.report,
+            runtime: tokio::runtime::Handle::current(),
+            unknown: Mutex::default(),
+            closing: AtomicBool::new(false),
+            fatal: watch::Sender::new(None),
+            appender_ended,
+            flush_ended: watch::Sender::new(false),
+        });
+        let threads = Threads::start(&core, append, prepare, lock)?;
+        Ok(Arc::new(Self { core, threads: tokio::sync::Mutex::new(Some(threads)) }))
+    }
+}
+
+/// Says what was found: empty, cleanly closed, or crashed.
+fn tell(config: &EngineConfig, report: &RecoveryReport) {
+    let data_dir = config.data_dir.display();
+    if report.files == 0 {
+        tracing::info!(%data_dir, "engine opened: no WAL, nothing to recover");
+    } else if report.clean && report.applied == 0 {
+        tracing::info!(%data_dir, wal_files = report.files, "engine opened: cleanly closed, nothing to replay");
+    } else {
+        tracing::info!(%data_dir, clean = report.clean, wal_files = report.files, records = report.applied,
+            readings = report.readings, skipped = report.skipped, torn = report.torn, set_aside = report.set_aside,
+            took = ?report.took, "engine opened: readings that were not flushed are back in memory");
+    }
+}
+
+/// What recovery asks for.
+struct Host<'a> {
+    orgs: &'a Arc<Orgs>,
+    loader: &'a Arc<Loader>,
+    manifests: &'a Arc<ManifestStore>,
+    flusher: &'a Flusher,
+}
+
+#[async_trait]
+impl RecoveryHost for Host<'_> {
+    async fn load(&self, org: OrgId) -> Result<bool, EngineError> {
+        match self.loader.load(org).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == EngineErrorKind::Invalid => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn covered_max(&self) -> Result<Lsn, EngineError> {
+        let all = self.manifests.list_orgs().await?;
+        let mut loads = futures::stream::iter(all).map(|org| self.loader.load(org)).buffer_unordered(LOADS_AT_ONCE);
+        let mut max = Lsn::ZERO;
+        while let Some(org) = loads.next().await {
+            max = max.max(org?.state().manifest.lsn_covered());
+        }
+        Ok(max)
+    }
+
+    async fn relieve(&self, writers: &mut Writers) -> Result<(), EngineError> {
+        let budget = Arc::clone(self.orgs.budget());
+        while budget.is_high() {
+            let largest = self.orgs.all().into_iter().max_by_key(|org| (org.state().buffer_bytes(), org.id()));
+            let Some(largest) = largest.filter(|org| org.state().first_unflushed().is_some()) else {
+                return Ok(());
+            };
+            if let Some(writer) = writers.org(largest.id()) {
+                writer.freeze();
+            }
+            self.flusher.flush_frozen(&largest).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Freezes through the appender's queue.
+struct QueueFreezer {
+    queue: Arc<AppendQueue>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Freezer for QueueFreezer {
+    fn freeze(&self, org: OrgId) -> BoxFuture<'_, Result<(), EngineError>> {
+        async move {
+            let (done, frozen) = oneshot::channel();
+            self.queue.command(WriterCommand::Freeze { org, done });
+            let mut ended = self.ended.clone();
+            tokio::select! {
+                biased;
+                frozen = frozen => frozen.map(drop).map_err(|_| writer_gone()),
+                _ = ended.wait_for(|ended| *ended) => Err(writer_gone()),
+            }
+        }
+        .boxed()
+    }
+}

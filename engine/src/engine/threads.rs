@@ -1,0 +1,146 @@
+//! The engine's threads: started here, ended here. They decide nothing.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::lock::DirectoryLock;
+use super::{Core, pause};
+use crate::append::{AppendStep, StopPreparer, spawn_appender, spawn_wal_preparer};
+use crate::error::{EngineError, EngineErrorKind};
+use crate::manifest::ManifestError;
+use crate::segments::SegmentReadError;
+use crate::store::{PutError, is_fatal};
+use crate::wal::WalPrepareStep;
+
+/// How long the flush looks away after a step that found nothing to do, however often it is called.
+const IDLE_PAUSE: Duration = Duration::from_millis(20);
+
+/// The running threads.
+pub(super) struct Threads {
+    appender: JoinHandle<()>,
+    preparer: JoinHandle<()>,
+    stop_preparer: StopPreparer,
+    flush: JoinHandle<()>,
+    stop_flush: watch::Sender<bool>,
+    _lock: Arc<DirectoryLock>,
+}
+
+/// Tells the engine that a thread ended, also when it panicked. Holds the lock until then.
+struct Ended {
+    core: Arc<Core>,
+    thread: &'static str,
+    result: Option<Result<(), EngineError>>,
+    _lock: Arc<DirectoryLock>,
+}
+
+impl Ended {
+    fn with(mut self, result: Result<(), EngineError>) {
+        self.result = Some(result);
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        match self.result.take() {
+            Some(Ok(())) => {}
+            Some(Err(error)) => self.core.fail(&error),
+            None => self.core.fail(
+                &EngineError::new(
+                    EngineErrorKind::Failed,
+                    "a thread of the engine panicked",
+                    "This is a defect: please report it with the log. Start again: everything acknowledged is kept.",
+                )
+                .at(self.thread),
+            ),
+        }
+        match self.thread {
+            APPENDER => self.core.appender_ended.send_replace(true),
+            _ => self.core.flush_ended.send_replace(true),
+        };
+    }
+}
+
+const APPENDER: &str = "icecore-append";
+const FLUSH: &str = "icecore-flush";
+
+impl Threads {
+    /// Starts all of them.
+    pub(super) fn start(
+        core: &Arc<Core>,
+        append: AppendStep,
+        prepare: WalPrepareStep,
+        lock: Arc<DirectoryLock>,
+    ) -> Result<Self, EngineError> {
+        let ended = |thread| Ended { core: Arc::clone(core), thread, result: None, _lock: Arc::clone(&lock) };
+        let append_ended = ended(APPENDER);
+        let appender = spawn_appender(append, move |result| append_ended.with(result))?;
+        let (preparer, stop_preparer) = spawn_wal_preparer(prepare, &core.wal)?;
+        let (stop_flush, stop) = watch::channel(false);
+        let flush = spawn_flush(ended(FLUSH), stop)?;
+        Ok(Self { appender, preparer, stop_preparer, flush, stop_flush, _lock: lock })
+    }
+
+    /// Waits for all of them to end; the queue is closed already.
+    pub(super) async fn end(self, core: &Core) {
+        let mut appended = core.appender_ended.subscribe();
+        // An error means that the engine is gone, and with it the thread.
+        let _ended = appended.wait_for(|ended| *ended).await;
+        self.stop_flush.send_replace(true);
+        let mut flushed = core.flush_ended.subscribe();
+        let _ended = flushed.wait_for(|ended| *ended).await;
+        drop(self.stop_preparer);
+        // They have ended, or are about to: this takes no time. A panic was told where it happened.
+        for thread in [self.appender, self.flush, self.preparer] {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// A fenced writer and a store that failed a sync must end; anything else is tried again.
+fn stops_the_engine(error: &EngineError) -> bool {
+    let lost = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(PutError::Fatal { .. }))
+            || matches!(cause.downcast_ref(), Some(ManifestError::Store { source, .. }) if is_fatal(source))
+            || matches!(cause.downcast_ref(), Some(SegmentReadError::Store { source, .. }) if is_fatal(source))
+    };
+    error.kind() == EngineErrorKind::Fenced || error.source().is_some_and(lost)
+}
+
+fn spawn_flush(
+    ended: Ended,
+    mut stop: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, EngineError> {
+    let failed = |error| {
+        EngineError::new(EngineErrorKind::Failed, "a thread could not be started", "Raise the limit of threads.")
+            .at(FLUSH)
+            .because(error)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+    let body = move || {
+        let result = runtime.block_on(async {
+            loop {
+                let core = &ended.core;
+                let outcome = core.flush.run_once().await;
+                let fatal = outcome.failed.iter().find(|(_, error)| stops_the_engine(error));
+                if let Some((_, error)) = fatal {
+                    break Err(error.clone());
+                }
+                if outcome.is_idle() {
+                    pause(IDLE_PAUSE.min(core.config.schedule_interval)).await;
+                }
+                tokio::select! {
+                    () = core.orgs.flush_wanted().notified() => {}
+                    () = pause(core.config.schedule_interval) => {}
+                    // An error means that the engine was dropped.
+                    _ = stop.wait_for(|stop| *stop) => break Ok(()),
+                }
+            }
+        });
+        ended.with(result);
+    };
+    std::thread::Builder::new().name(FLUSH.into()).spawn(body).map_err(failed)
+}

@@ -1,0 +1,168 @@
+//! One frozen buffer into segments, and the one commit that makes them count.
+//!
+//! Crash consistency, objects and manifest: all objects of the flush are durable before the commit names them. When
+//! the store does not say whether the commit happened, the manifest is loaded again and looked at: if it holds this
+//! flush, it happened, and the buffer goes; if not, it did not, and the buffer stays. A flush is never written down
+//! twice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use storage_format::manifest::{Manifest, SPOOLS_PER_GATEWAY_MAX, SegmentEntry, SpoolPosition, Totals};
+use storage_format::{FlushNumber, GatewayId, Lsn, OrgId};
+
+use super::FlushReport;
+use super::resolve::WindowFlush;
+use crate::buffer::{Org, WriteBuffer};
+use crate::config::EngineConfig;
+use crate::error::{EngineError, EngineErrorKind};
+use crate::manifest::{CommitError, ManifestChange, ManifestStore};
+use crate::segments::Segments;
+use crate::store::PutError;
+
+/// Flushes frozen buffers.
+#[derive(Debug)]
+pub(crate) struct Flusher {
+    manifests: Arc<ManifestStore>,
+    pub(super) segments: Arc<Segments>,
+    pub(super) segment_bytes_max: u64,
+    pub(super) merge_runs_max: usize,
+}
+
+/// What was written for a flush so far, to be named by its commit.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub(super) entries: Vec<SegmentEntry>,
+    pub(super) totals: Totals,
+}
+
+/// What every object of a flush has in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FlushSpan {
+    pub(super) org: OrgId,
+    pub(super) flush: FlushNumber,
+    pub(super) lsn_min: Lsn,
+    pub(super) lsn_max: Lsn,
+}
+
+impl Flusher {
+    pub(crate) fn new(config: &EngineConfig, manifests: &Arc<ManifestStore>, segments: &Arc<Segments>) -> Self {
+        Self {
+            manifests: Arc::clone(manifests),
+            segments: Arc::clone(segments),
+            segment_bytes_max: config.segment_bytes_max,
+            merge_runs_max: config.merge_runs_max,
+        }
+    }
+
+    /// Flushes the buffers of an organisation that are frozen now, oldest first, each in a commit of its own.
+    ///
+    /// # Errors
+    /// Whatever the store or the manifest says; the buffers not yet flushed stay frozen.
+    pub(crate) async fn flush_frozen(&self, org: &Org) -> Result<FlushReport, EngineError> {
+        let _one_at_a_time = org.flushing.lock().await;
+        let mut report = FlushReport::default();
+        // Those frozen meanwhile wait for the next step: others want their turn.
+        for _ in 0..org.state().frozen.len() {
+            let state = org.state();
+            let Some(buffer) = state.frozen.first() else { break };
+            report.add(self.flush_buffer(org, &state.manifest, buffer).await?);
+        }
+        Ok(report)
+    }
+
+    async fn flush_buffer(
+        &self,
+        org: &Org,
+        manifest: &Manifest,
+        buffer: &Arc<WriteBuffer>,
+    ) -> Result<FlushReport, EngineError> {
+        let (Some(lsn_min), Some(lsn_max)) = (buffer.lsn_first(), buffer.lsn_last()) else {
+            return Err(defect("a frozen buffer is empty"));
+        };
+        let Some(flush) = manifest.flush().next() else {
+            return Err(defect("there are no more flush numbers"));
+        };
+        let span = FlushSpan { org: org.id(), flush, lsn_min, lsn_max };
+        let view = buffer.view();
+        let channels = view.channels();
+        let mut written = Written::default();
+        for (window, rows) in view.by_window() {
+            let flush = WindowFlush { flusher: self, span, manifest, view: &view, channels: &channels, window };
+            flush.run(rows, &mut written).await?;
+        }
+        let Written { entries, totals } = written;
+        let report = FlushReport {
+            buffers: 1,
+            readings: totals.readings,
+            duplicates: totals.duplicates,
+            conflicts: totals.conflicts,
+            filled: totals.filled,
+            segments: entries.len() as u64,
+            bytes: entries.iter().map(|entry| entry.bytes).sum(),
+        };
+        let change = ManifestChange {
+            added: entries,
+            removed: Vec::new(),
+            lsn_covered: lsn_max.max(manifest.lsn_covered()),
+            flush,
+            spools: spools(buffer, manifest),
+            totals,
+        };
+        let committed = self.commit(org, manifest, change).await?;
+        org.flushed(&Arc::new(committed), buffer);
+        Ok(report)
+    }
+
+    async fn commit(
+        &self,
+        org: &Org,
+        manifest: &Manifest,
+        change: ManifestChange,
+    ) -> Result<Manifest, EngineError> {
+        let added: Vec<_> = change.added.iter().map(|entry| entry.id).collect();
+        let (flush, lsn_covered) = (change.flush, change.lsn_covered);
+        let error = match self.manifests.commit(org.id(), manifest, change).await {
+            Ok(committed) => return Ok(committed),
+            Err(error @ (CommitError::Conflict { .. } | CommitError::Put(PutError::MayHaveHappened { .. }))) => error,
+            Err(error) => return Err(error.into()),
+        };
+        // Whatever happened, the manifest that this process knows may be old: it is loaded again, also for the next try.
+        let loaded = self.manifests.load(org.id()).await?;
+        let happened = loaded.flush() >= flush
+            && loaded.lsn_covered() >= lsn_covered
+            && added.iter().all(|id| loaded.segments().iter().chain(loaded.conflicts()).any(|entry| entry.id == *id));
+        if happened && !(added.is_empty() && matches!(error, CommitError::Conflict { .. })) {
+            tracing::info!(org = %org.id(), %flush, "a commit whose answer was lost did happen");
+            return Ok(loaded);
+        }
+        org.reloaded(&Arc::new(loaded));
+        Err(error.into())
+    }
+}
+
+/// How far each spool got with this buffer.
+fn spools(buffer: &WriteBuffer, manifest: &Manifest) -> Vec<SpoolPosition> {
+    let mut gateways: BTreeMap<GatewayId, Vec<SpoolPosition>> = BTreeMap::new();
+    for (gateway, spool, buffered) in buffer.spools() {
+        // A frame may be sent again, later, with a lower number than one that is durable: the highest stays.
+        let sequence = buffered.sequence.max(manifest.spool_sequence(gateway, spool));
+        gateways.entry(gateway).or_default().push(SpoolPosition { gateway, spool, sequence, lsn: buffered.lsn });
+    }
+    let mut positions = Vec::new();
+    for mut of_gateway in gateways.into_values() {
+        of_gateway.sort_by_key(|position| std::cmp::Reverse((position.lsn, position.spool)));
+        of_gateway.truncate(SPOOLS_PER_GATEWAY_MAX);
+        positions.append(&mut of_gateway);
+    }
+    positions.sort_unstable();
+    positions
+}
+
+pub(super) fn defect(what: &'static str) -> EngineError {
+    EngineError::new(
+        EngineErrorKind::Failed,
+        what,
+        "This is a defect of icecore; nothing is lost. Please report it.",
+    )
+}

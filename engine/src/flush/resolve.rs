@@ -1,0 +1,258 @@
+//! One window of a flush: what of the buffer's rows is new against older segments, into segments of its own.
+//!
+//! The kernel of `first_wins` decides; here it is fed and its output written, as streams: of older segments only those
+//! are opened whose ranges overlap, and of them only the row groups that do. Memory: a batch and a row group of each
+//! of at most `merge_runs_max` older segments, and the object being encoded, up to `segment_bytes_max`. Where more
+//! segments overlap, they are merged in groups first, and of each group only the rows are kept whose keys the buffer
+//! has, which is never more than the buffer's own.
+
+use std::vec;
+
+use arrow::array::{AsArray as _, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{SchemaRef, TimestampMillisecondType, UInt64Type};
+use futures::{StreamExt as _, TryStreamExt as _};
+use storage_format::manifest::{Manifest, SegmentEntry, SegmentKind, Totals};
+use storage_format::segment::{SegmentEncoder, readings_schema};
+use storage_format::{ChannelCode, TimeRange, Window};
+
+use super::commit::{FlushSpan, Flusher, Written, defect};
+use crate::buffer::{BufferView, RowRef, SortedBatches};
+use crate::error::EngineError;
+use crate::first_wins::{MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch};
+use crate::segments::{NewSegment, SegmentFilter, SegmentStream, encode_error};
+
+/// How many older segments are opened at a time.
+const OPENS_AT_ONCE: usize = 8;
+
+/// One window of one flush.
+pub(super) struct WindowFlush<'a> {
+    pub(super) flusher: &'a Flusher,
+    pub(super) span: FlushSpan,
+    pub(super) manifest: &'a Manifest,
+    pub(super) view: &'a BufferView,
+    pub(super) channels: &'a [ChannelCode],
+    pub(super) window: Window,
+}
+
+/// One of the sorted runs of a merge.
+enum Run {
+    Segment(SegmentStream),
+    Kept(vec::IntoIter<RecordBatch>),
+    Buffer(SortedBatches),
+}
+
+impl Run {
+    async fn next(&mut self) -> Result<Option<RecordBatch>, EngineError> {
+        Ok(match self {
+            Self::Segment(stream) => stream.try_next().await?,
+            Self::Kept(batches) => batches.next(),
+            Self::Buffer(batches) => batches.next(),
+        })
+    }
+}
+
+impl WindowFlush<'_> {
+    /// Writes what is new of these rows, which are all of the buffer's in this window.
+    pub(super) async fn run(&self, rows: Vec<RowRef>, written: &mut Written) -> Result<(), EngineError> {
+        let rows = SortedBatches::new(self.view.clone(), rows, self.channels);
+        let Some((loggers, (time_min, time_max))) = rows.bounds() else {
+            return Ok(());
+        };
+        let range = TimeRange::new(time_min, time_max.saturating_add(1)).ok();
+        let filter = SegmentFilter { time: range, loggers: Some(loggers.0..=loggers.1) };
+        let older: Vec<&SegmentEntry> = self
+            .manifest
+            .segments_in(self.window)
+            .filter(|entry| entry.overlaps_loggers(loggers.0, loggers.1))
+            .filter(|entry| range.is_none_or(|range| entry.overlaps_time(range)))
+            .collect();
+        let schema = readings_schema(self.channels);
+        let mut runs = if older.len() <= self.flusher.merge_runs_max {
+            self.open(&older, &filter, &schema).await?
+        } else {
+            self.merge_older(&older, &filter, &schema, &rows).await?
+        };
+        runs.push(Run::Buffer(rows));
+
+        let mut kernel = MergeKernel::new(schema, runs.len(), MergeMode::NewOfLast).map_err(merge_error)?;
+        let mut writer = WindowWriter::new(self);
+        while let Some(batch) = next_merged(&mut kernel, &mut runs).await? {
+            writer.write(batch).await?;
+        }
+        writer.finish(kernel.counts(), written).await
+    }
+
+    async fn open(
+        &self,
+        older: &[&SegmentEntry],
+        filter: &SegmentFilter,
+        schema: &SchemaRef,
+    ) -> Result<Vec<Run>, EngineError> {
+        let opens: Vec<_> = older.iter().map(|entry| self.open_one(entry, filter, schema)).collect();
+        futures::stream::iter(opens).buffered(OPENS_AT_ONCE).try_collect().await
+    }
+
+    async fn open_one(
+        &self,
+        entry: &SegmentEntry,
+        filter: &SegmentFilter,
+        schema: &SchemaRef,
+    ) -> Result<Run, EngineError> {
+        let stream = self.flusher.segments.read(self.span.org, entry, filter, Some(schema.clone())).await?;
+        Ok(Run::Segment(stream))
+    }
+
+    /// Fewer runs instead of many segments: a group of segments at a time, and of it only what the buffer asks about.
+    async fn merge_older(
+        &self,
+        older: &[&SegmentEntry],
+        filter: &SegmentFilter,
+        schema: &SchemaRef,
+        rows: &SortedBatches,
+    ) -> Result<Vec<Run>, EngineError> {
+        let mut merged = Vec::new();
+        for group in older.chunks(self.flusher.merge_runs_max) {
+            let mut runs = self.open(group, filter, schema).await?;
+            let mut kernel = MergeKernel::new(schema.clone(), runs.len(), MergeMode::Rows).map_err(merge_error)?;
+            let mut kept = Vec::new();
+            let mut from = 0;
+            while let Some(batch) = next_merged(&mut kernel, &mut runs).await? {
+                let batch = keep_asked(&batch.rows, rows, &mut from)?;
+                if batch.num_rows() > 0 {
+                    kept.push(batch);
+                }
+            }
+            merged.push(Run::Kept(kept.into_iter()));
+        }
+        Ok(merged)
+    }
+}
+
+/// Feeds the kernel until it has something to say; `None` when all is told.
+async fn next_merged(kernel: &mut MergeKernel, runs: &mut [Run]) -> Result<Option<MergedBatch>, EngineError> {
+    loop {
+        match kernel.poll().map_err(merge_error)? {
+            MergePoll::Need(run) => match runs[run].next().await? {
+                Some(batch) => kernel.push(run, batch).map_err(merge_error)?,
+                None => kernel.finish(run),
+            },
+            MergePoll::Batch(batch) => return Ok(Some(batch)),
+            MergePoll::Done => return Ok(None),
+        }
+    }
+}
+
+/// The rows whose keys the buffer has, too. `from` goes along, as both are sorted.
+fn keep_asked(batch: &RecordBatch, rows: &SortedBatches, from: &mut usize) -> Result<RecordBatch, EngineError> {
+    let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
+    let times = batch.column(1).as_primitive::<TimestampMillisecondType>().values();
+    let asked: BooleanArray =
+        loggers.iter().zip(times).map(|(logger, time)| Some(rows.seek((*logger, *time), from))).collect();
+    filter_record_batch(batch, &asked).map_err(|error| defect("merged rows could not be selected").because(error))
+}
+
+/// The objects that a window's rows go to.
+struct WindowWriter<'a> {
+    window: &'a WindowFlush<'a>,
+    readings: Option<SegmentEncoder>,
+    conflicts: Option<SegmentEncoder>,
+    last_logger: u64,
+    entries: Vec<SegmentEntry>,
+}
+
+impl<'a> WindowWriter<'a> {
+    fn new(window: &'a WindowFlush<'a>) -> Self {
+        Self { window, readings: None, conflicts: None, last_logger: 0, entries: Vec::new() }
+    }
+
+    async fn write(&mut self, batch: MergedBatch) -> Result<(), EngineError> {
+        self.write_readings(batch.rows).await?;
+        if batch.conflicts.num_rows() > 0 {
+            let mut encoder = self.encoder(SegmentKind::Conflicts).await?;
+            encoder.write(&batch.conflicts).map_err(encode_error)?;
+            if self.is_full(&encoder) {
+                self.put(encoder).await?;
+            } else {
+                self.conflicts = Some(encoder);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_readings(&mut self, mut rows: RecordBatch) -> Result<(), EngineError> {
+        while rows.num_rows() > 0 {
+            let mut encoder = self.encoder(SegmentKind::Readings).await?;
+            let loggers = rows.column(0).as_primitive::<UInt64Type>().values();
+            let mut here = rows.num_rows();
+            // Segments of one flush have no key in common, and show it by their ranges: one ends where a logger does.
+            let full = self.is_full(&encoder);
+            if full {
+                here = loggers.iter().position(|logger| *logger != self.last_logger).unwrap_or(here);
+            }
+            self.last_logger = loggers[rows.num_rows() - 1];
+            encoder.write(&rows.slice(0, here)).map_err(encode_error)?;
+            if full && here < rows.num_rows() {
+                self.put(encoder).await?;
+            } else {
+                self.readings = Some(encoder);
+            }
+            rows = rows.slice(here, rows.num_rows() - here);
+        }
+        Ok(())
+    }
+
+    fn is_full(&self, encoder: &SegmentEncoder) -> bool {
+        encoder.memory_bytes() as u64 >= self.window.flusher.segment_bytes_max
+    }
+
+    /// The object being encoded, or a new one.
+    async fn encoder(&mut self, kind: SegmentKind) -> Result<SegmentEncoder, EngineError> {
+        let current = match kind {
+            SegmentKind::Readings => self.readings.take(),
+            SegmentKind::Conflicts => self.conflicts.take(),
+        };
+        if let Some(encoder) = current {
+            return Ok(encoder);
+        }
+        let WindowFlush { flusher, span, window, channels, .. } = self.window;
+        let new = NewSegment {
+            kind,
+            org: span.org,
+            window: *window,
+            flush: span.flush,
+            lsn_min: span.lsn_min,
+            lsn_max: span.lsn_max,
+            channels: channels.to_vec(),
+        };
+        flusher.segments.encoder(&new).await
+    }
+
+    async fn put(&mut self, encoder: SegmentEncoder) -> Result<(), EngineError> {
+        let encoded = encoder.finish().map_err(encode_error)?;
+        self.entries.push(self.window.flusher.segments.put(self.window.span.org, encoded).await?);
+        Ok(())
+    }
+
+    async fn finish(mut self, counts: MergeCounts, written: &mut Written) -> Result<(), EngineError> {
+        for encoder in [self.readings.take(), self.conflicts.take()].into_iter().flatten() {
+            self.put(encoder).await?;
+        }
+        for entry in self.entries.iter_mut().filter(|entry| entry.kind == SegmentKind::Readings) {
+            entry.shares_keys = counts.shares_keys;
+        }
+        written.entries.append(&mut self.entries);
+        let totals = Totals {
+            readings: counts.readings,
+            duplicates: counts.duplicates,
+            conflicts: counts.conflicts,
+            filled: counts.filled,
+        };
+        written.totals = written.totals.checked_add(totals).ok_or_else(|| defect("a flush counts past u64"))?;
+        Ok(())
+    }
+}
+
+fn merge_error(error: MergeError) -> EngineError {
+    defect("a flush could not be merged").because(error)
+}

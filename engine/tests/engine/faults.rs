@@ -1,0 +1,154 @@
+//! A store that fails while a flush writes: nothing is lost, nothing twice, and the WAL stays until the commit.
+
+use std::time::Duration;
+
+use engine::{Engine, EngineErrorKind, Fault, Operation};
+use storage_format::OrgId;
+
+use crate::model::{Model, Reading, Sent, gateway, millis};
+use crate::read::{check_flushed, check_rows};
+use crate::rig::{MAY, Rig, Sender};
+
+fn org() -> OrgId {
+    OrgId::new(0xF1).expect("not zero")
+}
+
+fn some(round: i64) -> Sent {
+    let readings = (0..50).map(|i| Reading { logger: 1, time: MAY + (round * 40 + i) * 1000, samples: vec![(1, i as f64)] });
+    Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
+}
+
+async fn filled(rig: &Rig) -> (std::sync::Arc<Engine>, Sender, Model) {
+    rig.create_org(org()).await;
+    let engine = rig.open().await;
+    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    sender.send(&engine, &mut model, some(0)).await;
+    sender.send(&engine, &mut model, some(1)).await;
+    (engine, sender, model)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_put_of_a_flush_may_fail_before_or_after_it_happened() {
+    for name in ["segments/", "conflicts/", "manifest/"] {
+        for fault in [Fault::Before, Fault::Applied] {
+            let rig = Rig::new();
+            let (engine, mut sender, mut model) = filled(&rig).await;
+            engine.flush(None).await.expect("a flush");
+            // The second flush has fresh readings and conflicts.
+            let mut other = some(1);
+            for reading in &mut other.readings {
+                reading.samples[0].1 += 0.25;
+            }
+            sender.send(&engine, &mut model, other).await;
+            sender.send(&engine, &mut model, some(9)).await;
+            // As often as one put is tried, and then some.
+            for _ in 0..4 {
+                rig.store.fail_next(Operation::Put, name, fault, 0);
+            }
+            let result = engine.flush(None).await;
+            if fault == Fault::Before {
+                let error = result.expect_err("the store refused");
+                assert_eq!(error.kind(), EngineErrorKind::Retry, "{error}");
+                let status = engine.status();
+                assert_eq!(status.flush_troubles.len(), 1);
+                assert!(status.lsn_first_unflushed <= status.lsn_applied);
+                assert!(status.failed.is_none());
+            }
+            check_rows(&engine, org(), &model).await;
+            rig.store.clear();
+            engine.flush(None).await.expect("it is well again");
+            check_flushed(&engine, org(), &model).await;
+            assert!(engine.status().flush_troubles.is_empty());
+            // And a restart sees the same.
+            let copy = rig.crashed();
+            let after = copy.open().await;
+            check_flushed(&after, org(), &model).await;
+            after.close().await.expect("closed");
+            engine.close().await.expect("closed");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_flush_is_tried_again_by_itself_after_a_pause() {
+    let rig = Rig::new();
+    let (engine, _sender, model) = filled(&rig).await;
+    for _ in 0..3 {
+        rig.store.fail_next(Operation::Put, "segments/", Fault::Before, 0);
+    }
+    engine.flush(None).await.expect_err("the store refused");
+    assert_eq!(engine.status().flush_troubles[0].failures, 1);
+    rig.store.clear();
+    // The clock stands still: it is not time yet.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(engine.status().flush_troubles.len(), 1);
+    rig.clock.turn(Duration::from_secs(2));
+    while !engine.status().flush_troubles.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    check_flushed(&engine, org(), &model).await;
+    engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_writer_is_fatal_to_the_first() {
+    let rig = Rig::new();
+    let (engine, mut sender, mut model) = filled(&rig).await;
+    engine.flush(None).await.expect("a flush");
+    sender.send(&engine, &mut model, some(3)).await;
+    // Another process, as if the lock had not held: it goes on from the same store.
+    let mut second = Rig::new();
+    second.store = std::sync::Arc::clone(&rig.store);
+    let taker = second.open().await;
+    let (mut other, mut other_model) = (Sender::new(org(), 2), model.clone());
+    other.send(&taker, &mut other_model, some(77)).await;
+    taker.flush(None).await.expect("it takes over");
+    let error = engine.flush(None).await.expect_err("fenced");
+    assert_eq!(error.kind(), EngineErrorKind::Fenced, "{error}");
+    let mut failed = engine.failed();
+    let fatal = failed.wait_for(Option::is_some).await.expect("it fails").clone().expect("an error");
+    assert_eq!(fatal.kind(), EngineErrorKind::Fenced);
+    assert_eq!(engine.close().await.expect_err("fenced").kind(), EngineErrorKind::Fenced);
+    taker.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wal_goes_only_after_the_commit() {
+    let mut rig = Rig::new();
+    // One group of some frames fills a file: files change often.
+    rig.config.group_bytes_max = 2 << 20;
+    rig.config.wal_file_bytes = 3 << 20;
+    rig.config.wal_bytes_max = 90 << 20;
+    rig.create_org(org()).await;
+    let engine = rig.open().await;
+    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    let mut round = 0;
+    while engine.status().wal_bytes < 10 << 20 {
+        sender.send(&engine, &mut model, noisy(round)).await;
+        round += 1;
+    }
+    for _ in 0..3 {
+        rig.store.fail_next(Operation::Put, "manifest/", Fault::Before, 0);
+    }
+    let before = engine.status().wal_bytes;
+    engine.flush(None).await.expect_err("no commit");
+    assert_eq!(engine.status().wal_bytes, before, "nothing goes without a commit");
+    rig.store.clear();
+    engine.flush(None).await.expect("a flush");
+    let status = engine.status();
+    assert!(status.wal_bytes <= 2 * (3 << 20), "{} of {before} bytes are left", status.wal_bytes);
+    assert_eq!(status.lsn_first_unflushed, status.lsn_applied.next().expect("there is a next"));
+    check_flushed(&engine, org(), &model).await;
+    engine.close().await.expect("closed");
+}
+
+/// A frame of about half a megabyte: values that no encoding makes small.
+fn noisy(round: u64) -> Sent {
+    let mut state = round.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let readings = (0..30_000_i64).map(|i| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let value = (state >> 12) as f64 * 1e-9;
+        Reading { logger: 1 + round, time: MAY + i * 1000, samples: vec![(1, value), (2, value * 0.3)] }
+    });
+    Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
+}

@@ -1,0 +1,11 @@
+//! The whole engine, over a real directory: what goes in comes out, once, whatever happens in between.
+#![cfg(not(loom))]
+
+mod crash;
+mod faults;
+mod first_wins;
+mod model;
+mod open;
+mod pressure;
+mod read;
+mod rig;

@@ -1,0 +1,116 @@
+//! The schedule at work: size, age, memory and WAL, and recovery within its memory.
+
+use std::time::Duration;
+
+use engine::Engine;
+use storage_format::OrgId;
+
+use crate::model::{Model, Reading, Sent, gateway, millis};
+use crate::read::{check_flushed, check_rows};
+use crate::rig::{MAY, Rig, Sender};
+
+fn org(id: u64) -> OrgId {
+    OrgId::new(id).expect("not zero")
+}
+
+fn many(round: i64, count: i64) -> Sent {
+    let readings = (0..count).map(|i| Reading {
+        logger: 1 + (i % 7).cast_unsigned(),
+        time: MAY + (round * count + i) * 100,
+        samples: vec![(1, (i % 50) as f64), (2, 1.0)],
+    });
+    Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..2_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{what} did not come");
+}
+
+async fn flushes(engine: &Engine, org: OrgId) -> u64 {
+    engine.snapshot(org).await.expect("a snapshot").manifest.flush().get()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_buffers_wait_for_hours_and_not_longer() {
+    let rig = Rig::new();
+    rig.create_org(org(1)).await;
+    let engine = rig.open().await;
+    let (mut sender, mut model) = (Sender::new(org(1), 1), Model::default());
+    sender.send(&engine, &mut model, many(0, 10)).await;
+    rig.clock.turn(Duration::from_secs(4 * 3600 - 60));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(flushes(&engine, org(1)).await, 0);
+    rig.clock.turn(Duration::from_secs(120));
+    until("the flush", || engine.status().buffer_bytes == 0).await;
+    assert_eq!(flushes(&engine, org(1)).await, 1);
+    check_flushed(&engine, org(1), &model).await;
+    engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_bounded_and_nothing_is_refused_for_good() {
+    let mut rig = Rig::new();
+    rig.config.buffer_bytes_max = 32 << 20;
+    for id in 1..=3 {
+        rig.create_org(org(id)).await;
+    }
+    let engine = rig.open().await;
+    let mut models = [Model::default(), Model::default(), Model::default()];
+    let mut senders = [1, 2, 3].map(|id| Sender::new(org(id), 1));
+    let mut most = 0;
+    for round in 0..40 {
+        for (sender, model) in senders.iter_mut().zip(&mut models) {
+            sender.send(&engine, model, many(round, 20_000)).await;
+            most = most.max(engine.status().buffer_bytes);
+        }
+    }
+    assert!(most < 40 << 20, "{most} bytes");
+    let flushed = flushes(&engine, org(1)).await + flushes(&engine, org(2)).await + flushes(&engine, org(3)).await;
+    assert!(flushed > 0, "memory made it flush");
+    for (sender, model) in senders.iter().zip(&models) {
+        let snapshot = engine.snapshot(sender.org).await.expect("a snapshot");
+        let rows = snapshot.manifest.totals().readings + snapshot.buffered_rows() as u64;
+        assert_eq!(rows, model.rows.len() as u64);
+    }
+    // The same readings again from the WAL, with less memory than they need at once.
+    let copy = rig.crashed();
+    engine.close().await.expect("closed");
+    let engine = copy.open().await;
+    assert!(engine.status().buffer_bytes < 40 << 20);
+    for (sender, model) in senders.iter().zip(&models) {
+        check_rows(&engine, sender.org, model).await;
+    }
+    engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_organisation_does_not_hold_the_wal() {
+    let mut rig = Rig::new();
+    rig.config.group_bytes_max = 2 << 20;
+    rig.config.wal_file_bytes = 3 << 20;
+    rig.config.wal_bytes_max = 12 << 20;
+    rig.create_org(org(1)).await;
+    rig.create_org(org(2)).await;
+    let engine = rig.open().await;
+    let (mut quiet, mut quiet_model) = (Sender::new(org(1), 1), Model::default());
+    quiet.send(&engine, &mut quiet_model, many(0, 5)).await;
+    let (mut loud, mut loud_model) = (Sender::new(org(2), 1), Model::default());
+    // Several times what the WAL may hold: it must go on by itself.
+    let mut most = 0;
+    for round in 0..300 {
+        loud.send(&engine, &mut loud_model, many(round, 4_000)).await;
+        most = most.max(engine.status().wal_bytes);
+    }
+    assert!(most <= 12 << 20, "{most} bytes");
+    assert_eq!(flushes(&engine, org(1)).await, 1, "the quiet one was the oldest");
+    engine.flush(None).await.expect("a flush");
+    check_flushed(&engine, org(1), &quiet_model).await;
+    check_flushed(&engine, org(2), &loud_model).await;
+    engine.close().await.expect("closed");
+}

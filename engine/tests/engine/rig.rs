@@ -1,0 +1,215 @@
+//! What every test needs: a data directory, a store that can fail, a clock that can be turned, and sinks that wait.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use engine::{
+    AckSink, Clock, Engine, EngineConfig, EngineError, EngineParts, FaultStore, LocalDurable, ManifestStore,
+    MasterKey, OrgKeys, RealFiles, SubmitError, SubmitFailure, Submission, SystemRandom,
+};
+use object_store::ObjectStore;
+use storage_format::encryption::SecretKey;
+use storage_format::{Frame, FrameSequence, OrgId};
+
+use crate::model::{Model, Sent, millis, spool};
+
+/// A clock that stands still until it is turned.
+#[derive(Debug)]
+pub struct TestClock {
+    now_ms: AtomicI64,
+    monotonic_ms: AtomicU64,
+}
+
+impl TestClock {
+    pub fn turn(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).expect("not so long");
+        self.now_ms.fetch_add(ms.cast_signed(), Ordering::Relaxed);
+        self.monotonic_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> storage_format::Millis {
+        millis(self.now_ms.load(Ordering::Relaxed))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.monotonic_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// 2024-05-01T00:00:00Z.
+pub const MAY: i64 = 1_714_521_600_000;
+
+/// A data directory and everything around it.
+pub struct Rig {
+    pub root: PathBuf,
+    _dir: Arc<tempfile::TempDir>,
+    pub clock: Arc<TestClock>,
+    pub store: Arc<FaultStore>,
+    pub config: EngineConfig,
+}
+
+fn key() -> MasterKey<SystemRandom> {
+    MasterKey::new(SecretKey::from_bytes([7; 32]), SystemRandom)
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        let dir = Arc::new(tempfile::tempdir().expect("a directory"));
+        Self::at(dir.path().to_path_buf(), dir)
+    }
+
+    fn at(root: PathBuf, dir: Arc<tempfile::TempDir>) -> Self {
+        let local = LocalDurable::open(root.join("store"), root.join("tmp")).expect("a store");
+        let mut config = EngineConfig::new(&root);
+        config.wal_file_bytes = 5 << 20;
+        config.wal_bytes_max = 40 << 20;
+        config.buffer_bytes_max = 64 << 20;
+        config.schedule_interval = Duration::from_millis(20);
+        let clock = TestClock { now_ms: AtomicI64::new(MAY), monotonic_ms: AtomicU64::new(1) };
+        Self { root, _dir: dir, clock: Arc::new(clock), store: Arc::new(FaultStore::new(Arc::new(local))), config }
+    }
+
+    /// The same as a crash of process or machine would leave it: a copy of the directory as it is.
+    pub fn crashed(&self) -> Self {
+        let dir = Arc::new(tempfile::tempdir().expect("a directory"));
+        copy(&self.root, dir.path());
+        let mut rig = Self::at(dir.path().to_path_buf(), dir);
+        rig.config = EngineConfig { data_dir: rig.root.clone(), ..self.config.clone() };
+        rig
+    }
+
+    pub fn parts(&self) -> EngineParts {
+        EngineParts {
+            files: Arc::new(RealFiles),
+            store: Arc::clone(&self.store) as Arc<dyn ObjectStore>,
+            keys: Arc::new(key()),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            random: Arc::new(SystemRandom),
+        }
+    }
+
+    pub async fn open(&self) -> Arc<Engine> {
+        self.try_open().await.expect("it opens")
+    }
+
+    pub async fn try_open(&self) -> Result<Arc<Engine>, EngineError> {
+        Engine::open(self.config.clone(), self.parts()).await
+    }
+
+    pub async fn create_org(&self, org: OrgId) {
+        let parts = self.parts();
+        let keys = OrgKeys::new(Arc::clone(&parts.store), parts.keys, Arc::clone(&parts.random));
+        let manifests = ManifestStore::new(parts.store, Arc::new(keys), parts.random, parts.clock);
+        manifests.create_org(org).await.expect("an organisation");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            // A staging file may go while we look.
+            let _ = std::fs::copy(entry.path(), target);
+        }
+    }
+}
+
+/// What came back for the frames of one spool.
+#[derive(Debug, Default)]
+pub struct Acks {
+    durable: AtomicU64,
+    failed: Mutex<BTreeMap<FrameSequence, SubmitFailure>>,
+    changed: tokio::sync::Notify,
+}
+
+impl AckSink for Acks {
+    fn durable(&self, up_to: FrameSequence) {
+        self.durable.fetch_max(up_to.get(), Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    fn failed(&self, sequence: FrameSequence, failure: SubmitFailure) {
+        self.failed.lock().expect("not poisoned").insert(sequence, failure);
+        self.changed.notify_waiters();
+    }
+}
+
+impl Acks {
+    pub fn failures(&self) -> Vec<SubmitFailure> {
+        self.failed.lock().expect("not poisoned").values().copied().collect()
+    }
+
+    pub fn durable_up_to(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Waits until this frame is answered; `true` if it is durable.
+    pub async fn answered(&self, sequence: u64) -> bool {
+        loop {
+            let changed = self.changed.notified();
+            if self.failed.lock().expect("not poisoned").contains_key(&FrameSequence::new(sequence)) {
+                return false;
+            }
+            if self.durable_up_to() >= sequence {
+                return true;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Somebody who sends frames of one organisation.
+pub struct Sender {
+    pub org: OrgId,
+    pub spool: u64,
+    pub next: u64,
+    pub acks: Arc<Acks>,
+}
+
+impl Sender {
+    pub fn new(org: OrgId, spool: u64) -> Self {
+        Self { org, spool, next: 1, acks: Arc::default() }
+    }
+
+    /// Submits, waiting for room; answers the frame's sequence number.
+    pub async fn submit(&mut self, engine: &Engine, sent: &mut Sent) -> u64 {
+        let sequence = self.next;
+        self.next += 1;
+        let bytes = sent.encode(spool(self.spool), sequence);
+        let frame = Frame::decode(bytes).expect("a frame");
+        let mut submission = Submission {
+            org: self.org,
+            gateway: sent.gateway,
+            received: sent.received,
+            frame,
+            acks: Arc::clone(&self.acks) as Arc<dyn AckSink>,
+        };
+        loop {
+            let bytes = submission.frame.memory_bytes();
+            match engine.try_submit(submission) {
+                Ok(()) => return sequence,
+                Err(SubmitError::Full(back)) => {
+                    engine.room(bytes).await;
+                    submission = *back;
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Submits, waits for the acknowledgement, and tells the model.
+    pub async fn send(&mut self, engine: &Engine, model: &mut Model, mut sent: Sent) {
+        let sequence = self.submit(engine, &mut sent).await;
+        assert!(self.acks.answered(sequence).await, "acknowledged");
+        model.apply(&sent);
+    }
+}
