@@ -7,12 +7,11 @@
 //! Invariants: nothing is acknowledged before its sync returned; after a failed write or sync nothing is acknowledged
 //! any more, ever; what was taken from the queue and not made durable is told so, or stays held until there is room.
 
-mod metrics;
+pub(crate) mod metrics;
 mod queue;
 mod step;
 mod thread;
 
-pub(crate) use metrics::describe as describe_metrics;
 pub(crate) use queue::{AppendQueue, append_queue};
 pub use queue::{SubmitError, Submission};
 pub(crate) use step::{AppendProgress, AppendStep, GroupLimits};
