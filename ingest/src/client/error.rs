@@ -66,9 +66,9 @@ fn alert_text(alert: u64) -> String {
         44 => "it is revoked",
         45 => "it is expired, or not valid yet",
         46 => "it is not acceptable",
-        48 => "it is not signed by the server's CA",
+        // A CA of the same name as the server's, with another key, shows as a wrong signature.
+        48 | 51 => "it is not signed by the server's CA",
         49 => "no gateway is enrolled with it",
-        51 => "its signature is wrong",
         116 => "none was sent",
         other => return format!("TLS alert {other}"),
     };

@@ -1,5 +1,6 @@
 //! One connection's conversation: welcome, open, then frames up and answers down at the same time.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,10 +46,28 @@ pub(super) async fn converse(
         shared.answered();
     }
     shared.connected(std::mem::replace(was_connected, true));
-    tokio::select! {
+    // The server may say that it reads no more, and why, and still answer what it has taken.
+    let why_stopped = OnceLock::new();
+    let stopped = send.stopped();
+    let stopped = async {
+        if let Ok(Some(code)) = stopped.await {
+            why_stopped.get_or_init(|| code);
+            sleep(LAST_ANSWERS).await;
+        } else {
+            // Finished, or lost: the other halves tell.
+            std::future::pending().await
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        () = stopped => Err(Trouble::Passing("the server stopped the stream".into())),
         sent = send_frames(shared, &mut send) => sent,
         ended = take_answers(shared, &mut answers, &mut receive) => ended,
         ended = lose_patience(shared, config.patience) => ended,
+    };
+    match (ended, why_stopped.get()) {
+        (Err(Trouble::Passing(_)), Some(code)) => Err(WriteError::Stopped(*code).into()),
+        (ended, _) => ended,
     }
 }
 
@@ -114,11 +133,8 @@ async fn send_frames(shared: &Shared, send: &mut SendStream) -> Result<(), Troub
         }
         match send.write_all_chunks(&mut chunks).await {
             Ok(()) => {}
-            Err(stopped @ WriteError::Stopped(_)) => {
-                // What it has taken it may still answer, which the other half is listening for.
-                sleep(LAST_ANSWERS).await;
-                return Err(stopped.into());
-            }
+            // What it has taken it may still answer, which the other half is listening for.
+            Err(WriteError::Stopped(_)) => std::future::pending().await,
             Err(error) => return Err(error.into()),
         }
     }

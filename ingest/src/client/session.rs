@@ -236,6 +236,8 @@ impl Client {
             state.progress_at = Instant::now();
         }
         state.spool.push(sequence, frame, readings);
+        let spool = &state.spool;
+        self.shared.progress.send_modify(|progress| tell(spool, progress));
         self.shared.work.notify_one();
     }
 

@@ -1,0 +1,119 @@
+//! A client by hand, straight over quinn: for behaviour that no proper client shows.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ingest::protocol::{ALPN, ClientEvent, ClientSession, Message};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportConfig};
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use storage_format::{FrameSequence, SpoolId};
+
+use crate::house::within;
+use crate::pki::{Ca, Issued, SERVER_NAME};
+
+pub(crate) struct Raw {
+    pub(crate) connection: Connection,
+    _endpoint: Endpoint,
+}
+
+pub(crate) const SEND_WINDOW: u64 = 16 << 10;
+
+pub(crate) async fn connect(
+    addr: SocketAddr,
+    ca: &Ca,
+    issued: Option<&Issued>,
+    alpn: &[u8],
+) -> Result<Raw, ConnectionError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.pem.as_bytes()).expect("PEM")).expect("a root");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots);
+    let mut tls = match issued {
+        Some(issued) => {
+            let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).expect("a key");
+            builder.with_client_auth_cert(vec![issued.der()], key).expect("usable")
+        }
+        None => builder.with_no_client_auth(),
+    };
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("usable")));
+    let mut transport = TransportConfig::default();
+    transport.send_window(SEND_WINDOW).keep_alive_interval(Some(Duration::from_secs(1)));
+    config.transport_config(Arc::new(transport));
+    let endpoint = Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into()).expect("an endpoint");
+    let connecting = endpoint.connect_with(config, addr, SERVER_NAME).expect("an attempt");
+    let connection = within(connecting).await?;
+    Ok(Raw { connection, _endpoint: endpoint })
+}
+
+pub(crate) async fn connect_well(addr: SocketAddr, ca: &Ca, issued: &Issued) -> Raw {
+    connect(addr, ca, Some(issued), ALPN).await.expect("connected")
+}
+
+pub(crate) struct Stream {
+    pub(crate) send: SendStream,
+    pub(crate) receive: RecvStream,
+    session: ClientSession,
+    rest: Vec<u8>,
+    pub(crate) sent: FrameSequence,
+}
+
+impl Raw {
+    /// A stream on which nothing was said yet.
+    pub(crate) async fn stream(&self) -> Stream {
+        let (send, receive) = within(self.connection.open_bi()).await.expect("a stream");
+        let (session, rest) = (ClientSession::new(), Vec::new());
+        Stream { send, receive, session, rest, sent: FrameSequence::ZERO }
+    }
+
+    pub(crate) async fn opened(&self, spool: SpoolId) -> Stream {
+        let mut stream = self.stream().await;
+        stream.say(&Message::Open { spool }).await;
+        assert!(matches!(stream.hear().await, Some(ClientEvent::Opened { .. })));
+        stream
+    }
+
+    pub(crate) async fn closed(&self) -> ConnectionError {
+        within(self.connection.closed()).await
+    }
+}
+
+impl Stream {
+    pub(crate) async fn say(&mut self, message: &Message) {
+        if let Message::Frame { sequence, .. } = message {
+            self.sent = *sequence;
+        }
+        within(self.send.write_all(&message.to_bytes())).await.expect("written");
+    }
+
+    /// The next answer; `None` when the server has ended the stream.
+    pub(crate) async fn hear(&mut self) -> Option<ClientEvent> {
+        loop {
+            let mut input = &self.rest[..];
+            let event = self.session.receive(self.sent, &mut input).expect("what a server may say");
+            self.rest = input.to_vec();
+            if event.is_some() {
+                return event;
+            }
+            self.rest = within(self.receive.read_chunk(4096, true)).await.expect("a stream")?.bytes.to_vec();
+        }
+    }
+}
+
+/// The TLS alert with which a connection was closed.
+pub(crate) fn alert(error: &ConnectionError) -> Option<u64> {
+    let code = match error {
+        ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
+        ConnectionError::TransportError(error) => u64::from(error.code),
+        _ => return None,
+    };
+    code.checked_sub(0x100).filter(|alert| *alert < 0x100)
+}
+

@@ -1,0 +1,162 @@
+//! Somebody who keeps frames, in memory: with room for so many that are not yet durable, and a disk that outlives it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use ingest::{AckSink, BoxFuture, FrameSink, GatewayIdentity, RefusalCode, SinkError};
+use storage_format::{Frame, FrameSequence, Millis, SpoolId};
+use tokio::sync::Notify;
+
+/// What survives a crash.
+#[derive(Default)]
+pub(crate) struct Disk(Mutex<Vec<(GatewayIdentity, Frame)>>);
+
+impl Disk {
+    /// How often each (gateway, logger, time) was kept.
+    pub(crate) fn readings(&self) -> BTreeMap<(u64, u64, i64), usize> {
+        let mut found = BTreeMap::new();
+        for (from, frame) in self.0.lock().expect("the lock").iter() {
+            for run in frame.runs() {
+                for time in &frame.times()[run.range()] {
+                    *found.entry((from.gateway.get(), run.logger.get(), *time)).or_insert(0) += 1;
+                }
+            }
+        }
+        found
+    }
+
+    pub(crate) fn frames(&self) -> usize {
+        self.0.lock().expect("the lock").len()
+    }
+
+    pub(crate) fn sequences(&self, spool: SpoolId) -> Vec<u64> {
+        let kept = self.0.lock().expect("the lock");
+        kept.iter().filter(|(_, f)| f.spool() == spool).map(|(_, f)| f.sequence().get()).collect()
+    }
+}
+
+struct Waiting {
+    from: GatewayIdentity,
+    frame: Frame,
+    acks: Arc<dyn AckSink>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Durable at once.
+    Keeps,
+    /// Durable when the test says so.
+    Waits,
+    /// Takes nothing.
+    Unavailable,
+}
+
+struct State {
+    mode: Mode,
+    waiting: VecDeque<Waiting>,
+    received: Option<Millis>,
+    waiting_max: usize,
+}
+
+pub(crate) struct MemorySink {
+    disk: Arc<Disk>,
+    room_for: usize,
+    state: Mutex<State>,
+    room: Notify,
+}
+
+impl MemorySink {
+    pub(crate) fn new(disk: &Arc<Disk>, room_for: usize, mode: Mode) -> Arc<Self> {
+        let state = State { mode, waiting: VecDeque::new(), received: None, waiting_max: 0 };
+        Arc::new(Self { disk: Arc::clone(disk), room_for, state: Mutex::new(state), room: Notify::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("the lock")
+    }
+
+    pub(crate) fn set(&self, mode: Mode) {
+        self.state().mode = mode;
+        if mode == Mode::Keeps {
+            self.commit(usize::MAX);
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.state().waiting.len()
+    }
+
+    /// The most that ever waited.
+    pub(crate) fn waiting_max(&self) -> usize {
+        self.state().waiting_max
+    }
+
+    pub(crate) fn received(&self) -> Option<Millis> {
+        self.state().received
+    }
+
+    /// Makes this many of those that wait durable, the oldest first.
+    pub(crate) fn commit(&self, count: usize) {
+        let mut state = self.state();
+        for _ in 0..count {
+            let Some(Waiting { from, frame, acks }) = state.waiting.pop_front() else { break };
+            let sequence = frame.sequence();
+            self.disk.0.lock().expect("the lock").push((from, frame));
+            acks.durable(sequence);
+        }
+        drop(state);
+        self.room.notify_waiters();
+    }
+
+    /// Fails all that wait.
+    pub(crate) fn fail(&self, code: Option<RefusalCode>) {
+        for Waiting { frame, acks, .. } in self.state().waiting.drain(..) {
+            acks.failed(frame.sequence(), code);
+        }
+        self.room.notify_waiters();
+    }
+}
+
+impl FrameSink for MemorySink {
+    fn try_submit(
+        &self,
+        from: GatewayIdentity,
+        received: Millis,
+        frame: Frame,
+        acks: &Arc<dyn AckSink>,
+    ) -> Result<(), SinkError> {
+        let mut state = self.state();
+        if state.mode == Mode::Unavailable {
+            return Err(SinkError::Unavailable);
+        }
+        if state.waiting.len() >= self.room_for {
+            return Err(SinkError::Full(frame));
+        }
+        state.received = Some(received);
+        state.waiting.push_back(Waiting { from, frame, acks: Arc::clone(acks) });
+        state.waiting_max = state.waiting_max.max(state.waiting.len());
+        let keeps = state.mode == Mode::Keeps;
+        drop(state);
+        if keeps {
+            self.commit(1);
+        }
+        Ok(())
+    }
+
+    fn room(&self, _bytes: usize) -> BoxFuture<'_, ()> {
+        // Registered at once: room made before the future is first polled counts.
+        let notified = self.room.notified();
+        let full = self.state().waiting.len() >= self.room_for;
+        Box::pin(async move {
+            if full {
+                notified.await;
+            }
+        })
+    }
+
+    fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence {
+        let kept = self.disk.0.lock().expect("the lock");
+        let mine = kept.iter().filter(|(who, frame)| *who == from && frame.spool() == spool);
+        mine.map(|(_, frame)| frame.sequence()).max().unwrap_or(FrameSequence::ZERO)
+    }
+}
