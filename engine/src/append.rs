@@ -14,7 +14,9 @@ mod thread;
 
 pub(crate) use queue::{AppendQueue, append_queue};
 pub use queue::{SubmitError, Submission};
-pub(crate) use step::{AppendProgress, AppendStep, GroupLimits};
+#[cfg(test)]
+pub(crate) use step::AppendProgress;
+pub(crate) use step::{AppendStep, GroupLimits};
 pub(crate) use thread::{StopPreparer, spawn_appender, spawn_wal_preparer};
 
 use storage_format::FrameSequence;
@@ -39,5 +41,7 @@ pub enum SubmitFailure {
     Stopped,
 }
 
+#[cfg(test)]
+pub(crate) mod support;
 #[cfg(test)]
 mod tests;

@@ -33,7 +33,7 @@ pub struct FaultyFiles {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct State {
     inodes: Vec<Inode>,
     dirs: BTreeMap<PathBuf, Dir>,
@@ -47,27 +47,27 @@ struct State {
     space: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Inode {
     seen: Vec<u8>,
     disk: Vec<u8>,
     between: Vec<Change>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Change {
     Write { offset: usize, bytes: Vec<u8> },
     SetLen(usize),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Dir {
     seen: BTreeMap<String, usize>,
     disk: BTreeMap<String, usize>,
     between: Vec<NameChange>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct NameChange {
     remove: Option<String>,
     add: Option<(String, usize)>,
@@ -197,6 +197,14 @@ impl FaultyFiles {
             }
             dir.seen.clone_from(&dir.disk);
         }
+    }
+
+    /// A copy that goes its own way from here on. Its process has ended.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let mut state = self.state().clone();
+        state.process += 1;
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Flips bits of one byte, on the disk and as processes see it.

@@ -1,1 +1,303 @@
-//! Tests of `recover`.
+//! Tests of recovery: after a crash at every operation, with every kind of loss, and of damage that no crash leaves.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use storage_format::encryption::SecretKey;
+use storage_format::wal::{WalRecordKind, scan_wal};
+use storage_format::{FormatErrorKind, FrameSequence, Lsn, Millis};
+
+use crate::append::support::{Answer, Process, Rig, frame, gateway, org};
+use crate::append::{AppendProgress, SubmitFailure};
+use crate::error::{EngineError, EngineErrorKind};
+use crate::files::{FaultyFiles, Files, Loss};
+use crate::keys::MasterKey;
+
+fn rig() -> (FaultyFiles, Rig) {
+    let files = FaultyFiles::new();
+    (files.clone(), Rig::new(Arc::new(files), Path::new("data")))
+}
+
+fn fill(process: &mut Process, from: u64, to: u64) {
+    for number in from..=to {
+        process.submit(1, frame(number, 100)).expect("room");
+        assert_eq!(process.run().expect("runs"), [Answer::Durable(number)]);
+    }
+}
+
+fn wal_path(id: u64) -> PathBuf {
+    Path::new("data/wal").join(format!("{id:020}.wal"))
+}
+
+/// What a run before a crash left behind.
+#[derive(Debug, Default)]
+struct History {
+    sent: BTreeSet<u64>,
+    acknowledged: BTreeSet<u64>,
+    flushed: BTreeSet<u64>,
+}
+
+/// Frames in groups, files made ahead and not, a flush now and then, a clean restart in between: until the end or the
+/// crash.
+fn live(rig: &Rig, history: &mut History) -> Result<(), EngineError> {
+    let mut number = 0;
+    for life in 0..2 {
+        let mut process = rig.start()?;
+        for round in 0..8_u64 {
+            if round % 3 == 1 {
+                let _made_or_not = process.prepare.run_once();
+            }
+            for _ in 0..=round % 3 {
+                number += 1;
+                history.sent.insert(number);
+                assert!(process.submit(1, frame(number, 40 + 60 * (round % 4))).is_ok());
+            }
+            let ran = process.run();
+            for answer in ran.as_ref().cloned().unwrap_or_else(|_| process.sink.take()) {
+                if let Answer::Durable(up_to) = answer {
+                    history.acknowledged.extend((1..=up_to).filter(|number| history.sent.contains(number)));
+                }
+            }
+            ran?;
+            if round == 5 {
+                // A manifest commit: atomic and durable by itself. Then the log may go.
+                rig.cover(org(1), process.orgs.applied());
+                history.flushed = history.acknowledged.clone();
+                process.wal.trim(Lsn::new(process.orgs.applied().get() + 1))?;
+            }
+        }
+        if life == 0 {
+            process.queue.close();
+            while process.step.run_once()? != AppendProgress::Closed {}
+        }
+    }
+    Ok(())
+}
+
+/// Everything acknowledged is there once, in segments or in buffers; nothing is there that was never sent.
+fn check(process: &Process, history: &History, what: &str) {
+    let found = process.frames(1);
+    let lost: Vec<_> = history.acknowledged.difference(&history.flushed).filter(|n| !found.contains(n)).collect();
+    assert!(lost.is_empty(), "{what}: acknowledged and lost: {lost:?}");
+    assert!(found.is_disjoint(&history.flushed), "{what}: flushed and applied again");
+    assert!(found.is_subset(&history.sent), "{what}: never sent");
+}
+
+#[test]
+fn what_is_acknowledged_survives_a_crash_at_every_operation() {
+    let (files, whole) = rig();
+    let mut all = History::default();
+    live(&whole, &mut all).expect("no crash");
+    assert_eq!(all.sent, all.acknowledged);
+    let operations = files.operations();
+    assert!(operations > 100, "{operations}");
+    let mut torn = 0;
+    for crash in 0..operations {
+        let (files, rig) = rig();
+        files.crash_after(crash);
+        let mut history = History::default();
+        assert!(live(&rig, &mut history).is_err(), "operation {crash} is reached");
+        assert!(files.is_crashed());
+        for loss in [Loss::Process, Loss::Unsynced, Loss::Some(crash), Loss::Some(!crash), Loss::Some(crash << 20)] {
+            let what = format!("crash in operation {crash}, {loss:?}");
+            let image = files.fork();
+            image.restart(loss);
+            let rig = rig.with_files(Arc::new(image.clone()));
+            let mut process = rig.start().unwrap_or_else(|error| panic!("{what}: {error}"));
+            check(&process, &history, &what);
+            torn += process.report.torn;
+
+            // What was found, acknowledged or not, is built upon: it must be there after the next power cut, too.
+            let found = process.frames(1);
+            process.submit(1, frame(1000, 1)).expect("room");
+            assert_eq!(process.run().expect("runs"), [Answer::Durable(1000)], "{what}");
+            drop(process);
+            image.restart(Loss::Unsynced);
+            let again = rig.start().unwrap_or_else(|error| panic!("{what}, then power cut: {error}"));
+            assert_eq!(again.frames(1), found.into_iter().chain([1000]).collect(), "{what}, then power cut");
+        }
+    }
+    assert!(torn > 10, "the images contain torn blocks: {torn}");
+}
+
+/// Acknowledgements cannot be taken back, so the net must notice one that comes too early.
+#[test]
+fn the_check_itself_notices_a_loss() {
+    let (files, rig) = rig();
+    let mut history = History::default();
+    live(&rig, &mut history).expect("no crash");
+    files.restart(Loss::Unsynced);
+    let process = rig.start().expect("starts");
+    check(&process, &history, "as it is");
+    history.sent.insert(5000);
+    history.acknowledged.insert(5000);
+    let noticed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&process, &history, "a lie")));
+    assert!(noticed.is_err());
+}
+
+#[test]
+fn damage_stops_the_start_with_file_and_offset() {
+    let (files, rig) = rig();
+    let mut process = rig.start().expect("starts");
+    fill(&mut process, 1, 40);
+    let count = process.wal.file_count() as u64;
+    assert!(count > 3);
+    drop(process);
+    let refused = |spoil: &dyn Fn(&FaultyFiles)| {
+        let image = files.fork();
+        spoil(&image);
+        let error = rig.with_files(Arc::new(image.clone())).start().expect_err("must not start");
+        // Nothing is changed by the attempt: the same again says the same.
+        image.restart(Loss::Unsynced);
+        assert_eq!(rig.with_files(Arc::new(image)).start().expect_err("nor again").to_string(), error.to_string());
+        error
+    };
+    let open = |files: &FaultyFiles, id: u64| files.open(&wal_path(id)).expect("opens");
+    for (what, id, offset, spoil) in [
+        ("a bit of a block", 1, 4096, &(|f: &FaultyFiles| f.rot(&wal_path(1), 5000, 4)) as &dyn Fn(&FaultyFiles)),
+        ("a bit of a header", 2, 8, &|f| f.rot(&wal_path(2), 20, 1)),
+        ("the last block of the last file", count, 4096, &|f| f.rot(&wal_path(count), 4100, 1)),
+        ("zeros", 2, 0, &|f| {
+            let file = open(f, 2);
+            file.write_at(&vec![0; 16 << 10], 0).expect("writes");
+            file.sync_data().expect("syncs");
+        }),
+        ("cut short", 2, 10_000, &|f| {
+            let file = open(f, 2);
+            file.set_len(10_000).expect("cuts");
+            file.sync_data().expect("syncs");
+        }),
+        ("nothing in it", count, 0, &|f| {
+            let file = open(f, count);
+            file.set_len(0).expect("cuts");
+            file.sync_data().expect("syncs");
+        }),
+        ("another file's place", 3, 16, &|f| {
+            f.rename(&wal_path(2), &wal_path(3)).expect("moves");
+            f.sync_dir(Path::new("data/wal")).expect("syncs");
+        }),
+    ] {
+        let error = refused(spoil);
+        assert_eq!(error.kind(), EngineErrorKind::Corrupt, "{what}: {error}");
+        let place = error.place().expect("a place");
+        // A hole before it is told about first, where the file before it stands.
+        let told = place == format!("{} at byte {offset}", wal_path(id).display());
+        assert!(told || what == "another file's place" && place.contains("next file"), "{what}: {error}");
+    }
+    let error = refused(&|f| {
+        f.remove(&wal_path(2)).expect("removes");
+        f.sync_dir(Path::new("data/wal")).expect("syncs");
+    });
+    assert!(error.kind() == EngineErrorKind::Corrupt && error.what().contains("hole"), "{error}");
+    // The last blocks of a file that is not the last: a hole, too.
+    let error = refused(&|f| {
+        let file = open(f, 2);
+        for sector in 16..32 {
+            file.write_at(&[0; 512], sector * 512).expect("writes");
+        }
+        file.sync_data().expect("syncs");
+    });
+    assert_eq!(error.kind(), EngineErrorKind::Corrupt, "{error}");
+}
+
+#[test]
+fn another_master_key_is_told_as_such() {
+    let (files, rig) = rig();
+    let mut process = rig.start().expect("starts");
+    fill(&mut process, 1, 1);
+    drop(process);
+    files.restart(Loss::Unsynced);
+    let mut other = rig.with_files(Arc::new(files));
+    other.keys = Arc::new(MasterKey::new(SecretKey::from_bytes([8; 32]), Arc::clone(&rig.random)));
+    let error = other.start().expect_err("must not start");
+    assert_eq!(error.kind(), EngineErrorKind::Invalid, "{error}");
+    rig.start().expect("the right one starts");
+}
+
+#[test]
+fn covered_records_are_skipped_org_by_org() {
+    let (_, rig) = rig();
+    let mut process = rig.start().expect("starts");
+    for number in 1..=6 {
+        process.submit(1 + number % 2, frame(number, 1)).expect("room");
+    }
+    process.run().expect("runs");
+    drop(process);
+    rig.cover(org(1), Lsn::new(4));
+    let process = rig.start().expect("starts");
+    assert_eq!((process.frames(1), process.frames(2)), ([6].into(), [1, 3, 5].into()));
+    assert_eq!((process.report.applied, process.report.skipped), (4, 2));
+    assert_eq!(process.orgs.applied(), Lsn::new(6));
+}
+
+#[test]
+fn a_log_that_does_not_belong_to_the_manifests() {
+    let (files, rig) = rig();
+    let mut process = rig.start().expect("starts");
+    fill(&mut process, 1, 3);
+    drop(process);
+    // The log ends before what the store has flushed.
+    rig.cover(org(1), Lsn::new(4));
+    let error = rig.start().expect_err("must not start");
+    assert_eq!(error.kind(), EngineErrorKind::Corrupt, "{error}");
+    // No log at all: it begins after what is covered, so that no LSN is given twice.
+    files.remove(&wal_path(1)).expect("removes");
+    let mut process = rig.start().expect("starts");
+    process.submit(1, frame(9, 1)).expect("room");
+    process.run().expect("runs");
+    assert_eq!(process.orgs.applied(), Lsn::new(5));
+    drop(process);
+    assert_eq!(rig.start().expect("starts").frames(1), [9].into());
+}
+
+#[test]
+fn records_that_cannot_be_applied_are_set_aside() {
+    let (files, rig) = rig();
+    rig.cover(org(3), Lsn::ZERO);
+    let mut process = rig.start().expect("starts");
+    process.submit(1, frame(1, 1)).expect("room");
+    process.submit(3, frame(2, 1)).expect("room");
+    process.submit(1, frame(3, 1)).expect("room");
+    assert_eq!(process.run().expect("runs"), [Answer::Durable(3)]);
+    drop(process);
+    // Somebody took the organisation away.
+    rig.orgs.lock().expect("no panic").remove(&org(3));
+    for _ in 0..2 {
+        files.restart(Loss::Unsynced);
+        let process = rig.start().expect("starts all the same");
+        assert_eq!((process.frames(1), process.report.set_aside), ([1, 3].into(), 1));
+        assert_eq!(files.list(Path::new("data/set-aside")).expect("lists"), ["00000000000000000002.wal"]);
+    }
+    let kept = files.open(Path::new("data/set-aside/00000000000000000002.wal")).expect("opens").read_all().expect("reads");
+    let unwrap = |wrapped: &_, aad: &[u8]| {
+        rig.keys.unwrap(wrapped, aad).map_err(|error| {
+            storage_format::FormatError::new(storage_format::FileKind::Key, FormatErrorKind::WrongKey, 0, error.to_string())
+        })
+    };
+    let block = scan_wal(&kept, &unwrap).expect("a header").next().expect("a block").expect("whole");
+    assert_eq!(block.records[0].lsn, Lsn::new(2));
+    let WalRecordKind::Frame { org: of, gateway: by, received, frame: bytes } = &block.records[0].kind else { panic!("a frame") };
+    assert_eq!((*of, *by, *received, bytes), (org(3), gateway(), Millis::EPOCH, frame(2, 1).bytes()));
+    let mut process = rig.start().expect("starts");
+    process.submit(3, frame(4, 1)).expect("room");
+    assert_eq!(process.run().expect("runs"), [Answer::Failed(4, SubmitFailure::UnknownOrg)]);
+    let spool = storage_format::SpoolId::new(5).expect("not zero");
+    let durable = process.orgs.get(org(1)).expect("loaded").durable_sequence(gateway(), spool);
+    assert_eq!(durable, FrameSequence::new(3));
+}
+
+#[test]
+fn recovery_keeps_its_memory() {
+    let (_, mut rig) = rig();
+    let mut process = rig.start().expect("starts");
+    fill(&mut process, 1, 60);
+    drop(process);
+    // Room for some of the readings only: the host is asked to flush in between.
+    rig.buffer_bytes_max = 60_000;
+    let process = rig.start().expect("starts");
+    assert_eq!(process.report.applied, 60);
+    assert!(rig.relieved.load(Ordering::Relaxed) > 1);
+    assert!(process.orgs.budget().used() <= 60_000, "{}", process.orgs.budget().used());
+}
