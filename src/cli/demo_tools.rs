@@ -1,0 +1,68 @@
+//! What the demo borrows from the commands, so that it shows what they show.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use storage_format::Millis;
+
+use super::api::{Api, ServerArgs};
+use super::gateway::{self, Enrollment};
+use super::{export, query};
+use crate::control::Control;
+use crate::data_dir::DataDir;
+use crate::error::{Context, Result};
+use crate::pki::GATEWAY_DAYS;
+
+/// A query of somebody.
+pub(crate) struct Question {
+    pub(crate) url: String,
+    pub(crate) token: String,
+    pub(crate) sql: String,
+}
+
+/// The wall clock.
+pub(crate) fn now() -> Millis {
+    super::now()
+}
+
+/// Runs what waits for the server beside the threads that the server needs.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context(|| "a command of the demo was lost".to_owned())?
+}
+
+/// The answer, as `icecore query` prints it.
+pub(crate) async fn ask(question: Question) -> Result<String> {
+    blocking(move || {
+        let api = Api::new(&ServerArgs { server: question.url, token: question.token })?;
+        query::table_text(&api, &question.sql)
+    })
+    .await
+}
+
+/// As `icecore export`.
+pub(crate) async fn export(url: String, token: String, path: PathBuf) -> Result<()> {
+    blocking(move || {
+        let api = Api::new(&ServerArgs { server: url, token })?;
+        export::write(&api, &json!({"format": "csv"}), &path)
+    })
+    .await
+}
+
+/// As `icecore gateway enroll`.
+pub(crate) async fn enroll(control: &Control, data: &DataDir, org: &str, out: &Path) -> Result<()> {
+    let server_name = gateway::first_server_name(data)?;
+    let gateway = Enrollment { org, name: "first", server_name: &server_name, days: GATEWAY_DAYS };
+    gateway::enroll(control, data, &gateway, out).await
+}
+
+/// The size of all files below a directory.
+pub(crate) fn bytes_below(dir: &Path) -> Result<u64> {
+    let what = || format!("cannot read {}", dir.display());
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir).context(what)? {
+        let entry = entry.context(what)?;
+        let metadata = entry.metadata().context(what)?;
+        bytes += if metadata.is_dir() { bytes_below(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}

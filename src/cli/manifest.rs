@@ -1,0 +1,85 @@
+//! `icecore manifest show`: an organisation's segments, totals, and what they cover.
+
+use clap::{Args, Subcommand};
+use engine::ManifestError;
+use storage_format::manifest::{Manifest, SegmentEntry};
+
+use super::offline::manifests;
+use super::table::text_table;
+use super::{DataDirArgs, block_on, output};
+use crate::error::{Problem, Result, chain};
+
+/// Show an organisation's manifest, beside a running server or without one.
+#[derive(Debug, Args)]
+pub(super) struct ManifestArgs {
+    #[command(subcommand)]
+    command: ManifestCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ManifestCommand {
+    /// Show the newest version: totals, what is covered, every live segment
+    Show {
+        /// The organisation
+        #[arg(long, value_name = "ORG")]
+        org: String,
+        #[command(flatten)]
+        data_dir: DataDirArgs,
+    },
+}
+
+pub(super) fn run(args: &ManifestArgs) -> Result<()> {
+    let ManifestCommand::Show { org, data_dir } = &args.command;
+    let data = data_dir.open();
+    block_on(async {
+        let control = data.open_control().await?;
+        let org = control.org(org).await?;
+        control.close().await;
+        let manifest = match manifests(&data)?.load(org.id).await {
+            Ok(manifest) => manifest,
+            Err(ManifestError::NotFound(_)) => {
+                return output::line(format_args!("{} has no manifest yet: nothing was sent or asked", org.name));
+            }
+            Err(error) => {
+                return Err(Problem::new(format!("the manifest of {} cannot be read", org.name)).detail(chain(&error)));
+            }
+        };
+        show(&org.name, &manifest)
+    })
+}
+
+fn show(org: &str, manifest: &Manifest) -> Result<()> {
+    let entries = || manifest.segments().iter().chain(manifest.conflicts());
+    let bytes: u64 = entries().map(|entry| entry.bytes).sum();
+    output::line(format_args!("organisation  {org}"))?;
+    output::line(format_args!("version       {}, written by epoch {}", manifest.version(), manifest.epoch()))?;
+    output::line(format_args!("flushes       {}", manifest.flush()))?;
+    output::line(format_args!("covers        every record up to LSN {}", manifest.lsn_covered()))?;
+    let totals = manifest.totals();
+    output::line(format_args!(
+        "totals        {} readings; samples: {} duplicates, {} conflicts, {} filled in later",
+        totals.readings, totals.duplicates, totals.conflicts, totals.filled
+    ))?;
+    output::line(format_args!(
+        "objects       {} segments, {} with conflicts, {bytes} bytes",
+        manifest.segments().len(),
+        manifest.conflicts().len()
+    ))?;
+    let header = ["kind", "window", "segment", "flushes", "rows", "bytes", "first", "last", "channels"];
+    output::line(text_table(&header, entries().map(row)))
+}
+
+fn row(entry: &SegmentEntry) -> Vec<String> {
+    let channels: Vec<_> = entry.channels.iter().map(ToString::to_string).collect();
+    vec![
+        entry.kind.name().to_owned(),
+        entry.window.to_string(),
+        entry.id.to_string(),
+        format!("{}-{}", entry.flush_first, entry.flush_last),
+        entry.rows.to_string(),
+        entry.bytes.to_string(),
+        entry.time_min.to_string(),
+        entry.time_max.to_string(),
+        channels.join(" "),
+    ]
+}

@@ -1,0 +1,54 @@
+//! A data directory as commands look into it: read-only, with or without a server beside.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use engine::{ManifestStore, MasterKey, OrgKeys, SystemClock, SystemRandom};
+use object_store::local::LocalFileSystem;
+use storage_format::encryption::SecretKey;
+
+use crate::data_dir::DataDir;
+use crate::error::{Context, Problem, Result};
+use crate::keys;
+
+/// The data directory that a file belongs to.
+#[derive(Debug, Args)]
+pub(super) struct OfflineArgs {
+    /// The data directory; found by itself for a file within one
+    #[arg(long, value_name = "DIR", env = "ICECORE_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl OfflineArgs {
+    /// The data directory: named, or the one that this file is in.
+    pub(super) fn find(&self, file: &Path) -> Result<DataDir> {
+        if let Some(dir) = &self.data_dir {
+            let data = DataDir::new(dir);
+            data.check()?;
+            return Ok(data);
+        }
+        let file = file.canonicalize().context(|| format!("cannot read {}", file.display()))?;
+        let found = file.ancestors().map(DataDir::new).find(|data| data.check().is_ok());
+        found.ok_or_else(|| {
+            Problem::new(format!("{} is in no data directory", file.display()))
+                .help("name the one that it came from: --data-dir DIR; its master key opens the file")
+        })
+    }
+}
+
+/// The master key of a data directory.
+pub(super) fn master_key(data: &DataDir) -> Result<SecretKey> {
+    keys::load_master_key(&data.keys())
+}
+
+/// The manifests and organisations' keys of a data directory.
+pub(super) fn manifests(data: &DataDir) -> Result<ManifestStore> {
+    let store = LocalFileSystem::new_with_prefix(data.store())
+        .context(|| format!("cannot open the object store {}", data.store().display()))?;
+    let store = Arc::new(store);
+    let random = Arc::new(SystemRandom::default());
+    let provider = Arc::new(MasterKey::new(master_key(data)?, random.clone()));
+    let keys = Arc::new(OrgKeys::new(store.clone(), provider, random.clone()));
+    Ok(ManifestStore::new(store, keys, random, Arc::new(SystemClock::new())))
+}

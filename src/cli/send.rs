@@ -1,0 +1,154 @@
+//! `icecore gateway send`: readings from a CSV file, as a gateway.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, stderr, stdin};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{block_on, not_there, output, parse_duration};
+use crate::error::{Context, Problem, Result};
+use crate::readings_csv::ReadingsCsv;
+use crate::sender::{FRAME_READINGS, Sender};
+
+/// Send a CSV file of readings.
+///
+/// Columns: time (RFC 3339 with a zone), logger (16 hex digits), and one or more channels (temperature, humidity,
+/// battery, rssi, pressure, co2, illuminance, differential_pressure), in any order; an empty cell means "not measured".
+///
+/// Ends with success only if every reading was acknowledged, that is, is on the server's disk. A mistake in the file is
+/// told with line and column: what stands before that line is sent and acknowledged, nothing from it on. Sending a file
+/// again is always safe: what is there already is kept once.
+#[derive(Debug, Args)]
+pub(super) struct SendArgs {
+    #[command(flatten)]
+    gateway: GatewaySide,
+    /// The file, or - for stdin
+    file: PathBuf,
+}
+
+/// Who sends, and where to.
+#[derive(Debug, Args)]
+pub(super) struct GatewaySide {
+    /// The gateway's identity, as `gateway enroll` made it
+    #[arg(long, value_name = "DIR")]
+    identity: PathBuf,
+    /// The server's ingest address, such as ice.example.org:4433
+    #[arg(long, value_name = "HOST:PORT")]
+    server: String,
+    /// How long to go on trying while nothing is acknowledged
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    patience: Duration,
+    /// Readings in a frame at most
+    #[arg(long, value_name = "N", default_value_t = FRAME_READINGS as u64,
+          value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    frame_readings: u64,
+}
+
+impl GatewaySide {
+    pub(super) fn sender(&self) -> Result<Sender> {
+        if !self.identity.is_dir() {
+            return Err(not_there("identity", &self.identity).help("`icecore gateway enroll … --out DIR` makes one"));
+        }
+        let frame_readings = usize::try_from(self.frame_readings).unwrap_or(FRAME_READINGS);
+        Sender::new(&self.identity, &self.server, self.patience, frame_readings)
+    }
+}
+
+pub(super) fn run(args: &SendArgs) -> Result<()> {
+    let name = args.file.display().to_string();
+    let (source, bytes): (Box<dyn BufRead>, u64) = if args.file.as_os_str() == "-" {
+        (Box::new(stdin().lock()), 0)
+    } else {
+        if args.file.is_dir() {
+            return Err(Problem::new(format!("{name} is a directory, not a CSV file")));
+        }
+        let file = File::open(&args.file).context(|| format!("cannot read {name}"))?;
+        let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+        (Box::new(BufReader::with_capacity(256 << 10, file)), bytes)
+    };
+    let sender = args.gateway.sender()?;
+    block_on(send(sender, source, bytes, &name))
+}
+
+async fn send(mut sender: Sender, source: Box<dyn BufRead>, bytes: u64, name: &str) -> Result<()> {
+    let wrong = |error| Problem::new(format!("{name} has a mistake")).detail(format!("{name}: {error}"));
+    let mut csv = ReadingsCsv::new(source)
+        .map_err(|error| wrong(error).help("nothing was sent; correct the header and send the file again"))?;
+    let mut watcher = Watcher::new(bytes);
+    let mut mistake = None;
+    loop {
+        let done = match csv.next_reading() {
+            Ok(Some(reading)) => sender.push(reading.line, reading.logger, reading.time, reading.samples).await,
+            Ok(None) => break,
+            Err(error) => {
+                mistake = Some(error);
+                break;
+            }
+        };
+        if done.is_err() {
+            // Told by the outcome, with what became of the rest.
+            break;
+        }
+        watcher.look(&sender, csv.bytes_read());
+    }
+    let outcome = sender.finish().await;
+    watcher.end();
+    output::line(format_args!("{name}: {}", outcome.summary()))?;
+    outcome.check("line")?;
+    match mistake {
+        None => Ok(()),
+        Some(error) => {
+            let help = format!(
+                "the {} readings before it were sent and acknowledged, nothing from that line on. Correct the line and \
+                 send the whole file again: what is there already is kept once",
+                outcome.acknowledged_readings
+            );
+            Err(wrong(error).help(help))
+        }
+    }
+}
+
+/// Shows how it goes: a bar on a terminal, otherwise only trouble.
+pub(super) struct Watcher {
+    bar: ProgressBar,
+    looks: u64,
+    told: Option<String>,
+}
+
+/// Readings between two looks.
+const LOOK_EVERY: u64 = 1_024;
+
+impl Watcher {
+    pub(super) fn new(length: u64) -> Self {
+        let bar = if stderr().is_terminal() { ProgressBar::new(length) } else { ProgressBar::hidden() };
+        let style = ProgressStyle::with_template("{bar:30} {percent:>3} % {elapsed} {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self { bar, looks: 0, told: None }
+    }
+
+    pub(super) fn look(&mut self, sender: &Sender, position: u64) {
+        self.looks += 1;
+        if !self.looks.is_multiple_of(LOOK_EVERY) {
+            return;
+        }
+        self.bar.set_position(position);
+        let Some(progress) = sender.progress() else { return };
+        let progress = progress.borrow().clone();
+        if let Some(trouble) = progress.trouble {
+            self.bar.set_message(format!("no connection: {trouble}"));
+            if self.bar.is_hidden() && self.told.as_ref() != Some(&trouble) {
+                output::note(format_args!("no connection: {trouble}; trying again"));
+                self.told = Some(trouble);
+            }
+        } else {
+            self.bar.set_message(format!("{} acknowledged", output::grouped(progress.acknowledged_readings)));
+        }
+    }
+
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}

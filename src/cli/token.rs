@@ -1,0 +1,83 @@
+//! `icecore token`: make, list and revoke the tokens by which programs ask.
+
+use clap::{Args, Subcommand};
+
+use super::table::text_table;
+use super::{DataDirArgs, block_on, now, output};
+use crate::error::Result;
+
+/// Make, list and revoke tokens. Works beside a running server, which learns of it at once.
+///
+/// A token lets a program ask for the readings of one organisation. It is shown once, when it is made; only its hash is
+/// kept.
+#[derive(Debug, Args)]
+pub(super) struct TokenArgs {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token; it is the last word printed
+    Create {
+        /// The organisation whose readings it opens
+        #[arg(long, value_name = "ORG")]
+        org: String,
+        /// What it is for
+        #[arg(long, default_value = "token")]
+        name: String,
+        #[command(flatten)]
+        data_dir: DataDirArgs,
+    },
+    /// List tokens by id, name and their last four digits
+    List {
+        /// Only those of this organisation
+        #[arg(long, value_name = "ORG")]
+        org: Option<String>,
+        #[command(flatten)]
+        data_dir: DataDirArgs,
+    },
+    /// Take a token back
+    Revoke {
+        /// Its id, as `token list` shows it
+        id: String,
+        #[command(flatten)]
+        data_dir: DataDirArgs,
+    },
+}
+
+pub(super) fn run(args: &TokenArgs) -> Result<()> {
+    block_on(async {
+        match &args.command {
+            TokenCommand::Create { org, name, data_dir } => {
+                let control = data_dir.open().open_control().await?;
+                let org = control.org(org).await?;
+                let (id, secret) = control.create_token(org.id, name, now()).await?;
+                control.close().await;
+                output::line(format_args!("created token {id} of {}; it is not shown again:", org.name))?;
+                output::line(secret.expose())
+            }
+            TokenCommand::List { org, data_dir } => {
+                let control = data_dir.open().open_control().await?;
+                let only = match org {
+                    Some(name) => Some(control.org(name).await?.name),
+                    None => None,
+                };
+                let tokens = control.tokens().await?.into_iter();
+                let tokens = tokens.filter(|token| only.as_ref().is_none_or(|only| *only == token.org_name));
+                let rows = tokens.map(|token| {
+                    let standing = token.revoked.map_or_else(String::new, |at| format!("revoked {at}"));
+                    let digits = format!("…{}", token.last_four);
+                    vec![token.id, token.org_name, token.name, digits, token.created.to_string(), standing]
+                });
+                output::line(text_table(&["id", "organisation", "name", "token", "created", "standing"], rows))
+            }
+            TokenCommand::Revoke { id, data_dir } => {
+                let control = data_dir.open().open_control().await?;
+                control.revoke_token(id, now()).await?;
+                control.close().await;
+                output::line(format_args!("revoked token {id}"))
+            }
+        }
+    })
+}

@@ -1,0 +1,85 @@
+use std::path::PathBuf;
+
+use super::*;
+
+fn read(text: &str) -> std::result::Result<Config, String> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("config.toml");
+    std::fs::write(&file, text).expect("written");
+    load(&file, &Overrides::default()).map_err(|problem| problem.to_string())
+}
+
+/// What is written down is what holds, in the crates that use it as well.
+#[test]
+fn the_written_defaults_are_the_defaults() {
+    let config = read("").expect("the defaults hold");
+    let written = read(DEFAULT_TOML).expect("the written defaults hold");
+    assert_eq!(format!("{config:?}"), format!("{written:?}"));
+    let dir = PathBuf::from("data");
+    assert_eq!(format!("{:?}", config.engine(&dir)), format!("{:?}", engine::EngineConfig::new(&dir)));
+    assert_eq!(config.ingest.limits, ingest::IngestLimits::default());
+    assert_eq!(config.query, query::QueryLimits::default());
+}
+
+#[test]
+fn every_setting_has_its_comment() {
+    let mut commented = false;
+    let mut bare = Vec::new();
+    for line in DEFAULT_TOML.lines() {
+        match line {
+            "" => commented = false,
+            line if line.starts_with('#') => commented = true,
+            line if line.starts_with('[') => commented = false,
+            line if !commented => bare.push(line),
+            _ => {}
+        }
+    }
+    assert!(bare.is_empty(), "{bare:?}");
+}
+
+#[test]
+fn a_file_changes_what_it_names() {
+    let config = read("[engine]\nflush_age = \"90s\"\nflush_bytes = 65536\n[log]\nformat = \"json\"").expect("fine");
+    let engine = config.engine(Path::new("x"));
+    assert_eq!((engine.flush_age.as_secs(), engine.flush_bytes), (90, 65_536));
+    assert_eq!(engine.wal_file_bytes, 64 << 20, "the rest stays");
+    assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn mistakes_are_told_with_their_place() {
+    for (text, expected) in [
+        ("[htp]\naddr = \"x\"", &["htp", "config.toml"][..]),
+        ("[http]\nadr = \"x\"", &["http.adr", "config.toml", "known here: addr"]),
+        ("[engine]\nflush_age = 5", &["engine.flush_age", "a duration with a unit"]),
+        ("[engine]\nflush_bytes = -5", &["engine.flush_bytes", "config.toml"]),
+        ("[engine]\nwal_bytes_max = 1", &["wal_bytes_max"]),
+        ("[engine]\nflush_concurrency = 0", &["flush_concurrency"]),
+        ("[http]\naddr = \"0.0.0.0:80\"", &["http.addr", "allow_plain_on_network"]),
+        ("[http]\naddr = \"localhost\"", &["http.addr"]),
+        ("[http]\nrequests_max = 0", &["http.requests_max"]),
+        ("[ingest]\nserver_names = []", &["ingest.server_names"]),
+        ("[ingest]\nserver_names = [\"a b\"]", &["ingest.server_names"]),
+        ("[ingest]\ntime_min = \"yesterday\"", &["ingest.time_min"]),
+        ("[ingest]\nframe_max = \"2 MiB\"", &["ingest.frame_max"]),
+        ("[ingest]\nstreams_max = 0", &["streams_max"]),
+        ("[log]\nformat = \"xml\"", &["log.format"]),
+        ("this is no TOML", &["config"]),
+    ] {
+        let error = read(text).err().unwrap_or_else(|| panic!("{text:?} was accepted"));
+        for part in expected {
+            assert!(error.contains(part), "{text:?} should tell {part:?}: {error}");
+        }
+    }
+    assert!(read("[http]\naddr = \"0.0.0.0:80\"\nallow_plain_on_network = true").is_ok());
+    assert!(load(Path::new("/nowhere/config.toml"), &Overrides::default()).is_err());
+}
+
+#[test]
+fn flags_go_last() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("config.toml");
+    std::fs::write(&file, "[http]\naddr = \"127.0.0.1:1\"").expect("written");
+    let overrides = Overrides { http_addr: Some("127.0.0.1:2".to_owned()), ..Overrides::default() };
+    assert_eq!(load(&file, &overrides).expect("fine").http.addr.port(), 2);
+}

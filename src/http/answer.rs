@@ -1,0 +1,203 @@
+//! Answers that stream: batches are encoded as they come, in a task that ends when the reader goes away, when its time
+//! is over, or when the answer does.
+//!
+//! An error after the first byte cannot be a status any more: the body is cut without its proper end, which every HTTP
+//! client reports.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::ipc::writer::StreamWriter;
+use arrow::json::writer::{JsonArray, LineDelimited};
+use arrow::{csv, json};
+use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use query::QueryStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::Place;
+use super::error::HttpError;
+use crate::error::Problem;
+
+/// Encoded batches that wait for a slow reader.
+const CHUNKS_AHEAD: usize = 4;
+
+/// Turns batches into bytes.
+pub(super) trait Encoder: Send + 'static {
+    /// What a reader is told that the bytes are.
+    fn content_type(&self) -> &'static str;
+
+    /// The bytes of one more batch.
+    fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, ArrowError>;
+
+    /// The bytes after the last batch.
+    fn finish(&mut self) -> Result<Vec<u8>, ArrowError>;
+}
+
+/// The answer to a query, in the form that an encoder gives it. An error before the first batch has a status.
+pub(super) async fn stream(
+    mut batches: QueryStream,
+    mut encoder: Box<dyn Encoder>,
+    place: Place,
+    time_max: Duration,
+) -> Result<Response, HttpError> {
+    let deadline = Instant::now() + time_max;
+    let cannot_encode =
+        |error: ArrowError| HttpError::internal(&Problem::new("an answer cannot be encoded").detail(error));
+    let first = timeout_at(deadline, batches.next()).await;
+    let first = first.map_err(|_| HttpError::timeout("the answer took longer than a request may"))?;
+    let content_type = [(header::CONTENT_TYPE, encoder.content_type())];
+    let Some(first) = first.transpose()? else {
+        let empty = encoder.encode(&RecordBatch::new_empty(batches.schema())).map_err(cannot_encode)?;
+        let end = encoder.finish().map_err(cannot_encode)?;
+        return Ok((content_type, [empty, end].concat()).into_response());
+    };
+    let head = encoder.encode(&first).map_err(cannot_encode)?;
+    let (chunks, receiver) = mpsc::channel::<io::Result<Bytes>>(CHUNKS_AHEAD);
+    tokio::spawn(async move {
+        let work = produce(batches, encoder, head, &chunks);
+        let done = timeout_at(deadline, work).await.unwrap_or_else(|_| Err("it took longer than it may".to_owned()));
+        if let Err(why) = done {
+            tracing::warn!(why, "an answer was cut off");
+            let cut = tokio::time::timeout(Duration::from_secs(1), chunks.send(Err(io::Error::other("cut off"))));
+            // A reader that takes nothing finds the channel closed instead, and its connection is closed with it.
+            let _ = cut.await;
+        }
+        drop(place);
+    });
+    let chunks = futures::stream::unfold((receiver, false), |(mut receiver, ended)| async move {
+        if ended {
+            return None;
+        }
+        match receiver.recv().await {
+            Some(Ok(chunk)) if chunk.is_empty() => None,
+            Some(Ok(chunk)) => Some((Ok(chunk), (receiver, false))),
+            Some(Err(error)) => Some((Err(error), (receiver, true))),
+            // The task went away without the empty chunk that ends an answer.
+            None => Some((Err(io::Error::other("cut off")), (receiver, true))),
+        }
+    });
+    Ok((content_type, Body::from_stream(chunks)).into_response())
+}
+
+/// Sends all bytes; an empty chunk says that the answer is whole.
+async fn produce(
+    mut batches: QueryStream,
+    mut encoder: Box<dyn Encoder>,
+    head: Vec<u8>,
+    chunks: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<(), String> {
+    let mut next = head;
+    loop {
+        // An empty chunk would say "whole".
+        if !next.is_empty() && chunks.send(Ok(next.into())).await.is_err() {
+            return Err("the reader went away".to_owned());
+        }
+        match batches.next().await {
+            Some(Ok(batch)) => next = encoder.encode(&batch).map_err(|error| error.to_string())?,
+            Some(Err(error)) => return Err(error.to_string()),
+            None => break,
+        }
+    }
+    for last in [encoder.finish().map_err(|error| error.to_string())?, Vec::new()] {
+        let is_end = last.is_empty();
+        if chunks.send(Ok(last.into())).await.is_err() || is_end {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The forms in which SQL is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Arrow,
+    Csv,
+    Json,
+    JsonLines,
+}
+
+/// A buffer that a writer fills and the encoder empties.
+#[derive(Debug, Clone, Default)]
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Buffer {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl io::Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Writer {
+    Arrow(Box<StreamWriter<Buffer>>),
+    Csv(Box<csv::Writer<Buffer>>),
+    Json(Box<json::Writer<Buffer, JsonArray>>),
+    JsonLines(Box<json::Writer<Buffer, LineDelimited>>),
+}
+
+/// Encodes with arrow's writers.
+struct ArrowEncoder {
+    buffer: Buffer,
+    writer: Writer,
+}
+
+/// The encoder of a form.
+pub(super) fn encoder(format: Format, schema: &SchemaRef) -> Result<Box<dyn Encoder>, ArrowError> {
+    let buffer = Buffer::default();
+    let json = || json::WriterBuilder::new().with_explicit_nulls(true);
+    let writer = match format {
+        Format::Arrow => Writer::Arrow(Box::new(StreamWriter::try_new(buffer.clone(), schema)?)),
+        Format::Csv => Writer::Csv(Box::new(csv::Writer::new(buffer.clone()))),
+        Format::Json => Writer::Json(Box::new(json().build(buffer.clone()))),
+        Format::JsonLines => Writer::JsonLines(Box::new(json().build(buffer.clone()))),
+    };
+    Ok(Box::new(ArrowEncoder { buffer, writer }))
+}
+
+impl Encoder for ArrowEncoder {
+    fn content_type(&self) -> &'static str {
+        match self.writer {
+            Writer::Arrow(_) => "application/vnd.apache.arrow.stream",
+            Writer::Csv(_) => "text/csv; charset=utf-8",
+            Writer::Json(_) => "application/json",
+            Writer::JsonLines(_) => "application/x-ndjson",
+        }
+    }
+
+    fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+        match &mut self.writer {
+            Writer::Arrow(writer) => writer.write(batch)?,
+            Writer::Csv(writer) => writer.write(batch)?,
+            Writer::Json(writer) => writer.write(batch)?,
+            Writer::JsonLines(writer) => writer.write(batch)?,
+        }
+        Ok(self.buffer.take())
+    }
+
+    fn finish(&mut self) -> Result<Vec<u8>, ArrowError> {
+        match &mut self.writer {
+            Writer::Arrow(writer) => writer.finish()?,
+            Writer::Csv(_) => {}
+            Writer::Json(writer) => writer.finish()?,
+            Writer::JsonLines(writer) => writer.finish()?,
+        }
+        Ok(self.buffer.take())
+    }
+}

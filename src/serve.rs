@@ -1,0 +1,218 @@
+//! The server, put together: engine, query, wire and HTTP over one data directory.
+//!
+//! Order of a start: lock, keys, control database, HTTP (which says "not ready"), recovery, readiness, wire. Order of a
+//! stop: wire (what was submitted is answered), HTTP (answers under way come to an end), engine. A fatal error of the
+//! engine ends the server with that error; what was acknowledged is in the WAL.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::serve::ListenerExt;
+use engine::{Clock, Engine, EngineParts, LocalDurable, MasterKey, RealFiles, SystemClock, SystemRandom};
+use ingest::{Server, ServerConfig, ServerTls, TimePolicy};
+use query::QueryEngine;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::control::Control;
+use crate::data_dir::{DataDir, DirLock};
+use crate::error::{Context, Problem, Result};
+use crate::http::{self, Backend, HttpState};
+use crate::pki::{self, Authority};
+use crate::ports::{Directory, Now, Orgs, Sink};
+use crate::telemetry::Metrics;
+use crate::{keys, private_file};
+
+/// A server at work.
+#[derive(Debug)]
+pub struct Running {
+    engine: Arc<Engine>,
+    ingest: Server,
+    http: HttpServer,
+    control: Control,
+    config: Config,
+    upkeep: JoinHandle<()>,
+    // Last: released after everything else has ended.
+    _lock: DirLock,
+}
+
+#[derive(Debug)]
+struct HttpServer {
+    addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl HttpServer {
+    async fn start(config: &Config, state: HttpState) -> Result<Self> {
+        let what = || format!("cannot listen for HTTP on {}", config.http.addr);
+        let listener = TcpListener::bind(config.http.addr).await.context(what)?;
+        let addr = listener.local_addr().context(what)?;
+        let listener = listener.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY is not set");
+            }
+        });
+        let (stop, mut stopped) = watch::channel(false);
+        let signal = async move {
+            // A sender that is gone means stop as well.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        let serve = axum::serve(listener, http::router(state)).with_graceful_shutdown(signal);
+        let task = tokio::spawn(async move { serve.await });
+        tracing::info!(%addr, "http listens");
+        Ok(Self { addr, stop, task })
+    }
+
+    async fn stop(self, grace: std::time::Duration) {
+        self.stop.send_replace(true);
+        let mut task = self.task;
+        if tokio::time::timeout(grace, &mut task).await.is_err() {
+            tracing::warn!("answers under way were cut off");
+            task.abort();
+        }
+    }
+}
+
+impl Running {
+    /// Starts a server on a data directory that `init` has made; returns when it is ready.
+    ///
+    /// # Errors
+    /// When the directory is none or taken, a key does not fit, an address is taken, or recovery finds damage.
+    pub async fn start(data: &DataDir, config: Config) -> Result<Self> {
+        let metrics = Metrics::install()?;
+        let control = data.open_control().await?;
+        let lock = data.lock()?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let now: Now = {
+            let clock = Arc::clone(&clock);
+            Arc::new(move || clock.now())
+        };
+        let master_key = keys::load_master_key(&data.keys())?;
+        keys::verify_check(&control, &master_key).await?;
+        let authority = Authority::load(&data.keys())?;
+        authority.ensure_server_certificate(&data.keys(), &config.ingest.server_names, now())?;
+
+        let (backend, ready) = watch::channel(None);
+        let state = HttpState::new(config.http.clone(), control.clone(), metrics.clone(), ready);
+        let http = HttpServer::start(&config, state).await?;
+
+        let random = Arc::new(SystemRandom::default());
+        let store = LocalDurable::open(data.store(), data.staging())
+            .context(|| format!("cannot open the object store {}", data.store().display()))?;
+        let parts = EngineParts {
+            files: Arc::new(RealFiles),
+            store: Arc::new(store),
+            keys: Arc::new(MasterKey::new(master_key, random.clone())),
+            clock,
+            random,
+        };
+        tracing::info!(data_dir = %data.path().display(), "recovering");
+        let engine = Engine::open(config.engine(data.path()), parts)
+            .await
+            .map_err(|error| Problem::new("the engine does not start").detail(error))?;
+        private_file::create_dir(&data.spill())?;
+        let query = QueryEngine::with_spill_dir(
+            Arc::clone(&engine),
+            config.query.clone(),
+            config.metadata_cache_bytes_max,
+            data.spill(),
+        );
+        let orgs = Arc::new(Orgs::new(Arc::clone(&engine)));
+        let ingest = Self::start_ingest(data, &config, &control, &engine, &orgs, now)?;
+        backend.send_replace(Some(Backend { engine: Arc::clone(&engine), query, orgs }));
+        let upkeep = tokio::spawn(upkeep(metrics, backend));
+        tracing::info!(http = %http.addr, ingest = %ingest.local_addr(), "ready");
+        Ok(Self { engine, ingest, http, control, config, upkeep, _lock: lock })
+    }
+
+    fn start_ingest(
+        data: &DataDir,
+        config: &Config,
+        control: &Control,
+        engine: &Arc<Engine>,
+        orgs: &Arc<Orgs>,
+        now: Now,
+    ) -> Result<Server> {
+        let pem = pki::load_server(&data.keys())?;
+        let tls = ServerTls::from_pem(pem.certificate.as_bytes(), pem.key.as_bytes(), pem.ca.as_bytes())
+            .context(|| "the server's certificate cannot be used".to_owned())?;
+        let ingest_config = ServerConfig {
+            addr: config.ingest.addr,
+            tls,
+            limits: config.ingest.limits.clone(),
+            times: TimePolicy { time_min: config.ingest.time_min, ahead_max: config.ingest.future_max },
+            now: Arc::clone(&now),
+        };
+        let directory = Arc::new(Directory::new(control.clone(), Arc::clone(orgs), now));
+        Server::bind(ingest_config, Arc::new(Sink::new(Arc::clone(engine))), directory)
+            .context(|| "cannot listen for gateways".to_owned())
+    }
+
+    /// Where programs ask.
+    #[must_use]
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http.addr
+    }
+
+    /// Where gateways connect.
+    #[must_use]
+    pub fn ingest_addr(&self) -> SocketAddr {
+        self.ingest.local_addr()
+    }
+
+    /// The engine, for whoever is in the same process.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Waits until the engine or HTTP stop by themselves, which they do only in error.
+    pub async fn failed(&mut self) -> Problem {
+        let mut failed = self.engine.failed();
+        tokio::select! {
+            fatal = failed.wait_for(Option::is_some) => {
+                let text = fatal.ok().and_then(|error| error.as_ref().map(ToString::to_string)).unwrap_or_default();
+                Problem::new("the engine has stopped; what was acknowledged is on the disk").detail(text)
+            }
+            ended = &mut self.http.task => {
+                let text = match ended {
+                    Ok(Err(error)) => error.to_string(),
+                    Ok(Ok(())) => "it ended".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                Problem::new("the HTTP server has stopped").detail(text)
+            }
+        }
+    }
+
+    /// Stops in order.
+    ///
+    /// # Errors
+    /// When the engine had stopped in error before, or does while closing.
+    pub async fn stop(self) -> Result<()> {
+        tracing::info!("stopping");
+        self.ingest.shutdown(self.config.ingest.shutdown_grace).await;
+        self.http.stop(self.config.http.shutdown_grace).await;
+        self.upkeep.abort();
+        let closed = self.engine.close().await;
+        self.control.close().await;
+        closed.map_err(|error| Problem::new("the engine did not close cleanly").detail(error))?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Keeps the metrics small. Holds the backend's sender, without which waiting requests would be told to go.
+async fn upkeep(metrics: Metrics, backend: watch::Sender<Option<Backend>>) {
+    let mut interval = tokio::time::interval(Metrics::UPKEEP_INTERVAL);
+    loop {
+        interval.tick().await;
+        metrics.upkeep();
+        if backend.is_closed() {
+            return;
+        }
+    }
+}
