@@ -1,1 +1,23 @@
-//! Stub.
+//! SQL over icecore's readings: DataFusion on one snapshot of one organisation.
+//!
+//! This crate never writes. A [`Session`] belongs to one organisation and cannot see another; every query reads one
+//! snapshot of the engine, prunes segments by their keys before any is opened, merges by first-wins where rows can
+//! repeat, and is bounded in memory, time and rows.
+
+mod error;
+mod export;
+mod functions;
+mod limits;
+mod metadata_cache;
+mod prune;
+mod scan;
+mod session;
+mod statement;
+mod stream;
+mod tables;
+
+pub use error::{LimitKind, QueryError};
+pub use export::ExportRequest;
+pub use limits::QueryLimits;
+pub use session::{QueryEngine, Session};
+pub use stream::QueryStream;

@@ -1,0 +1,149 @@
+//! What can go wrong with a query, as its caller may read it.
+//!
+//! A caller never learns a path of the host, the name of an object in the store or anything of another organisation:
+//! texts of the SQL layer pass (they speak of the caller's own statement), texts of the storage layer do not. Those
+//! are logged here, once, and the caller gets a sentence that says what to do.
+
+use std::time::Duration;
+
+use datafusion::common::DataFusionError;
+
+/// The longest text of the SQL layer that is passed on: such texts can repeat the statement.
+const DETAIL_CHARS_MAX: usize = 2_000;
+
+/// Which limit a query ran into.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitKind {
+    /// It needed more memory (or spill space) than one query may have.
+    #[error("it needs more memory than a query may use ({bytes_max} bytes)")]
+    Memory {
+        /// What one query may use.
+        bytes_max: usize,
+    },
+    /// It ran for too long.
+    #[error("it ran for longer than a query may ({time_max:?})")]
+    Time {
+        /// How long one query may run.
+        time_max: Duration,
+    },
+    /// Its answer has too many rows.
+    #[error("its answer has more rows than a query may return ({rows_max})")]
+    Rows {
+        /// How many rows one answer may have.
+        rows_max: u64,
+    },
+    /// Too many queries run already.
+    #[error("{queries_max} queries are running already")]
+    Queries {
+        /// How many may run at once.
+        queries_max: usize,
+    },
+}
+
+/// Why a query has no (complete) answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueryError {
+    /// The statement is of a kind, or of a size, that is not run here.
+    #[error("not allowed: {0}")]
+    Refused(String),
+    /// The statement is wrong: syntax, names, types, or arithmetic that cannot be done.
+    #[error("{0}")]
+    Invalid(String),
+    /// It ran into a limit. What was returned until then is not the whole answer.
+    #[error("the query was stopped: {0}")]
+    Limit(LimitKind),
+    /// The store or the engine could not answer. The detail is in the server's log.
+    #[error("the readings could not be read; try again, and if it happens again tell the operator of this server")]
+    Engine,
+}
+
+/// Gives DataFusion's errors the shape that a caller may see.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ErrorMapper {
+    pub(crate) memory_bytes_max: usize,
+}
+
+impl ErrorMapper {
+    pub(crate) fn map(self, error: DataFusionError) -> QueryError {
+        match error.find_root() {
+            DataFusionError::ResourcesExhausted(_) => {
+                QueryError::Limit(LimitKind::Memory { bytes_max: self.memory_bytes_max })
+            }
+            DataFusionError::SQL(..)
+            | DataFusionError::Plan(_)
+            | DataFusionError::NotImplemented(_)
+            | DataFusionError::SchemaError(..)
+            | DataFusionError::Configuration(_)
+            | DataFusionError::Diagnostic(..) => QueryError::Invalid(detail(&error)),
+            // Casts, overflows, divisions by zero and the like: about the statement's values. What the storage layer
+            // says comes as another variant, below.
+            DataFusionError::ArrowError(arrow, _) if is_about_values(arrow) => QueryError::Invalid(detail(&error)),
+            DataFusionError::Execution(_) => QueryError::Invalid(detail(&error)),
+            DataFusionError::External(inner) => match inner.downcast_ref::<LimitKind>() {
+                Some(kind) => QueryError::Limit(kind.clone()),
+                None => internal(&error),
+            },
+            _ => internal(&error),
+        }
+    }
+}
+
+fn is_about_values(error: &arrow::error::ArrowError) -> bool {
+    use arrow::error::ArrowError;
+    matches!(
+        error,
+        ArrowError::CastError(_)
+            | ArrowError::ParseError(_)
+            | ArrowError::ComputeError(_)
+            | ArrowError::DivideByZero
+            | ArrowError::ArithmeticOverflow(_)
+            | ArrowError::InvalidArgumentError(_)
+            | ArrowError::NotYetImplemented(_)
+    )
+}
+
+fn detail(error: &DataFusionError) -> String {
+    error.strip_backtrace().chars().take(DETAIL_CHARS_MAX).collect()
+}
+
+/// Logs what the caller must not see.
+pub(crate) fn internal(error: &dyn std::fmt::Display) -> QueryError {
+    tracing::error!(%error, "query failed in the storage layer");
+    QueryError::Engine
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAPPER: ErrorMapper = ErrorMapper { memory_bytes_max: 1 };
+
+    #[test]
+    fn the_storage_layer_keeps_its_paths() {
+        let secret = "/srv/icecore/store/orgs/0123456789abcdef/segments/x.parquet";
+        let store = object_store::Error::NotFound { path: secret.into(), source: secret.into() };
+        let errors = [
+            DataFusionError::ObjectStore(Box::new(store)),
+            DataFusionError::IoError(std::io::Error::other(secret)),
+            DataFusionError::Internal(secret.into()),
+            DataFusionError::External(secret.into()),
+            DataFusionError::ParquetError(Box::new(parquet::errors::ParquetError::General(secret.into()))),
+            DataFusionError::ArrowError(Box::new(arrow::error::ArrowError::ParquetError(secret.into())), None),
+            DataFusionError::Context("scan".into(), Box::new(DataFusionError::Internal(secret.into()))),
+        ];
+        for error in errors {
+            let shown = MAPPER.map(error).to_string();
+            assert!(!shown.contains("icecore/store"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn the_statement_s_errors_pass() {
+        let shown = MAPPER.map(DataFusionError::Plan("no column temprature".into())).to_string();
+        assert!(shown.contains("no column temprature"), "{shown}");
+        let shown = MAPPER.map(DataFusionError::ResourcesExhausted("x".into()));
+        assert!(matches!(shown, QueryError::Limit(LimitKind::Memory { bytes_max: 1 })), "{shown}");
+    }
+}

@@ -1,0 +1,16 @@
+//! SQL functions of icecore's own, beside DataFusion's.
+
+mod eui64;
+mod eui64_text;
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::ScalarUDF;
+
+/// All of them.
+pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {
+    vec![
+        Arc::new(ScalarUDF::new_from_impl(eui64::Eui64::new())),
+        Arc::new(ScalarUDF::new_from_impl(eui64_text::Eui64Text::new())),
+    ]
+}

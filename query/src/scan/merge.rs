@@ -1,0 +1,200 @@
+//! The first-wins merge as a plan: sorted segments and buffered rows in, one row per (logger, time) out, sorted.
+//!
+//! The kernel is the engine's, the same that flushes with. Only predicates on keys may go below a merge: a filter on a
+//! value could hide the first value and let a refused one through. So this node takes no filters from above.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_datafusion_err};
+use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr};
+use datafusion::physical_plan::coop::cooperative;
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use engine::{MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, SortedBatches};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+
+use super::buffer;
+
+/// One merge: its runs in order of precedence.
+#[derive(Debug, Clone)]
+pub(crate) struct MergeUnit {
+    /// Plans of one partition each, sorted, with the merge's schema.
+    pub(crate) segments: Vec<Arc<dyn ExecutionPlan>>,
+    /// Rows of write buffers, which come after all segments.
+    pub(crate) buffers: Vec<SortedBatches>,
+}
+
+impl MergeUnit {
+    /// Its runs, opened.
+    pub(crate) fn runs(&self, context: &Arc<TaskContext>) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
+        let segments = self.segments.iter().map(|plan| Ok(plan.execute(0, Arc::clone(context))?.boxed()));
+        segments.chain(self.buffers.iter().map(|rows| Ok(buffer::batches(rows.clone())))).collect()
+    }
+}
+
+/// What comes out of a merge.
+#[derive(Debug)]
+pub(crate) enum Merged {
+    /// A piece of the result.
+    Batch(MergedBatch),
+    /// At the end: what was counted.
+    Counts(MergeCounts),
+}
+
+/// A merge that is running: the kernel, and the runs that it has not seen the end of.
+struct Running {
+    kernel: MergeKernel,
+    runs: Vec<BoxStream<'static, Result<RecordBatch>>>,
+    counted: bool,
+}
+
+impl Running {
+    async fn next(&mut self) -> Result<Option<Merged>> {
+        loop {
+            match self.kernel.poll().map_err(kernel_error)? {
+                MergePoll::Need(run) => {
+                    let input = self.runs.get_mut(run).ok_or_else(|| internal_datafusion_err!("there is no run {run}"))?;
+                    match input.next().await {
+                        Some(batch) => self.kernel.push(run, batch?).map_err(kernel_error)?,
+                        None => self.kernel.finish(run),
+                    }
+                }
+                MergePoll::Batch(batch) => return Ok(Some(Merged::Batch(batch))),
+                MergePoll::Done if self.counted => return Ok(None),
+                MergePoll::Done => {
+                    self.counted = true;
+                    return Ok(Some(Merged::Counts(self.kernel.counts())));
+                }
+            }
+        }
+    }
+}
+
+/// Drives the kernel over these runs, which are in order of precedence and of this schema.
+pub(crate) fn merge_runs(
+    schema: &SchemaRef,
+    runs: Vec<BoxStream<'static, Result<RecordBatch>>>,
+    mode: MergeMode,
+    batch_rows: usize,
+) -> Result<BoxStream<'static, Result<Merged>>> {
+    let kernel = MergeKernel::new(Arc::clone(schema), runs.len(), mode).map_err(kernel_error)?;
+    let running = Running { kernel: kernel.with_batch_rows(batch_rows), runs, counted: false };
+    let merged = stream::try_unfold(running, |mut running| async move {
+        let next = running.next().await?;
+        Ok(next.map(|merged| (merged, running)))
+    });
+    Ok(merged.boxed())
+}
+
+fn kernel_error(error: MergeError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// Merges, spread over partitions. See the module.
+#[derive(Debug)]
+pub(crate) struct FirstWinsMergeExec {
+    /// What the kernel sees: logger, time, the channels that are wanted, gateway, received.
+    merged_schema: SchemaRef,
+    /// The wanted columns of it, in the wanted order.
+    projection: Vec<usize>,
+    units: Vec<MergeUnit>,
+    /// Which units each partition reads, one after the other.
+    partitions: Vec<Vec<usize>>,
+    /// Memory of the buffered rows.
+    _reservation: Arc<MemoryReservation>,
+    properties: Arc<PlanProperties>,
+}
+
+impl FirstWinsMergeExec {
+    /// `ordering` is that of the projected columns, to be told only if no partition has more than one unit.
+    pub(crate) fn try_new(
+        merged_schema: SchemaRef,
+        projection: Vec<usize>,
+        units: Vec<MergeUnit>,
+        partitions: Vec<Vec<usize>>,
+        ordering: Option<LexOrdering>,
+        reservation: Arc<MemoryReservation>,
+    ) -> Result<Self> {
+        let schema = Arc::new(merged_schema.project(&projection)?);
+        let equivalences = match ordering {
+            Some(ordering) => EquivalenceProperties::new_with_orderings(schema, [ordering]),
+            None => EquivalenceProperties::new(schema),
+        };
+        let properties = PlanProperties::new(
+            equivalences,
+            Partitioning::UnknownPartitioning(partitions.len()),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        )
+        .with_scheduling_type(SchedulingType::Cooperative);
+        Ok(Self {
+            merged_schema,
+            projection,
+            units,
+            partitions,
+            _reservation: reservation,
+            properties: Arc::new(properties),
+        })
+    }
+}
+
+impl DisplayAs for FirstWinsMergeExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let segments: usize = self.units.iter().map(|unit| unit.segments.len()).sum();
+        let rows: usize = self.units.iter().flat_map(|unit| &unit.buffers).map(SortedBatches::rows).sum();
+        write!(f, "FirstWinsMergeExec: merges={}, segments={segments}, buffered_rows={rows}", self.units.len())
+    }
+}
+
+impl ExecutionPlan for FirstWinsMergeExec {
+    fn name(&self) -> &'static str {
+        "FirstWinsMergeExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    /// None: what is below is chosen here, and no rule may change its order or push filters into it.
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        if children.is_empty() { Ok(self) } else { Err(internal_datafusion_err!("a merge has no children")) }
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let units = self.partitions.get(partition).ok_or_else(|| exec_datafusion_err!("no partition {partition}"))?;
+        let units: Vec<MergeUnit> = units.iter().filter_map(|&unit| self.units.get(unit).cloned()).collect();
+        let merged_schema = Arc::clone(&self.merged_schema);
+        let projection = self.projection.clone();
+        let batch_rows = context.session_config().batch_size();
+        let batches = stream::iter(units)
+            .map(move |unit| merge_runs(&merged_schema, unit.runs(&context)?, MergeMode::Rows, batch_rows))
+            .try_flatten()
+            .try_filter_map(move |merged| {
+                let rows = match merged {
+                    Merged::Batch(batch) => batch.rows.project(&projection).map(Some),
+                    Merged::Counts(_) => Ok(None),
+                };
+                futures::future::ready(rows.map_err(DataFusionError::from))
+            });
+        let stream = RecordBatchStreamAdapter::new(self.schema(), batches);
+        Ok(Box::pin(cooperative(stream)))
+    }
+}

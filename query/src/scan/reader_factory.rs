@@ -1,0 +1,106 @@
+//! How DataFusion's Parquet reader opens a segment: footer from the cache or the engine, bytes through the engine,
+//! which checks them before they are decoded.
+//!
+//! DataFusion is told nothing of encryption: the metadata that is returned carries what decrypts its segment. What is
+//! read is told by the manifest's entry that travels with the file, never by the file's name.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::common::{Result, internal_datafusion_err};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use engine::Segments;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::ParquetMetaData;
+use storage_format::OrgId;
+use storage_format::manifest::SegmentEntry;
+
+use crate::metadata_cache::OrgMetadataCache;
+
+/// Opens the segments of one organisation.
+#[derive(Clone)]
+pub(crate) struct SegmentReaderFactory {
+    org: OrgId,
+    segments: Arc<Segments>,
+    cache: OrgMetadataCache,
+}
+
+impl SegmentReaderFactory {
+    pub(crate) fn new(org: OrgId, segments: Arc<Segments>, cache: OrgMetadataCache) -> Self {
+        Self { org, segments, cache }
+    }
+}
+
+impl fmt::Debug for SegmentReaderFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SegmentReaderFactory").finish_non_exhaustive()
+    }
+}
+
+impl ParquetFileReaderFactory for SegmentReaderFactory {
+    fn create_reader(
+        &self,
+        _partition: usize,
+        file: PartitionedFile,
+        _metadata_size_hint: Option<usize>,
+        _metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Box<dyn AsyncFileReader + Send>> {
+        let entry = file
+            .extension::<SegmentEntry>()
+            .ok_or_else(|| internal_datafusion_err!("a file that is in no manifest"))?
+            .clone();
+        Ok(Box::new(SegmentFile { factory: self.clone(), entry }))
+    }
+}
+
+/// One segment that is being read.
+struct SegmentFile {
+    factory: SegmentReaderFactory,
+    entry: SegmentEntry,
+}
+
+fn external(error: impl std::error::Error + Send + Sync + 'static) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
+impl AsyncFileReader for SegmentFile {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        async move {
+            let ranges = self.get_byte_ranges(vec![range]).await?;
+            ranges.into_iter().next().ok_or_else(|| ParquetError::EOF("no bytes".to_owned()))
+        }
+        .boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
+        async move {
+            let factory = &self.factory;
+            factory.segments.read_ranges(factory.org, &self.entry, &ranges).await.map_err(external)
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
+        async move {
+            let (factory, entry) = (&self.factory, &self.entry);
+            if let Some(metadata) = factory.cache.get(entry.id, entry.key_version) {
+                return Ok(metadata);
+            }
+            let metadata = factory.segments.metadata(factory.org, entry).await.map_err(external)?;
+            factory.cache.put(entry.id, entry.key_version, &metadata);
+            Ok(metadata)
+        }
+        .boxed()
+    }
+}

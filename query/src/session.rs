@@ -1,0 +1,253 @@
+//! One caller's way to one organisation's readings.
+//!
+//! A session sees what it is given and nothing else: a catalog with that organisation's three tables, readers of that
+//! organisation's segments, no store, memory and disk that are bounded, functions that reach no file. Each query gets
+//! all of this anew, over one snapshot. There is no session of two organisations.
+
+mod environment;
+mod store;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use engine::Engine;
+use storage_format::segment::readings_schema;
+use storage_format::{OrgId, channels};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
+
+use crate::error::{ErrorMapper, LimitKind, QueryError, internal};
+use crate::export::ExportRequest;
+use crate::limits::{PLAN_STACK_BYTES, QueryLimits};
+use crate::metadata_cache::MetadataCache;
+use crate::scan::{ScanContext, SegmentReaderFactory, SortHint};
+use crate::statement;
+use crate::stream::{AnswerLimits, QueryStream};
+
+#[derive(Debug)]
+struct Shared {
+    engine: Arc<Engine>,
+    limits: QueryLimits,
+    spill_dir: Option<PathBuf>,
+    cache: Arc<MetadataCache>,
+    running: Arc<Semaphore>,
+}
+
+/// Makes sessions; holds what they share: limits and the cache of footers.
+#[derive(Debug, Clone)]
+pub struct QueryEngine {
+    shared: Arc<Shared>,
+}
+
+impl QueryEngine {
+    /// Over this engine. Footers of segments are cached up to so many bytes. Nothing is spilled to disk.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>, limits: QueryLimits, metadata_cache_bytes_max: usize) -> Self {
+        Self::build(engine, limits, metadata_cache_bytes_max, None)
+    }
+
+    /// The same, and queries that need more memory than they may have spill to this directory. What is spilled is
+    /// not encrypted, and is deleted when the query ends.
+    #[must_use]
+    pub fn with_spill_dir(
+        engine: Arc<Engine>,
+        limits: QueryLimits,
+        metadata_cache_bytes_max: usize,
+        spill_dir: PathBuf,
+    ) -> Self {
+        Self::build(engine, limits, metadata_cache_bytes_max, Some(spill_dir))
+    }
+
+    fn build(
+        engine: Arc<Engine>,
+        limits: QueryLimits,
+        metadata_cache_bytes_max: usize,
+        spill_dir: Option<PathBuf>,
+    ) -> Self {
+        let running = Arc::new(Semaphore::new(limits.queries_max.min(Semaphore::MAX_PERMITS)));
+        let cache = MetadataCache::new(metadata_cache_bytes_max);
+        Self { shared: Arc::new(Shared { engine, limits, spill_dir, cache, running }) }
+    }
+
+    /// A session of this organisation.
+    #[must_use]
+    pub fn session(&self, org: OrgId) -> Session {
+        Session { shared: Arc::clone(&self.shared), org }
+    }
+
+    /// Bytes of footers that are cached now, of all organisations.
+    #[must_use]
+    pub fn metadata_cache_bytes(&self) -> usize {
+        self.shared.cache.bytes()
+    }
+}
+
+/// Asks questions about one organisation. See the module.
+#[derive(Debug, Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+    org: OrgId,
+}
+
+/// What is asked: text, or a request that came as a value.
+#[derive(Debug)]
+enum Question {
+    Sql(String),
+    Export(ExportRequest),
+}
+
+impl Session {
+    /// Runs one query. The answer is of one instant: that of this call.
+    ///
+    /// # Errors
+    /// [`QueryError`]: a statement that is not run here or is wrong, a limit, or the engine. More errors can come
+    /// while the answer is read.
+    pub async fn sql(&self, sql: &str) -> Result<QueryStream, QueryError> {
+        let limits = &self.shared.limits;
+        statement::check_size(sql, limits.sql_bytes_max)?;
+        let deadline = (Instant::now() + limits.time_max, limits.time_max);
+        self.run(Question::Sql(sql.to_owned()), Some(deadline), Some(limits.rows_max)).await
+    }
+
+    /// All readings of these keys, ordered by (logger, time), however many.
+    ///
+    /// # Errors
+    /// As [`Session::sql`]; there is no limit of rows or time.
+    pub async fn export(&self, request: ExportRequest) -> Result<QueryStream, QueryError> {
+        self.run(Question::Export(request), None, None).await
+    }
+
+    async fn run(
+        &self,
+        question: Question,
+        deadline: Option<(Instant, Duration)>,
+        rows_max: Option<u64>,
+    ) -> Result<QueryStream, QueryError> {
+        let errors = ErrorMapper { memory_bytes_max: self.shared.limits.memory_bytes_max };
+        let permit = self.permit().await?;
+        let planning = self.clone().plan_aside(question, errors, permit)?;
+        let planned = match deadline {
+            Some((at, time_max)) => tokio::time::timeout_at(at, planning)
+                .await
+                .map_err(|_| QueryError::Limit(LimitKind::Time { time_max }))?,
+            None => planning.await,
+        };
+        let Planned { plan, task, context, permit } =
+            planned.map_err(|_| internal(&"planning was lost: it panicked, or the runtime is ending"))??;
+        let batches = execute_stream(plan, task).map_err(|error| errors.map(error))?;
+        Ok(QueryStream::start(batches, AnswerLimits { deadline, rows_max, errors }, (permit, context)))
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
+        let limits = &self.shared.limits;
+        let busy = || QueryError::Limit(LimitKind::Queries { queries_max: limits.queries_max });
+        let permit = Arc::clone(&self.shared.running).acquire_owned();
+        match tokio::time::timeout(limits.queue_time_max, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(busy()),
+        }
+    }
+
+    /// Plans on a thread of its own. Planning computes without pause, so that the deadline could not end it within a
+    /// task; and it recurses over the statement, so that it wants a stack of a known size. The thread holds the
+    /// query's place among the running ones until it is done, also when nobody waits for it any more.
+    fn plan_aside(
+        self,
+        question: Question,
+        errors: ErrorMapper,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<oneshot::Receiver<Result<Planned, QueryError>>, QueryError> {
+        let runtime = Handle::current();
+        let (sender, receiver) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("query-plan".to_owned())
+            .stack_size(PLAN_STACK_BYTES)
+            .spawn(move || {
+                // Nobody may wait any more.
+                let _ = sender.send(runtime.block_on(self.plan(question, errors, permit)));
+            })
+            .map_err(|error| internal(&error))?;
+        Ok(receiver)
+    }
+
+    async fn plan(
+        &self,
+        question: Question,
+        errors: ErrorMapper,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Planned, QueryError> {
+        let context = Arc::new(self.scan_context().await?);
+        let state = environment::state(&self.shared.limits, self.shared.spill_dir.as_deref(), &context)
+            .map_err(|error| errors.map(error))?;
+        let plan = match question {
+            Question::Sql(sql) => {
+                let statement = statement::parse(&sql, self.shared.limits.sql_bytes_max)?;
+                let plan = state.statement_to_plan(statement).await.map_err(|error| errors.map(error))?;
+                only_reads().verify_plan(&plan).map_err(|error| QueryError::Refused(error.strip_backtrace()))?;
+                plan
+            }
+            Question::Export(request) => {
+                request.logical_plan(Arc::clone(&context)).map_err(|error| errors.map(error))?
+            }
+        };
+        // First and only: a new context has no hint.
+        let _ = context.sort_hint.set(sort_hint(&plan));
+        let plan = state.create_physical_plan(&plan).await.map_err(|error| errors.map(error))?;
+        Ok(Planned { plan, task: state.task_ctx(), context, permit })
+    }
+
+    async fn scan_context(&self) -> Result<ScanContext, QueryError> {
+        let shared = &self.shared;
+        let snapshot = shared.engine.snapshot(self.org).await.map_err(|error| internal(&error))?;
+        let codes: Vec<_> = channels().iter().map(|channel| channel.code).collect();
+        Ok(ScanContext {
+            snapshot: Arc::new(snapshot),
+            readers: Arc::new(SegmentReaderFactory::new(
+                self.org,
+                Arc::clone(shared.engine.segments()),
+                shared.cache.of(self.org),
+            )),
+            store_url: environment::store_url().map_err(|error| internal(&error))?,
+            schema: readings_schema(&codes),
+            merge_inputs_max: shared.limits.merge_inputs_max,
+            sort_hint: OnceLock::new(),
+        })
+    }
+}
+
+/// A query that is ready to run, and what it holds.
+struct Planned {
+    plan: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+    context: Arc<ScanContext>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// The second of two checks: the first was made on the text.
+fn only_reads() -> SQLOptions {
+    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
+}
+
+/// Whether any part of the plan sorts by keys first.
+fn sort_hint(plan: &LogicalPlan) -> SortHint {
+    let mut hint = SortHint::default();
+    // The walk fails only if the closure does.
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Sort(sort) = node {
+            match sort.expr.first().map(|first| &first.expr) {
+                Some(Expr::Column(column)) if column.name == "logger" => hint.logger = true,
+                Some(Expr::Column(column)) if column.name == "time" => hint.time = true,
+                _ => {}
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    hint
+}

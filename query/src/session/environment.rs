@@ -1,0 +1,116 @@
+//! What DataFusion gets for one query: settings, functions, memory, disk, one store, three tables.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
+    SchemaProvider,
+};
+use datafusion::common::Result;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool};
+use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry, ObjectStoreUrl};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::{SessionState, SessionStateDefaults};
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::prelude::SessionConfig;
+
+use super::store::NoStore;
+use crate::functions;
+use crate::limits::QueryLimits;
+use crate::scan::ScanContext;
+use crate::tables;
+
+const CATALOG: &str = "icecore";
+const SCHEMA: &str = "public";
+
+/// DataFusion's functions that tell about files or about the program, not about values.
+const LEFT_OUT: [&str; 3] = ["input_file_name", "file_row_index", "version"];
+
+/// The one address of the one store that DataFusion knows.
+pub(super) fn store_url() -> Result<ObjectStoreUrl> {
+    ObjectStoreUrl::parse("icecore://readings")
+}
+
+/// Everything for one query.
+pub(super) fn state(
+    limits: &QueryLimits,
+    spill_dir: Option<&Path>,
+    context: &Arc<ScanContext>,
+) -> Result<SessionState> {
+    let state = SessionStateBuilder::new()
+        .with_config(config(limits))
+        .with_runtime_env(Arc::new(runtime(limits, spill_dir, context)?))
+        .with_catalog_list(catalogs(context)?)
+        .with_expr_planners(SessionStateDefaults::default_expr_planners())
+        .with_scalar_functions(scalar_functions())
+        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_window_functions(SessionStateDefaults::default_window_functions())
+        .build();
+    Ok(state)
+}
+
+fn config(limits: &QueryLimits) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false)
+        .with_target_partitions(limits.threads.max(1))
+        .with_batch_size(limits.batch_rows.max(1))
+        .with_parquet_pruning(true)
+        .with_parquet_page_index_pruning(true)
+        .with_parquet_bloom_filter_pruning(false);
+    let options = config.options_mut();
+    options.execution.enable_recursive_ctes = false;
+    options.execution.time_zone = Some("+00:00".to_owned());
+    // Filters prune row groups and pages; evaluating them within the decoder as well did not pay for narrow rows.
+    options.execution.parquet.pushdown_filters = false;
+    // Texts stay what the formats outside know.
+    options.execution.parquet.schema_force_view_types = false;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    config
+}
+
+fn runtime(limits: &QueryLimits, spill_dir: Option<&Path>, context: &ScanContext) -> Result<RuntimeEnv> {
+    let disk = DiskManagerBuilder::default();
+    let (disk, pool): (_, Arc<dyn MemoryPool>) = match spill_dir {
+        Some(directory) => (
+            disk.with_mode(DiskManagerMode::Directories(vec![directory.to_owned()]))
+                .with_max_temp_directory_size(limits.spill_bytes_max),
+            Arc::new(FairSpillPool::new(limits.memory_bytes_max)),
+        ),
+        None => {
+            (disk.with_mode(DiskManagerMode::Disabled), Arc::new(GreedyMemoryPool::new(limits.memory_bytes_max)))
+        }
+    };
+    let stores = DefaultObjectStoreRegistry::new();
+    // DataFusion's registry begins with the whole file system of the host.
+    stores.deregister_store(ObjectStoreUrl::local_filesystem().as_ref())?;
+    stores.register_store(context.store_url.as_ref(), Arc::new(NoStore));
+    RuntimeEnvBuilder::new()
+        .with_disk_manager_builder(disk)
+        .with_memory_pool(pool)
+        .with_object_store_registry(Arc::new(stores))
+        .build()
+}
+
+fn catalogs(context: &Arc<ScanContext>) -> Result<Arc<dyn CatalogProviderList>> {
+    let schema = MemorySchemaProvider::new();
+    schema.register_table("readings".to_owned(), tables::readings(context))?;
+    schema.register_table("conflicts".to_owned(), tables::conflicts(context)?)?;
+    schema.register_table("totals".to_owned(), tables::totals(context))?;
+    let catalog = MemoryCatalogProvider::new();
+    catalog.register_schema(SCHEMA, Arc::new(schema))?;
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
+    Ok(Arc::new(catalogs))
+}
+
+fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+    let mut functions = SessionStateDefaults::default_scalar_functions();
+    functions.retain(|function| !LEFT_OUT.contains(&function.name()));
+    functions.extend(functions::all());
+    functions
+}

@@ -1,0 +1,28 @@
+//! The tables that a session has: `readings`, `conflicts`, `totals`. All of one query read one snapshot.
+
+mod conflicts;
+mod readings;
+mod resolve;
+mod totals;
+
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use datafusion::common::Result;
+
+use crate::scan::ScanContext;
+
+/// The table of readings.
+pub(crate) fn readings(context: &Arc<ScanContext>) -> Arc<dyn TableProvider> {
+    Arc::new(readings::ReadingsTable::new(Arc::clone(context)))
+}
+
+/// The table of refused values.
+pub(crate) fn conflicts(context: &Arc<ScanContext>) -> Result<Arc<dyn TableProvider>> {
+    conflicts::table(context)
+}
+
+/// The table of counts.
+pub(crate) fn totals(context: &Arc<ScanContext>) -> Arc<dyn TableProvider> {
+    Arc::new(totals::TotalsTable::new(Arc::clone(context)))
+}

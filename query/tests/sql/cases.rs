@@ -1,0 +1,76 @@
+//! SQL and its answers as text, in `cases/*.txt`.
+//!
+//! A case is `query` (the rows follow, in order), `rows` (in any order), `invalid` or `refused` (a part of the error
+//! follows); then the statement; then `----`; then what is expected, up to an empty line.
+
+use query::QueryError;
+
+use crate::support::{House, ask, climate, code, lines, logger, org, time};
+use storage_format::Millis;
+
+/// Three loggers. 1: January 1st every 5 minutes for an hour, flushed; its first value again, differing, in the buffer.
+/// 2: the same times, temperature first, humidity in a later segment. 3: in the buffer only, with its battery.
+async fn fixture() -> House {
+    let house = House::open(&[org(1)]).await;
+    let at = |day: &str, step: i64| {
+        Millis::new(time(&format!("{day}T00:00:00Z")).get() + step * 300_000).expect("in range")
+    };
+    let value = |step: i64| f64::from(i32::try_from(step).expect("small"));
+    let day = "2024-01-01";
+    let mut frame = Vec::new();
+    for step in 0..12 {
+        frame.push((logger(1), at(day, step), climate(4.0 + value(step) * 0.5, 40.0)));
+        frame.push((logger(2), at(day, step), vec![(code("temperature"), -20.0 - value(step))]));
+    }
+    house.send(org(1), 0xA1, "2024-01-01T01:00:05.250Z", &frame).await;
+    house.flush(org(1)).await;
+    let fill = (0..12).map(|step| (logger(2), at(day, step), vec![(code("humidity"), 80.0 + value(step))]));
+    house.send(org(1), 0xA2, "2024-01-01T02:00:00Z", &fill.collect::<Vec<_>>()).await;
+    house.flush(org(1)).await;
+    let other = vec![(logger(1), at(day, 0), climate(9.0, 40.0))];
+    house.send(org(1), 0xA2, "2024-01-02T00:00:00Z", &other).await;
+    let mut latest = Vec::new();
+    for step in 0..3 {
+        latest.push((logger(3), at("2024-02-10", step), vec![(code("battery"), 3.0 + value(step) * 0.25)]));
+    }
+    house.send(org(1), 0xA1, "2024-02-10T00:15:00Z", &latest).await;
+    house
+}
+
+async fn check(house: &House, file: &str, text: &str) {
+    let session = house.session(org(1));
+    let mut seen = 0;
+    for block in text.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) {
+        let block: Vec<&str> = block.lines().filter(|line| !line.starts_with('#')).collect();
+        let Some((kind, rest)) = block.split_first() else { continue };
+        let end = rest.iter().position(|line| *line == "----").unwrap_or_else(|| panic!("{file}: no ---- in {rest:?}"));
+        let (sql, expected) = (rest[..end].join("\n"), &rest[end + 1..]);
+        let answer = ask(&session, &sql).await;
+        match (*kind, answer) {
+            ("query", Ok(batches)) => assert_eq!(lines(&batches), expected, "{file}: {sql}"),
+            ("rows", Ok(batches)) => {
+                let (mut found, mut expected) = (lines(&batches), expected.to_vec());
+                found.sort();
+                expected.sort_unstable();
+                assert_eq!(found, expected, "{file}: {sql}");
+            }
+            ("invalid", Err(error @ QueryError::Invalid(_))) | ("refused", Err(error @ QueryError::Refused(_))) => {
+                let error = error.to_string();
+                assert!(error.contains(&expected.join("\n")), "{file}: {sql}: {error}");
+            }
+            (kind, Ok(batches)) => panic!("{file}: {sql}: {kind} expected, answered {:?}", lines(&batches)),
+            (kind, Err(error)) => panic!("{file}: {sql}: {kind} expected: {error:?}"),
+        }
+        seen += 1;
+    }
+    assert!(seen > 0, "{file} has no cases");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_cases() {
+    let house = fixture().await;
+    check(&house, "readings.txt", include_str!("cases/readings.txt")).await;
+    check(&house, "conflicts.txt", include_str!("cases/conflicts.txt")).await;
+    check(&house, "functions.txt", include_str!("cases/functions.txt")).await;
+    check(&house, "errors.txt", include_str!("cases/errors.txt")).await;
+}

@@ -1,0 +1,83 @@
+//! A query sees one instant: counts are exact at every moment while readings arrive and flushes run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use storage_format::Millis;
+
+use crate::model::Reading;
+use crate::support::{House, answer, climate, logger, one, org, time};
+
+fn frame(number: u64) -> Vec<Reading> {
+    let start = time("2024-01-31T00:00:00Z").get() + i64::try_from(number).expect("small") * 600_000;
+    (1..=5)
+        .map(|id| (logger(id), Millis::new(start).expect("in range"), climate(number as f64, 1.0)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_are_exact_at_every_instant() {
+    let house = Arc::new(House::open(&[org(1)]).await);
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let started = Arc::new(AtomicU64::new(0));
+    let writer = tokio::spawn({
+        let (house, acknowledged, started) = (Arc::clone(&house), Arc::clone(&acknowledged), Arc::clone(&started));
+        async move {
+            for number in 0..150 {
+                started.store(number + 1, Ordering::SeqCst);
+                house.send(org(1), 1, "2024-03-01T00:00:00Z", &frame(number)).await;
+                acknowledged.store(number + 1, Ordering::SeqCst);
+                // Again, all of it: duplicates must never be seen.
+                house.send(org(1), 2, "2024-03-01T00:00:00Z", &frame(number / 2)).await;
+            }
+        }
+    });
+    let flusher = tokio::spawn({
+        let house = Arc::clone(&house);
+        async move {
+            loop {
+                house.flush(org(1)).await;
+                tokio::time::sleep(std::time::Duration::from_millis(15)).await;
+            }
+        }
+    });
+    let session = house.session(org(1));
+    let mut looks = 0;
+    while !writer.is_finished() {
+        let before = acknowledged.load(Ordering::SeqCst);
+        let found = one(
+            &session,
+            "SELECT (SELECT count(*) FROM readings), (SELECT count(DISTINCT time) FROM readings), \
+             (SELECT readings FROM totals), (SELECT count(*) FROM readings WHERE gateway = 2)",
+        )
+        .await;
+        let after = started.load(Ordering::SeqCst);
+        let counts: Vec<u64> = found.split('|').map(|text| text.parse().expect("a number")).collect();
+        let frames = counts[0] / 5;
+        assert_eq!(counts, [frames * 5, frames, frames * 5, 0], "one instant for all of a statement's tables");
+        assert!((before..=after).contains(&frames), "{before} acknowledged before, {after} started after: {frames}");
+        looks += 1;
+    }
+    flusher.abort();
+    writer.await.expect("no panic");
+    assert!(looks >= 3, "only {looks} looks while it ran");
+    assert_eq!(one(&session, "SELECT count(*) FROM readings").await, "750");
+}
+
+/// A stream that is read slowly goes on showing the instant that it began at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_keeps_its_instant() {
+    let house = House::open(&[org(1)]).await;
+    for number in 0..20 {
+        house.send(org(1), 1, "2024-03-01T00:00:00Z", &frame(number)).await;
+    }
+    let session = house.session(org(1));
+    let stream = session.export(query::ExportRequest::default()).await.expect("exports");
+    for number in 20..40 {
+        house.send(org(1), 1, "2024-03-01T00:00:00Z", &frame(number)).await;
+    }
+    house.flush(org(1)).await;
+    let found = crate::support::batches(stream).await.expect("exports");
+    assert_eq!(found.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>(), 100);
+    assert_eq!(answer(&session, "SELECT 1 FROM readings").await.len(), 200);
+}

@@ -1,0 +1,142 @@
+//! Memory, time, rows, size: what is past a limit is an error that says so, never a short answer.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use query::{LimitKind, QueryError, QueryLimits};
+use storage_format::Millis;
+
+use crate::model::Reading;
+use crate::support::{House, ask, batches, climate, error_of, logger, one, org, time};
+
+/// 20 loggers, 500 readings each, half of them flushed.
+async fn some() -> House {
+    let house = House::open(&[org(1)]).await;
+    let start = time("2024-01-01T00:00:00Z").get();
+    for part in 0..2 {
+        let readings: Vec<Reading> = (1..=20)
+            .flat_map(|id| {
+                (0..250).map(move |step| {
+                    let at = Millis::new(start + (part * 250 + step) * 60_000).expect("in range");
+                    (logger(id), at, climate(f64::from(i32::try_from(step).expect("small")), 50.0))
+                })
+            })
+            .collect();
+        house.send(org(1), 1, "2024-02-01T00:00:00Z", &readings).await;
+        if part == 0 {
+            house.flush(org(1)).await;
+        }
+    }
+    house
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_rows_are_an_error_and_no_short_answer() {
+    let house = some().await;
+    let limits = |rows_max| QueryLimits { rows_max, ..QueryLimits::default() };
+    let exact = house.queries(limits(10_000)).session(org(1));
+    assert_eq!(batches(exact.sql("SELECT * FROM readings").await.expect("runs")).await.expect("fits").iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>(), 10_000);
+    let session = house.queries(limits(9_999)).session(org(1));
+    let error = error_of(&session, "SELECT * FROM readings").await;
+    assert!(matches!(error, QueryError::Limit(LimitKind::Rows { rows_max: 9_999 })), "{error}");
+    assert_eq!(one(&session, "SELECT count(*) FROM readings").await, "10000", "only answers are counted");
+    let exported = session.export(query::ExportRequest::default()).await.expect("exports");
+    let rows: usize = batches(exported).await.expect("no limit").iter().map(arrow::array::RecordBatch::num_rows).sum();
+    assert_eq!(rows, 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_is_limited_while_it_computes() {
+    let house = some().await;
+    let time_max = Duration::from_millis(700);
+    let session = house.queries(QueryLimits { time_max, ..QueryLimits::default() }).session(org(1));
+    let started = Instant::now();
+    // A hundred million pairs and a sort of them.
+    let sql = "SELECT count(*) FROM readings a, readings b WHERE a.temperature + b.temperature > sqrt_of_nothing";
+    let error = error_of(&session, sql).await;
+    assert!(matches!(error, QueryError::Invalid(_)), "{error}");
+    let sql = "SELECT max(a.temperature * b.temperature - c.humidity) FROM readings a, readings b, readings c";
+    let error = error_of(&session, sql).await;
+    assert!(matches!(error, QueryError::Limit(LimitKind::Time { .. })), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert_eq!(one(&session, "SELECT readings FROM totals").await, "10000", "the engine goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_limited() {
+    let house = some().await;
+    let limits = QueryLimits { memory_bytes_max: 400 << 10, threads: 2, ..QueryLimits::default() };
+    let session = house.queries(limits.clone()).session(org(1));
+    let sql = "SELECT * FROM readings ORDER BY humidity, temperature, time, logger";
+    let error = error_of(&session, sql).await;
+    assert!(matches!(error, QueryError::Limit(LimitKind::Memory { bytes_max: 409_600 })), "{error}");
+
+    let sql = "SELECT count(*) FROM (SELECT DISTINCT logger, time, temperature FROM readings)";
+    let error = error_of(&session, sql).await;
+    assert!(matches!(error, QueryError::Limit(LimitKind::Memory { .. })), "{error}");
+
+    let enough = house.queries(QueryLimits { memory_bytes_max: 64 << 20, ..limits }).session(org(1));
+    assert_eq!(one(&enough, sql).await, "10000");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_spills_to_its_directory_and_leaves_nothing() {
+    let house = some().await;
+    let spill = house.dir.path().join("tmp");
+    std::fs::create_dir_all(&spill).expect("a directory");
+    let limits = QueryLimits { memory_bytes_max: 3 << 20, batch_rows: 256, threads: 1, ..QueryLimits::default() };
+    let queries = query::QueryEngine::with_spill_dir(std::sync::Arc::clone(&house.engine), limits, 1 << 20, spill.clone());
+    let session = queries.session(org(1));
+    // Wide enough that ten thousand rows do not fit.
+    let sql = "SELECT repeat('x', 500) || temperature AS wide, * FROM readings ORDER BY wide, time, logger";
+    let found = ask(&session, sql).await;
+    let rows: usize = found.expect("it spills").iter().map(arrow::array::RecordBatch::num_rows).sum();
+    assert_eq!(rows, 10_000);
+    let left: Vec<_> = std::fs::read_dir(&spill).expect("readable").collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_leaves_frees_the_place() {
+    let house = some().await;
+    let limits = QueryLimits {
+        queries_max: 1,
+        queue_time_max: Duration::from_millis(100),
+        batch_rows: 16,
+        ..QueryLimits::default()
+    };
+    let session = house.queries(limits).session(org(1));
+    let mut first = session.export(query::ExportRequest::default()).await.expect("runs");
+    assert!(first.next().await.is_some_and(|batch| batch.is_ok()));
+    let error = error_of(&session, "SELECT 1").await;
+    assert!(matches!(error, QueryError::Limit(LimitKind::Queries { queries_max: 1 })), "{error}");
+    drop(first);
+    let freed = tokio::time::timeout(Duration::from_secs(10), async {
+        while ask(&session, "SELECT 1").await.is_err() {}
+    });
+    freed.await.expect("the place is free soon after");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_statements_that_pass_do_no_harm() {
+    let house = some().await;
+    let session = house.session(org(1));
+    let sum = format!("SELECT sum(temperature{}) FROM readings", " + humidity".repeat(390));
+    assert!(one(&session, &sum).await.parse::<f64>().is_ok());
+    let or = (0..190).map(|i| format!("temperature = {i}")).collect::<Vec<_>>().join(" OR ");
+    assert_eq!(one(&session, &format!("SELECT count(*) FROM readings WHERE {or}")).await, "7600");
+    let list = (0..20_000).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+    assert_eq!(one(&session, &format!("SELECT count(*) FROM readings WHERE logger IN ({list})")).await, "0");
+    let nested = format!("SELECT {}1{}", "abs_(".repeat(15), ")".repeat(15));
+    assert!(matches!(error_of(&session, &nested).await, QueryError::Invalid(_)));
+    let nested = format!("SELECT count(*) FROM {}readings{}", "(SELECT * FROM ".repeat(15), ")".repeat(15));
+    assert_eq!(one(&session, &nested).await, "10000");
+    for sql in [
+        format!("SELECT {}1{}", "(".repeat(5_000), ")".repeat(5_000)),
+        format!("SELECT 1{}", " + 1".repeat(100_000)),
+        format!("SELECT '{}'", "x".repeat(1 << 20)),
+        format!("SELECT * FROM readings WHERE logger IN ({})", "1,".repeat(500_000) + "1"),
+    ] {
+        assert!(matches!(error_of(&session, &sql).await, QueryError::Refused(_)));
+    }
+}
