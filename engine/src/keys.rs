@@ -52,8 +52,8 @@ pub struct MasterKey {
 impl MasterKey {
     /// The holder of this key, which draws nonces from `random`.
     #[must_use]
-    pub fn new(key: SecretKey, random: Arc<dyn Random>) -> Self {
-        Self { key, random }
+    pub fn new(key: SecretKey, random: impl Random + 'static) -> Self {
+        Self { key, random: Arc::new(random) }
     }
 }
 

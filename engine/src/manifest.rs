@@ -153,4 +153,4 @@ pub(crate) const fn commit_name(org: OrgId, version: ManifestVersion) -> ObjectK
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

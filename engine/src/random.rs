@@ -23,6 +23,12 @@ pub trait Random: Send + Sync + Debug {
     }
 }
 
+impl<R: Random + ?Sized> Random for std::sync::Arc<R> {
+    fn fill(&self, bytes: &mut [u8]) {
+        (**self).fill(bytes);
+    }
+}
+
 /// The operating system's generator, fit for keys.
 #[derive(Debug, Default)]
 pub struct SystemRandom;

@@ -36,6 +36,7 @@ use crate::store::{self, is_fatal};
 
 pub use filter::SegmentFilter;
 pub use read::SegmentStream;
+pub(crate) use write::encode_error;
 pub use write::NewSegment;
 
 /// How much of a segment's end is read at first: footer and page index of all but the largest.
@@ -103,13 +104,13 @@ impl From<SegmentReadError> for EngineError {
 
 /// The segments of one store.
 #[derive(Debug, Clone)]
-pub struct SegmentStore {
+pub struct Segments {
     store: Arc<dyn ObjectStore>,
     keys: Arc<OrgKeys>,
     random: Arc<dyn Random>,
 }
 
-impl SegmentStore {
+impl Segments {
     /// The segments in this store.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, keys: Arc<OrgKeys>, random: Arc<dyn Random>) -> Self {
@@ -127,7 +128,7 @@ impl SegmentStore {
     ///
     /// # Errors
     /// [`SegmentReadError`].
-    pub async fn load_metadata(
+    pub async fn metadata(
         &self,
         org: OrgId,
         entry: &SegmentEntry,

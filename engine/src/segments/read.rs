@@ -18,24 +18,24 @@ use parquet::file::metadata::ParquetMetaData;
 use storage_format::OrgId;
 use storage_format::manifest::SegmentEntry;
 
-use super::{SegmentFilter, SegmentReadError, SegmentStore};
+use super::{SegmentFilter, SegmentReadError, Segments};
 use crate::first_wins::{MERGE_BATCH_ROWS, unify};
 
 /// A segment's rows, in order.
 pub type SegmentStream = BoxStream<'static, Result<RecordBatch, SegmentReadError>>;
 
 struct State {
-    segments: SegmentStore,
+    segments: Segments,
     org: OrgId,
     entry: SegmentEntry,
     decoder: ParquetPushDecoder,
 }
 
-impl SegmentStore {
+impl Segments {
     /// Reads a segment: its metadata, then its rows.
     ///
     /// # Errors
-    /// As [`load_metadata`](Self::load_metadata); later errors come from the stream.
+    /// As [`metadata`](Self::metadata); later errors come from the stream.
     pub async fn read(
         &self,
         org: OrgId,
@@ -43,7 +43,7 @@ impl SegmentStore {
         filter: &SegmentFilter,
         schema: Option<SchemaRef>,
     ) -> Result<SegmentStream, SegmentReadError> {
-        let metadata = self.load_metadata(org, entry).await?;
+        let metadata = self.metadata(org, entry).await?;
         self.read_with(org, entry, metadata, filter, schema)
     }
 

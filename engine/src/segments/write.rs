@@ -5,7 +5,7 @@ use storage_format::manifest::{SegmentEntry, SegmentKind};
 use storage_format::segment::{EncodedSegment, SegmentEncoder, SegmentError, SegmentSpec};
 use storage_format::{ChannelCode, FlushNumber, Lsn, OrgId, SegmentId, Window};
 
-use super::SegmentStore;
+use super::Segments;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::put_error;
 use crate::store::{self, PutOutcome, put_create};
@@ -29,7 +29,7 @@ pub struct NewSegment {
     pub channels: Vec<ChannelCode>,
 }
 
-impl SegmentStore {
+impl Segments {
     /// Starts an object under a fresh random id, with a fresh data key. Feed it sorted batches, finish it, then
     /// [`put`](Self::put) it.
     ///

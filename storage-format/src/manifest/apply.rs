@@ -234,3 +234,6 @@ impl Manifest {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

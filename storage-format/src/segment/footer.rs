@@ -234,6 +234,7 @@ pub enum MetadataPoll {
 pub struct MetadataDecoder {
     decoder: ParquetMetaDataPushDecoder,
     tail: Range<u64>,
+    tail_pushed: bool,
     file_bytes: u64,
 }
 
@@ -248,7 +249,7 @@ impl MetadataDecoder {
             .map_err(|e| parquet_error(tail.start, &e))?
             .with_page_index_policy(PageIndexPolicy::Required)
             .with_file_decryption_properties(Some(properties));
-        Ok(Self { decoder, tail: tail.start..file_bytes, file_bytes })
+        Ok(Self { decoder, tail: tail.start..file_bytes, tail_pushed: false, file_bytes })
     }
 
     /// The next step.
@@ -261,8 +262,15 @@ impl MetadataDecoder {
                 let Some(range) = ranges.into_iter().next() else {
                     return Err(error(FormatErrorKind::Damaged, self.tail.start, "parquet wants nothing and has nothing"));
                 };
-                // Parquet asks first for the end, then for the tail: both are in it.
-                Ok(MetadataPoll::Need(if range.start >= self.tail.start { self.tail.clone() } else { range }))
+                if !self.tail_pushed {
+                    // Parquet asks for the end first, then for the tail: this is both.
+                    return Ok(MetadataPoll::Need(self.tail.clone()));
+                }
+                if range.end > self.tail.start {
+                    let detail = "its page index is not where the footer says: bytes are missing";
+                    return Err(error(FormatErrorKind::Damaged, self.tail.start, detail));
+                }
+                Ok(MetadataPoll::Need(range))
             }
             Ok(DecodeResult::Data(metadata)) => Ok(MetadataPoll::Done(Arc::new(metadata))),
             Ok(DecodeResult::Finished) => Err(error(FormatErrorKind::Invalid, 0, "polled again after its end")),
@@ -283,6 +291,7 @@ impl MetadataDecoder {
         } else {
             // Checked once more: it may not be the bytes that the tail was read from.
             read_tail(self.file_bytes, &bytes)?;
+            self.tail_pushed = true;
         }
         self.decoder.push_range(range.clone(), bytes).map_err(|e| parquet_error(range.start, &e))
     }

@@ -1,0 +1,95 @@
+//! What a commit may do to a manifest, and what it may not.
+
+use super::*;
+use crate::manifest::codec::tests::{delta, entry};
+use crate::manifest::{SpoolPosition, Totals};
+use crate::FrameSequence;
+
+fn state(versions: u64) -> Manifest {
+    let mut state = Manifest::empty();
+    for version in 1..=versions {
+        state.apply(&delta(version)).expect("it follows");
+    }
+    state
+}
+
+#[test]
+fn commits_add_up() {
+    let state = state(3);
+    assert_eq!((state.version().get(), state.flush().get(), state.lsn_covered().get()), (3, 3, 30));
+    assert_eq!((state.segments().len(), state.conflicts().len()), (3, 3));
+    assert_eq!(state.totals(), Totals { readings: 30, duplicates: 9, conflicts: 30, filled: 3 });
+    let flushes: Vec<u64> = state.segments().iter().map(|entry| entry.flush_first.get()).collect();
+    assert_eq!(flushes, [1, 2, 3]);
+    assert_eq!(state.check(), Ok(()));
+    assert_eq!(state.channels().len(), 2);
+}
+
+#[test]
+fn removed_segments_go() {
+    let mut state = state(3);
+    let mut delta = delta(4);
+    delta.added.clear();
+    delta.removed = vec![state.segments()[1].id, state.conflicts()[0].id];
+    state.apply(&delta).expect("it follows");
+    assert_eq!((state.segments().len(), state.conflicts().len()), (2, 2));
+}
+
+#[test]
+fn what_breaks_a_rule_is_refused_whole() {
+    let before = state(3);
+    type Spoil = fn(&mut ManifestDelta);
+    let spoils: [(&str, Spoil); 18] = [
+        ("a hole", |d| d.version = ManifestVersion::new(5)),
+        ("the same version", |d| d.version = ManifestVersion::new(3)),
+        ("an old epoch", |d| d.epoch = WriterEpoch::new(1)),
+        ("uncovered", |d| d.lsn_covered = Lsn::new(29)),
+        ("an old flush", |d| d.flush = FlushNumber::new(2)),
+        ("a flush to come", |d| d.flush = FlushNumber::new(3)),
+        ("totals past the end", |d| d.totals.readings = u64::MAX),
+        ("removed and not there", |d| d.removed = vec![SegmentId::new(99).expect("not zero")]),
+        ("removed twice", |d| d.removed = vec![SegmentId::new(1).expect("not zero"); 2]),
+        ("there already", |d| d.added[0].id = SegmentId::new(1).expect("not zero")),
+        ("added twice", |d| d.added[1].id = d.added[0].id),
+        ("a name used again", |d| {
+            d.removed = vec![SegmentId::new(1).expect("not zero")];
+            d.added[0].id = SegmentId::new(1).expect("not zero");
+        }),
+        ("no rows", |d| d.added[0].rows = 0),
+        ("outside its window", |d| d.added[0].time_max = d.added[0].window.range().end()),
+        ("channels out of order", |d| d.added[0].channels.reverse()),
+        ("a spool twice", |d| d.spools.push(d.spools[0])),
+        ("a spool backwards", |d| d.spools[0].sequence = FrameSequence::new(299)),
+        ("a spool's record not covered", |d| d.spools[0].lsn = Lsn::new(41)),
+    ];
+    for (what, spoil) in spoils {
+        let mut state = before.clone();
+        let mut delta = delta(4);
+        assert_eq!(state.clone().apply(&delta), Ok(()));
+        spoil(&mut delta);
+        assert!(state.apply(&delta).is_err(), "{what}");
+        assert_eq!(state, before, "{what}: nothing changed");
+    }
+}
+
+#[test]
+fn of_a_gateways_spools_the_last_used_stay() {
+    let mut state = state(1);
+    let gateway = GatewayId::new(5).expect("not zero");
+    let spool = |id: u64, lsn: u64| SpoolPosition {
+        gateway,
+        spool: SpoolId::new(id).expect("not zero"),
+        sequence: FrameSequence::new(1),
+        lsn: Lsn::new(lsn),
+    };
+    let mut second = delta(2);
+    second.added = vec![entry(77, SegmentKind::Readings, 2)];
+    // Spool 6 stands at LSN 10; 16 younger ones drive it out, another gateway's stays.
+    second.spools = (100..116).map(|id| spool(id, 20 - (id % 2))).collect();
+    second.spools.push(SpoolPosition { gateway: GatewayId::new(4).expect("not zero"), ..spool(6, 1) });
+    state.apply(&second).expect("it follows");
+    assert_eq!(state.spools().count(), 17);
+    assert_eq!(state.spool_sequence(gateway, SpoolId::new(6).expect("not zero")), FrameSequence::ZERO);
+    assert_eq!(state.spool_sequence(gateway, SpoolId::new(100).expect("not zero")), FrameSequence::new(1));
+    assert_eq!(state.check(), Ok(()));
+}
