@@ -87,19 +87,23 @@ pub(crate) fn put_error(error: PutError) -> EngineError {
 impl From<ManifestError> for EngineError {
     fn from(error: ManifestError) -> Self {
         match error {
-            ManifestError::NotFound(org) => {
-                Self::new(EngineErrorKind::Invalid, "there is no such organisation", "List them with `icecore org list`")
-                    .at(org)
-            }
+            ManifestError::NotFound(org) => Self::new(
+                EngineErrorKind::Invalid,
+                "there is no such organisation",
+                "List them with `icecore org list`",
+            )
+            .at(org),
             ManifestError::Put(inner) => put_error(inner),
             ManifestError::Store { ref source, .. } if is_fatal(source) => {
                 Self::new(EngineErrorKind::Failed, "the object store has stopped", "Look at the disk, then start again")
                     .because(error)
             }
-            ManifestError::Store { .. } => {
-                Self::new(EngineErrorKind::Retry, "the object store could not be read", "Look at its reach and try again")
-                    .because(error)
-            }
+            ManifestError::Store { .. } => Self::new(
+                EngineErrorKind::Retry,
+                "the object store could not be read",
+                "Look at its reach and try again",
+            )
+            .because(error),
             ManifestError::Key(_) => {
                 Self::new(EngineErrorKind::Retry, "a key could not be had", "Look at the key provider and try again")
                     .because(error)
@@ -131,12 +135,10 @@ impl From<CommitError> for EngineError {
                 "End this process; only one may serve an organisation",
             )
             .because(error),
-            CommitError::Conflict { .. } => Self::new(
-                EngineErrorKind::Retry,
-                "another commit was first",
-                "Load the manifest again, then try again",
-            )
-            .because(error),
+            CommitError::Conflict { .. } => {
+                Self::new(EngineErrorKind::Retry, "another commit was first", "Load the manifest again, then try again")
+                    .because(error)
+            }
             CommitError::Invariant(_) => Self::new(
                 EngineErrorKind::Failed,
                 "a commit would break the manifest's rules",

@@ -36,8 +36,8 @@ use crate::store::{self, is_fatal};
 
 pub use filter::SegmentFilter;
 pub use read::SegmentStream;
-pub(crate) use write::encode_error;
 pub use write::NewSegment;
+pub(crate) use write::encode_error;
 
 /// How much of a segment's end is read at first: footer and page index of all but the largest.
 const TAIL_GUESS_BYTES: u64 = 64 * 1024;
@@ -89,13 +89,13 @@ impl From<SegmentReadError> for EngineError {
                 Self::new(EngineErrorKind::Failed, "the object store has stopped", "Look at the disk, then start again")
                     .because(error)
             }
-            SegmentReadError::Store { .. } => {
-                Self::new(EngineErrorKind::Retry, "a segment could not be read", "Look at the object store and try again")
-                    .because(error)
-            }
-            SegmentReadError::Missing { .. }
-            | SegmentReadError::Object { .. }
-            | SegmentReadError::Parquet { .. } => {
+            SegmentReadError::Store { .. } => Self::new(
+                EngineErrorKind::Retry,
+                "a segment could not be read",
+                "Look at the object store and try again",
+            )
+            .because(error),
+            SegmentReadError::Missing { .. } | SegmentReadError::Object { .. } | SegmentReadError::Parquet { .. } => {
                 Self::new(EngineErrorKind::Corrupt, "a segment can not be read", RESTORE).because(error)
             }
         }
@@ -128,11 +128,7 @@ impl Segments {
     ///
     /// # Errors
     /// [`SegmentReadError`].
-    pub async fn metadata(
-        &self,
-        org: OrgId,
-        entry: &SegmentEntry,
-    ) -> Result<Arc<ParquetMetaData>, SegmentReadError> {
+    pub async fn metadata(&self, org: OrgId, entry: &SegmentEntry) -> Result<Arc<ParquetMetaData>, SegmentReadError> {
         let name = entry.object_key(org);
         let (end, tail) = self.tail(org, entry).await?;
         let data_key = self.unwrap(org, entry, &tail).await?;
@@ -243,9 +239,7 @@ impl Segments {
     ) -> Result<SecretKey, SegmentReadError> {
         let org_key = self.keys.get(org, entry.key_version).await?;
         let name = entry.object_key(org);
-        tail.key_metadata
-            .unwrap_for(org, entry, &org_key)
-            .map_err(|source| SegmentReadError::Object { name, source })
+        tail.key_metadata.unwrap_for(org, entry, &org_key).map_err(|source| SegmentReadError::Object { name, source })
     }
 }
 

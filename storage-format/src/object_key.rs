@@ -182,7 +182,10 @@ mod tests {
         let id: SegmentId = ID.parse().expect("an id");
         for (key, text) in [
             (ObjectKey::Segment { org, window, id }, format!("orgs/{ORG}/segments/2024050100-2024060100/{ID}.parquet")),
-            (ObjectKey::Conflicts { org, window, id }, format!("orgs/{ORG}/conflicts/2024050100-2024060100/{ID}.parquet")),
+            (
+                ObjectKey::Conflicts { org, window, id },
+                format!("orgs/{ORG}/conflicts/2024050100-2024060100/{ID}.parquet"),
+            ),
             (
                 ObjectKey::Manifest { org, version: ManifestVersion::new(7) },
                 format!("orgs/{ORG}/manifest/00000000000000000007"),
@@ -212,9 +215,9 @@ mod tests {
             format!("orgs/{ORG}/manifest/99999999999999999999"),
             format!("orgs/{ORG}/manifest/../manifest/00000000000000000007"),
             format!("orgs/{ORG}/../{ORG}/keys/0000000001"),
-            format!("orgs/../keys/0000000001"),
+            "orgs/../keys/0000000001".into(),
             format!("orgs/{}/keys/0000000001", ORG.to_uppercase()),
-            format!("orgs/0000000000000000/keys/0000000001"),
+            "orgs/0000000000000000/keys/0000000001".into(),
             format!("orgs/{ORG}//0000000001"),
             format!("orgs/{ORG}/segments/2024050100-2024060100/{}.parquet", ID.to_uppercase()),
             format!("orgs/{ORG}/segments/2024050100-2024060100/{ID}"),

@@ -111,6 +111,19 @@ mod tests {
         }
     }
 
+    /// What version 0.1.0 wrote is read for ever. To make a file that is not there yet: `UPDATE_FIXTURES=1 cargo test`.
+    #[test]
+    fn the_golden_file_still_opens() {
+        let object = object(0xA1, 1, 9);
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/v1/org-key.bin");
+        if std::env::var_os("UPDATE_FIXTURES").is_some() && !std::path::Path::new(path).exists() {
+            std::fs::write(path, object.encode()).expect("written");
+        }
+        let bytes = std::fs::read(path).expect("the fixture is there");
+        assert_eq!(OrgKeyObject::decode(object.org, 1, &bytes), Ok(object));
+        assert_eq!(object.encode()[..], bytes);
+    }
+
     #[test]
     fn another_name_is_refused() {
         let object = object(7, 3, 9);

@@ -142,10 +142,11 @@ impl MergeKernel {
             return Step::On;
         }
         let Some((key, index)) = first else { return Step::End };
-        if self.pending.is_none() && bound.is_none_or(|bound| key < bound) {
-            if let Some(step) = self.take_plain(index, bound) {
-                return step;
-            }
+        if self.pending.is_none()
+            && bound.is_none_or(|bound| key < bound)
+            && let Some(step) = self.take_plain(index, bound)
+        {
+            return step;
         }
         let pending = self.pending.get_or_insert_with(|| Pending::new(key, self.layout.channels.len()));
         if let Some((batch, row)) = self.runs[index].current() {
@@ -194,10 +195,10 @@ impl MergeKernel {
             self.runs[index].advance(1);
             return Step::On;
         }
-        if self.pending.is_none() {
-            if let Some(step) = self.take_plain(last, bound) {
-                return step;
-            }
+        if self.pending.is_none()
+            && let Some(step) = self.take_plain(last, bound)
+        {
+            return step;
         }
         let pending = self.pending.get_or_insert_with(|| Pending::new(key, channels));
         if let Some((batch, row)) = self.runs[last].current() {

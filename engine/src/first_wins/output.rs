@@ -178,10 +178,10 @@ fn conflicts_batch(layout: &Layout, conflicts: &[Conflict]) -> Result<RecordBatc
         return Ok(RecordBatch::new_empty(schema));
     }
     let name = |c: &Conflict| layout.schema.field(layout.channels[c.channel]).name().as_str();
-    let numbers = |of: fn(&Conflict) -> u64| -> ArrayRef { Arc::new(conflicts.iter().map(of).collect::<UInt64Array>()) };
-    let values = |of: fn(&Conflict) -> f64| -> ArrayRef {
-        Arc::new(Float64Array::from_iter_values(conflicts.iter().map(of)))
-    };
+    let numbers =
+        |of: fn(&Conflict) -> u64| -> ArrayRef { Arc::new(conflicts.iter().map(of).collect::<UInt64Array>()) };
+    let values =
+        |of: fn(&Conflict) -> f64| -> ArrayRef { Arc::new(Float64Array::from_iter_values(conflicts.iter().map(of))) };
     let times = |of: fn(&Conflict) -> i64| -> ArrayRef {
         Arc::new(TimestampMillisecondArray::from_iter_values(conflicts.iter().map(of)).with_timezone("UTC"))
     };

@@ -83,7 +83,8 @@ fn unbatch_conflicts(batch: &RecordBatch) -> Vec<Conflict> {
 fn merge(runs: &[Vec<Row>], mode: MergeMode, cut: usize, batch_rows: usize) -> Told {
     let mut kernel = MergeKernel::new(schema(), runs.len(), mode).expect("readings").with_batch_rows(batch_rows);
     let mut chunks: Vec<_> = runs.iter().map(|run| run.chunks(cut)).collect();
-    let (mut rows, mut conflicts) = (vec![RecordBatch::new_empty(schema())], vec![RecordBatch::new_empty(conflicts_schema())]);
+    let (mut rows, mut conflicts) =
+        (vec![RecordBatch::new_empty(schema())], vec![RecordBatch::new_empty(conflicts_schema())]);
     loop {
         match kernel.poll().expect("well formed") {
             MergePoll::Need(run) => match chunks[run].next() {
@@ -133,8 +134,8 @@ fn model_new(runs: &[Vec<Row>]) -> Told {
     for row in last {
         let was_there = known.contains_key(&row.key);
         let kept = known.entry(row.key).or_default();
-        for channel in 0..2 {
-            let Some(value) = row.values[channel] else { continue };
+        for (channel, value) in row.values.into_iter().enumerate() {
+            let Some(value) = value else { continue };
             match kept[channel] {
                 None => {
                     kept[channel] = Some(value);
@@ -257,7 +258,10 @@ fn what_is_wrong_is_refused() {
     assert!(matches!(kernel.push(0, unsorted), Err(MergeError::Order { run: 0 })));
     kernel.push(0, sorted.slice(1, 1)).expect("sorted");
     assert!(matches!(kernel.push(0, sorted.slice(0, 1)), Err(MergeError::Order { run: 0 })));
-    assert!(matches!(kernel.push(0, RecordBatch::new_empty(conflicts_schema())), Err(MergeError::Schema { run: 0, .. })));
+    assert!(matches!(
+        kernel.push(0, RecordBatch::new_empty(conflicts_schema())),
+        Err(MergeError::Schema { run: 0, .. })
+    ));
     assert!(MergeKernel::new(conflicts_schema(), 1, MergeMode::Rows).is_ok(), "conflicts have logger and time as well");
     assert!(MergeKernel::new(Arc::new(Schema::empty()), 1, MergeMode::Rows).is_err());
 }

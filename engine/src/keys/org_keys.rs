@@ -48,7 +48,7 @@ impl OrgKeys {
         }
         let name = ObjectKey::OrgKey { org, version };
         let found = store::read(self.store.as_ref(), &store::path(&name)).await;
-        let bytes = found.map_err(|source| ManifestError::store(&name, source))?;
+        let bytes = found.map_err(|source| ManifestError::store(name, source))?;
         let bytes = bytes.ok_or(ManifestError::Missing { name })?;
         self.open(org, version, &bytes)
     }
@@ -84,8 +84,8 @@ impl OrgKeys {
 
     fn open(&self, org: OrgId, version: u32, bytes: &[u8]) -> Result<SecretKey, ManifestError> {
         let name = ObjectKey::OrgKey { org, version };
-        let object = OrgKeyObject::decode(org, version, bytes)
-            .map_err(|source| ManifestError::Object { name, source })?;
+        let object =
+            OrgKeyObject::decode(org, version, bytes).map_err(|source| ManifestError::Object { name, source })?;
         let key = self.provider.unwrap(&object.wrapped, &org_key_aad(org, version)).map_err(|e| match e {
             super::KeyError::Unwrap(source) => ManifestError::Object { name, source },
             other => ManifestError::Key(other),

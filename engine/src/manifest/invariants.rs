@@ -58,7 +58,8 @@ pub enum InvariantError {
 type Predicate = fn(&Manifest, &ManifestDelta, &Manifest) -> Result<(), InvariantError>;
 
 /// The rules, each by itself.
-const PREDICATES: [Predicate; 5] = [precedence_is_total, rows_are_counted, conflicts_are_counted, flushes_are_new, rows_are_covered];
+const PREDICATES: [Predicate; 5] =
+    [precedence_is_total, rows_are_counted, conflicts_are_counted, flushes_are_new, rows_are_covered];
 
 /// The state after this commit, if every rule holds.
 pub(super) fn check(before: &Manifest, delta: &ManifestDelta) -> Result<Manifest, InvariantError> {

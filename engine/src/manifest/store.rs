@@ -189,7 +189,7 @@ impl ManifestStore {
     pub async fn read(&self, org: OrgId, version: ManifestVersion) -> Result<ManifestObject, ManifestError> {
         let name = commit_name(org, version);
         let found = store::read(self.store.as_ref(), &store::path(&name)).await;
-        let bytes = found.map_err(|source| ManifestError::store(&name, source))?;
+        let bytes = found.map_err(|source| ManifestError::store(name, source))?;
         let bytes = bytes.ok_or(ManifestError::Missing { name })?;
         let wrong = |source| ManifestError::Object { name, source };
         let header = ManifestHeader::decode(&bytes).map_err(wrong)?;
@@ -251,7 +251,7 @@ impl ManifestStore {
         let delta = self.delta(current, own, change);
         let version = delta.version;
         let after = invariants::check(current, &delta)?;
-        let object = if (version.get() - 1) % BASE_EVERY == 0 {
+        let object = if (version.get() - 1).is_multiple_of(BASE_EVERY) {
             ManifestObject::Base(Box::new(ManifestBase { delta, state: after.clone() }))
         } else {
             ManifestObject::Delta(delta)

@@ -141,9 +141,13 @@ async fn what_is_committed_is_loaded_over_many_bases() {
     assert_eq!((state.version().get(), state.segments().len(), state.totals().readings), (201, 200, 2000));
     let reader = writer(&store, 2, 7);
     assert_eq!(reader.manifests.load(org(1)).await.expect("loaded"), state);
-    assert!(reader.manifests.read(org(1), ManifestVersion::new(129)).await.is_ok_and(|object| {
-        matches!(object, storage_format::manifest::ManifestObject::Base(_))
-    }));
+    assert!(
+        reader
+            .manifests
+            .read(org(1), ManifestVersion::new(129))
+            .await
+            .is_ok_and(|object| { matches!(object, storage_format::manifest::ManifestObject::Base(_)) })
+    );
     assert_eq!(reader.manifests.list_orgs().await.expect("listed"), [org(1)]);
     assert!(matches!(reader.manifests.load(org(2)).await, Err(ManifestError::NotFound(_))));
 }
@@ -378,12 +382,7 @@ impl ObjectStore for Lagging {
         self.inner.list_with_delimiter(prefix).await
     }
 
-    async fn copy_opts(
-        &self,
-        from: &Path,
-        to: &Path,
-        options: object_store::CopyOptions,
-    ) -> object_store::Result<()> {
+    async fn copy_opts(&self, from: &Path, to: &Path, options: object_store::CopyOptions) -> object_store::Result<()> {
         self.inner.copy_opts(from, to, options).await
     }
 }

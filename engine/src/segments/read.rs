@@ -82,10 +82,8 @@ impl Segments {
             None => rows.boxed(),
             Some(schema) => rows
                 .and_then(move |batch| {
-                    let unified = unify(&batch, &schema).map_err(|e| SegmentReadError::Parquet {
-                        name,
-                        source: ParquetError::External(Box::new(e)),
-                    });
+                    let unified = unify(&batch, &schema)
+                        .map_err(|e| SegmentReadError::Parquet { name, source: ParquetError::External(Box::new(e)) });
                     async { unified }
                 })
                 .boxed(),

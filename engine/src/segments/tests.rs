@@ -39,7 +39,9 @@ fn rows(loggers: std::ops::Range<u64>, each: i64) -> RecordBatch {
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values(keys.iter().map(|key| key.0))),
         Arc::new(TimestampMillisecondArray::from_iter_values(keys.iter().map(|key| key.1)).with_timezone("UTC")),
-        Arc::new(Float64Array::from_iter_values(keys.iter().map(|key| f64::from(u8::try_from(key.0 % 100).expect("small"))))),
+        Arc::new(Float64Array::from_iter_values(
+            keys.iter().map(|key| f64::from(u8::try_from(key.0 % 100).expect("small"))),
+        )),
         Arc::new(UInt64Array::from_iter_values(keys.iter().map(|_| 5))),
         Arc::new(TimestampMillisecondArray::from_iter_values(keys.iter().map(|_| MAY)).with_timezone("UTC")),
     ];
@@ -183,7 +185,8 @@ async fn a_data_key_opens_its_segment_and_no_other() {
     let open = |key: &SecretKey| {
         let options = parquet::arrow::arrow_reader::ArrowReaderOptions::new()
             .with_file_decryption_properties(decryption_properties(key).expect("32 bytes"));
-        parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), options).is_ok()
+        parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), options)
+            .is_ok()
     };
     assert!(open(&of_one) && !open(&of_two));
 }

@@ -85,4 +85,3 @@ pub(crate) fn encode_error(error: SegmentError) -> EngineError {
     )
     .because(error)
 }
-

@@ -30,8 +30,8 @@ use object_store::{
     ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use disk::{Disk, Target};
 pub use disk::LocalDurableError;
+use disk::{Disk, Target};
 use upload::Upload;
 
 /// How many deletes run at once.

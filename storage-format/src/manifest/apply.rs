@@ -165,8 +165,7 @@ impl Manifest {
         let mut told = HashSet::new();
         let mut gateways = BTreeSet::new();
         for position in &delta.spools {
-            let wrong =
-                |detail| Err(ApplyError::Spool { gateway: position.gateway, spool: position.spool, detail });
+            let wrong = |detail| Err(ApplyError::Spool { gateway: position.gateway, spool: position.spool, detail });
             let key = (position.gateway, position.spool);
             if !told.insert(key) {
                 return wrong("told twice");
@@ -189,8 +188,7 @@ impl Manifest {
 
 fn forget_oldest(spools: &mut BTreeMap<(GatewayId, SpoolId), SpoolState>, gateway: GatewayId) {
     let all = (gateway, SpoolId::MIN)..=(gateway, SpoolId::MAX);
-    let mut by_use: Vec<(Lsn, SpoolId)> =
-        spools.range(all).map(|(&(_, spool), state)| (state.lsn, spool)).collect();
+    let mut by_use: Vec<(Lsn, SpoolId)> = spools.range(all).map(|(&(_, spool), state)| (state.lsn, spool)).collect();
     if by_use.len() <= SPOOLS_PER_GATEWAY_MAX {
         return;
     }

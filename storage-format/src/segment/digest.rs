@@ -101,7 +101,8 @@ impl RowDigest {
         let gateways = batch.column(5).as_primitive::<UInt64Type>().values();
         let received = batch.column(6).as_primitive::<TimestampMillisecondType>().values();
         for row in 0..batch.num_rows() {
-            let code = Channel::by_name(channels.value(row)).map_or(0, |channel: &Channel| ChannelCode::get(channel.code));
+            let code =
+                Channel::by_name(channels.value(row)).map_or(0, |channel: &Channel| ChannelCode::get(channel.code));
             self.row_bytes.extend_from_slice(&loggers[row].to_le_bytes());
             self.row_bytes.extend_from_slice(&times[row].to_le_bytes());
             self.row_bytes.extend_from_slice(&code.to_le_bytes());

@@ -164,9 +164,12 @@ impl SegmentEncoder {
             return Ok(());
         }
         let fits = batch.num_columns() == self.schema.fields().len()
-            && batch.schema().fields().iter().zip(self.schema.fields()).all(|(a, b)| {
-                a.name() == b.name() && a.data_type() == b.data_type()
-            });
+            && batch
+                .schema()
+                .fields()
+                .iter()
+                .zip(self.schema.fields())
+                .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
         if !fits {
             return Err(SegmentError::Schema);
         }

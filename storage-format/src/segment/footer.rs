@@ -93,9 +93,8 @@ pub fn read_tail(file_bytes: u64, last: &[u8]) -> Result<SegmentTail, FormatErro
         return Err(error(FormatErrorKind::Truncated, start, "the tail is not all there"));
     };
     let tail = &last[from..last.len() - 8];
-    let (key_metadata, crypto_bytes) = crypto_metadata(tail).ok_or_else(|| {
-        error(FormatErrorKind::Damaged, start, "its encryption is not described as a segment's is")
-    })?;
+    let (key_metadata, crypto_bytes) = crypto_metadata(tail)
+        .ok_or_else(|| error(FormatErrorKind::Damaged, start, "its encryption is not described as a segment's is"))?;
     let key_metadata = SegmentKeyMetadata::decode(key_metadata).map_err(|inner| {
         // The metadata ends one byte before the description of the encryption does.
         let at = start + (crypto_bytes - 1 - SEGMENT_KEY_METADATA_BYTES) as u64 + inner.offset;
@@ -103,9 +102,8 @@ pub fn read_tail(file_bytes: u64, last: &[u8]) -> Result<SegmentTail, FormatErro
     })?;
     let footer = &tail[crypto_bytes..];
     let at = start + crypto_bytes as u64;
-    let whole = footer.first_chunk().is_some_and(|raw| {
-        u32::from_le_bytes(*raw) as usize == footer.len() - LENGTH_BYTES
-    });
+    let whole =
+        footer.first_chunk().is_some_and(|raw| u32::from_le_bytes(*raw) as usize == footer.len() - LENGTH_BYTES);
     if !whole {
         return Err(error(FormatErrorKind::Damaged, at, "the footer's length does not fit"));
     }
@@ -260,7 +258,11 @@ impl MetadataDecoder {
         match self.decoder.try_decode() {
             Ok(DecodeResult::NeedsData(ranges)) => {
                 let Some(range) = ranges.into_iter().next() else {
-                    return Err(error(FormatErrorKind::Damaged, self.tail.start, "parquet wants nothing and has nothing"));
+                    return Err(error(
+                        FormatErrorKind::Damaged,
+                        self.tail.start,
+                        "parquet wants nothing and has nothing",
+                    ));
                 };
                 if !self.tail_pushed {
                     // Parquet asks for the end first, then for the tail: this is both.

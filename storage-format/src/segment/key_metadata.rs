@@ -66,12 +66,7 @@ impl SegmentKeyMetadata {
     ///
     /// # Errors
     /// [`FormatErrorKind::WrongKey`] when it is another segment, or another key.
-    pub fn unwrap_for(
-        &self,
-        org: OrgId,
-        entry: &SegmentEntry,
-        org_key: &SecretKey,
-    ) -> Result<SecretKey, FormatError> {
+    pub fn unwrap_for(&self, org: OrgId, entry: &SegmentEntry, org_key: &SecretKey) -> Result<SecretKey, FormatError> {
         if (self.kind, self.org, self.window, self.id) != (entry.kind, org, entry.window, entry.id) {
             let detail = format!("its key is of {}, it was read as {}", self.object_key(), entry.object_key(org));
             return Err(error(FormatErrorKind::WrongKey, 0, detail));

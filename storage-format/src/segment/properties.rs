@@ -55,9 +55,7 @@ pub fn writer_properties(
             _ => (true, Encoding::DELTA_BINARY_PACKED),
         };
         // With a dictionary, the encoding is what follows once the dictionary is full.
-        builder = builder
-            .set_column_dictionary_enabled(path.clone(), dictionary)
-            .set_column_encoding(path, encoding);
+        builder = builder.set_column_dictionary_enabled(path.clone(), dictionary).set_column_encoding(path, encoding);
     }
     Ok(builder.build())
 }

@@ -20,8 +20,7 @@ fn timestamp() -> DataType {
 /// With a channel that is not in the registry: nothing decoded or read holds one.
 #[must_use]
 pub fn readings_schema(channels: &[ChannelCode]) -> SchemaRef {
-    let mut fields =
-        vec![Field::new("logger", DataType::UInt64, false), Field::new("time", timestamp(), false)];
+    let mut fields = vec![Field::new("logger", DataType::UInt64, false), Field::new("time", timestamp(), false)];
     for code in channels {
         let channel = code.channel().expect("only channels of the registry get as far as a schema");
         fields.push(Field::new(channel.name, DataType::Float64, true));

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array,
-};
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Encoding;
@@ -151,7 +149,7 @@ fn what_goes_in_comes_out() {
     let read = rows(&segment.bytes, &metadata);
     assert_eq!(arrow::compute::concat_batches(all.schema_ref(), &read).expect("one schema"), all);
     // However the rows are cut.
-    assert_eq!(entry.digest, digest(&[all.clone()]));
+    assert_eq!(entry.digest, digest(std::slice::from_ref(&all)));
     assert_eq!(entry.digest, digest(&read));
     assert_ne!(entry.digest, digest(&[all.slice(1, 2999)]));
 }
@@ -352,7 +350,7 @@ fn golden_files_still_open() {
     let conflicts_object = fixture("conflicts.parquet");
     if std::env::var_os("UPDATE_FIXTURES").is_some() {
         if !segment.exists() {
-            std::fs::write(&segment, encode(&[batch.clone()]).bytes).expect("written");
+            std::fs::write(&segment, encode(std::slice::from_ref(&batch)).bytes).expect("written");
         }
         if !conflicts_object.exists() {
             let mut encoder = encoder(SegmentKind::Conflicts);
@@ -360,7 +358,7 @@ fn golden_files_still_open() {
             std::fs::write(&conflicts_object, encoder.finish().expect("rows").bytes).expect("written");
         }
     }
-    let mut entry = encode(&[batch.clone()]).entry;
+    let mut entry = encode(std::slice::from_ref(&batch)).entry;
     let bytes = Bytes::from(std::fs::read(segment).expect("the fixture is there"));
     entry.bytes = bytes.len() as u64;
     let metadata = open(&bytes, &entry, &org_key()).expect("it opens");

@@ -228,9 +228,7 @@ impl Disk {
         self.sync(&staged.file, &staged.path)?;
         let dir = target.file.parent().unwrap_or(&self.root);
         self.make_dirs(dir)?;
-        let naming = |what| {
-            move |source| LocalDurableError::Naming { what, path: target.file.clone(), source }
-        };
+        let naming = |what| move |source| LocalDurableError::Naming { what, path: target.file.clone(), source };
         if target.create {
             match fs::hard_link(&staged.path, &target.file) {
                 Ok(()) => {}

@@ -1,9 +1,9 @@
 //! What a commit may do to a manifest, and what it may not.
 
 use super::*;
+use crate::FrameSequence;
 use crate::manifest::codec::tests::{delta, entry};
 use crate::manifest::{SpoolPosition, Totals};
-use crate::FrameSequence;
 
 fn state(versions: u64) -> Manifest {
     let mut state = Manifest::empty();
