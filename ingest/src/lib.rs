@@ -25,6 +25,6 @@ pub use ports::{AckSink, BoxFuture, FrameSink, GatewayDirectory, GatewayIdentity
 pub use protocol::TimePolicy;
 #[cfg(feature = "server")]
 pub use server::{NowFn, Server, ServerConfig, ServerError};
-pub use tls::TlsError;
 #[cfg(feature = "server")]
 pub use tls::ServerTls;
+pub use tls::TlsError;

@@ -91,9 +91,7 @@ impl Trouble {
 
     fn of_code(code: VarInt, reason: &str) -> Self {
         match CloseCode::from_number(code.into_inner()) {
-            Some(CloseCode::CertificateRefused) => {
-                Self::Permanent(ClientError::CertificateRefused(reason.to_owned()))
-            }
+            Some(CloseCode::CertificateRefused) => Self::Permanent(ClientError::CertificateRefused(reason.to_owned())),
             Some(CloseCode::ProtocolViolation) => {
                 Self::Permanent(ClientError::Incompatible(format!("protocol violation {reason}").trim().to_owned()))
             }

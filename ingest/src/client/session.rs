@@ -171,8 +171,7 @@ impl Client {
         spool.start_after(config.first_sequence);
         let state = State { spool, closing: false, progress_at: Instant::now(), failed: None };
         let (progress, mut watching) = watch::channel(Progress::default());
-        let shared =
-            Arc::new(Shared { state: Mutex::new(state), work: Notify::new(), room: Notify::new(), progress });
+        let shared = Arc::new(Shared { state: Mutex::new(state), work: Notify::new(), room: Notify::new(), progress });
         let transport = reconnect::prepare(&config)?;
         let task = tokio::spawn(reconnect::run(Arc::clone(&shared), config, transport));
         let client = Self { shared, task };

@@ -209,10 +209,7 @@ impl Message {
     }
 }
 
-fn nonzero(
-    sequence: u64,
-    field: impl Fn(&'static str) -> ProtocolError,
-) -> Result<FrameSequence, ProtocolError> {
+fn nonzero(sequence: u64, field: impl Fn(&'static str) -> ProtocolError) -> Result<FrameSequence, ProtocolError> {
     if sequence == 0 { Err(field("sequence")) } else { Ok(FrameSequence::new(sequence)) }
 }
 

@@ -197,19 +197,11 @@ impl ClientSession {
     ///
     /// # Errors
     /// [`ProtocolError`]: close the connection.
-    pub fn receive(
-        &mut self,
-        sent: FrameSequence,
-        input: &mut &[u8],
-    ) -> Result<Option<ClientEvent>, ProtocolError> {
+    pub fn receive(&mut self, sent: FrameSequence, input: &mut &[u8]) -> Result<Option<ClientEvent>, ProtocolError> {
         let Some(received) = self.reader.next(input)? else { return Ok(None) };
         let Received::Message(message) = received else { return Ok(None) };
         let check_sent = |found: FrameSequence| {
-            if found > sent {
-                Err(ProtocolError::NotSent { sent: sent.get(), found: found.get() })
-            } else {
-                Ok(())
-            }
+            if found > sent { Err(ProtocolError::NotSent { sent: sent.get(), found: found.get() }) } else { Ok(()) }
         };
         match message {
             Message::Opened { durable } if !self.opened => {

@@ -22,10 +22,7 @@ const YEAR_2000_MS: i64 = 946_684_800_000;
 impl Default for TimePolicy {
     /// Not before 2000-01-01, not over 24 hours ahead of the server's clock.
     fn default() -> Self {
-        Self {
-            time_min: Millis::EPOCH.saturating_add(YEAR_2000_MS),
-            ahead_max: Duration::from_secs(24 * 60 * 60),
-        }
+        Self { time_min: Millis::EPOCH.saturating_add(YEAR_2000_MS), ahead_max: Duration::from_secs(24 * 60 * 60) }
     }
 }
 

@@ -121,8 +121,7 @@ impl Server {
             .incoming_buffer_size_total(16 << 20);
         let mut endpoint_config = EndpointConfig::new(Arc::new(StableReset::new(&tls)?));
         endpoint_config.cid_generator(|| Box::new(ConnectionIds));
-        let endpoint =
-            Endpoint::new(endpoint_config, Some(quic), socket, Arc::new(TokioRuntime)).map_err(bind)?;
+        let endpoint = Endpoint::new(endpoint_config, Some(quic), socket, Arc::new(TokioRuntime)).map_err(bind)?;
         let local_addr = endpoint.local_addr().map_err(bind)?;
 
         let shared = Arc::new(Shared {
@@ -135,8 +134,8 @@ impl Server {
             counters: FrameCounters::new(),
             draining: watch::Sender::new(false),
         });
-        let recheck = Arc::clone(&shared.admission)
-            .recheck(Arc::clone(&shared.directory), shared.limits.recheck_interval);
+        let recheck =
+            Arc::clone(&shared.admission).recheck(Arc::clone(&shared.directory), shared.limits.recheck_interval);
         let tasks = [tokio::spawn(accept(endpoint.clone(), Arc::clone(&shared))), tokio::spawn(recheck)];
         info!(%local_addr, "ingest listens");
         Ok(Self { endpoint, local_addr, shared, tasks })

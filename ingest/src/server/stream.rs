@@ -103,12 +103,8 @@ impl Reading<'_> {
     async fn run(&mut self, receive: &mut RecvStream) -> Result<(), Cut> {
         let started = Instant::now();
         let limits = &self.shared.limits;
-        let mut session = ServerSession::new(
-            Duration::ZERO,
-            limits.frame_bytes_max,
-            limits.open_timeout,
-            limits.message_timeout,
-        );
+        let mut session =
+            ServerSession::new(Duration::ZERO, limits.frame_bytes_max, limits.open_timeout, limits.message_timeout);
         loop {
             let deadline = session.deadline().map(|after| started + after);
             let Some(chunk) = self.read(receive, deadline, session.time_allowed()).await? else {

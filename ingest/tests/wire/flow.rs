@@ -171,7 +171,8 @@ async fn what_the_server_takes_in_while_the_sink_is_full_is_one_window() {
     let mut stream = raw.opened(spool(1)).await;
     let mut written = 0;
     for number in 1.. {
-        let frame = readings(1, usize::try_from(number).expect("small") * 1000, 1000).encode(spool(1), sequence(number));
+        let frame =
+            readings(1, usize::try_from(number).expect("small") * 1000, 1000).encode(spool(1), sequence(number));
         let message = Message::Frame { sequence: sequence(number), frame }.to_bytes();
         match tokio::time::timeout(Duration::from_millis(500), stream.send.write_all(&message)).await {
             Ok(done) => done.expect("a stream"),

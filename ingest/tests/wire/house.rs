@@ -23,6 +23,7 @@ pub(crate) struct House {
     pub(crate) directory: Arc<Directory>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) limits: IngestLimits,
+    server: Issued,
     same_name: Ca,
     other_name: Ca,
     clock: Arc<AtomicI64>,
@@ -38,6 +39,7 @@ impl House {
             ..IngestLimits::default()
         };
         Self {
+            server: ca.server(),
             same_name: Ca::new("icecore test CA"),
             other_name: Ca::new("another CA"),
             ca,
@@ -82,7 +84,7 @@ impl House {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let config = ServerConfig {
             addr,
-            tls: self.ca.server_tls(),
+            tls: self.ca.server_tls(&self.server),
             limits: self.limits.clone(),
             times: TimePolicy::default(),
             now: self.now(),

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use ingest::client::Identity;
 use ingest::{GatewayDirectory, GatewayIdentity, Refusal, ServerTls};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
+};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use storage_format::{GatewayId, OrgId};
@@ -55,9 +57,12 @@ impl Ca {
         Issued { pem, key_pem: key.serialize_pem() }
     }
 
-    pub(crate) fn server_tls(&self) -> ServerTls {
-        let issued = self.issue(SERVER_NAME, ExtendedKeyUsagePurpose::ServerAuth, false);
-        ServerTls::from_pem(issued.pem.as_bytes(), issued.key_pem.as_bytes(), self.pem.as_bytes()).expect("usable")
+    pub(crate) fn server(&self) -> Issued {
+        self.issue(SERVER_NAME, ExtendedKeyUsagePurpose::ServerAuth, false)
+    }
+
+    pub(crate) fn server_tls(&self, server: &Issued) -> ServerTls {
+        ServerTls::from_pem(server.pem.as_bytes(), server.key_pem.as_bytes(), self.pem.as_bytes()).expect("usable")
     }
 
     pub(crate) fn gateway(&self) -> Issued {

@@ -116,4 +116,3 @@ pub(crate) fn alert(error: &ConnectionError) -> Option<u64> {
     };
     code.checked_sub(0x100).filter(|alert| *alert < 0x100)
 }
-

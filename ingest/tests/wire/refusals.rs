@@ -35,7 +35,8 @@ async fn refused_frames_do_not_stop_the_stream() {
     expected.push((5, RefusalCode::TimeOutOfRange));
     let mut noise = readings(1, 0, 1);
     for index in 0..10_000_u64 {
-        let time = storage_format::Millis::new(START_MS - 1_000_000 - i64::try_from(index * index % 977).expect("small"));
+        let time =
+            storage_format::Millis::new(START_MS - 1_000_000 - i64::try_from(index * index % 977).expect("small"));
         let channel = storage_format::ChannelCode::new(2).expect("humidity");
         let logger = storage_format::LoggerId::new(1000 + index).expect("not zero");
         noise.push(logger, time.expect("a time"), &[(channel, index as f64 / 7.0)]).expect("a reading");
