@@ -201,6 +201,22 @@ mod tests {
     }
 
     #[test]
+    fn the_page_names_the_same_forms() {
+        let page = include_str!("../docs/object-keys.md");
+        let org = OrgId::MIN;
+        for prefix in [
+            ObjectKey::segments_prefix(org) + "/<window>/<segment>.parquet",
+            ObjectKey::conflicts_prefix(org) + "/<window>/<segment>.parquet",
+            ObjectKey::manifest_prefix(org) + "/<version>",
+            ObjectKey::keys_prefix(org) + "/<key version>",
+            format!("at most {OBJECT_KEY_BYTES_MAX} bytes"),
+        ] {
+            let form = prefix.replace(&org.to_string(), "<org>");
+            assert!(page.contains(&form), "{form}");
+        }
+    }
+
+    #[test]
     fn everything_else_is_refused() {
         for bad in [
             String::new(),
