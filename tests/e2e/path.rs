@@ -87,7 +87,7 @@ fn twice_at_once_and_in_conflict() {
     assert_eq!(readings::parse_export(&icecore.export(&org)), sent);
     assert_eq!(icecore.number(&org, "SELECT count(*) FROM conflicts"), 0);
     assert_eq!(icecore.number(&org, "SELECT readings FROM totals"), total);
-    assert_eq!(icecore.number(&org, "SELECT duplicates FROM totals"), 2 * total);
+    assert_eq!(icecore.number(&org, "SELECT duplicates FROM totals"), 4 * total, "two more of each of two samples");
 
     // Then 50 readings of other values in both channels: 100 conflicts, and the first values stay.
     let forged: Readings = sent.iter().take(50).map(|(key, _)| (*key, (9_950, 150))).collect();
@@ -106,7 +106,7 @@ fn twice_at_once_and_in_conflict() {
     assert_eq!(icecore.terminate(), Some(0));
     icecore.start();
     assert_eq!(icecore.query(&org, list).ok().stdout, listed);
-    assert_eq!(icecore.number(&org, "SELECT duplicates FROM totals"), 2 * total);
+    assert_eq!(icecore.number(&org, "SELECT duplicates FROM totals"), 4 * total, "two more of each of two samples");
     assert_eq!(icecore.number(&org, "SELECT conflicts FROM totals"), 100);
 }
 

@@ -6,15 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// (logger, milliseconds) to (temperature, humidity) in hundredths.
-pub type Readings = BTreeMap<(u64, i64), (i64, i64)>;
+pub(crate) type Readings = BTreeMap<(u64, i64), (i64, i64)>;
 
 /// 2024-01-30T00:00:00Z: so that a few days cross a month's end, and thereby a window's.
-pub const START_MS: i64 = 1_706_572_800_000;
+pub(crate) const START_MS: i64 = 1_706_572_800_000;
 const FIRST_LOGGER: u64 = 0x0012_4B00_0A6E_0001;
 const MINUTE_MS: i64 = 60_000;
 
 /// So many readings of so many loggers, every five minutes, with values that no two loggers share.
-pub fn fleet(loggers: u64, per_logger: i64) -> Readings {
+pub(crate) fn fleet(loggers: u64, per_logger: i64) -> Readings {
     let mut readings = Readings::new();
     for logger in 0..loggers {
         for n in 0..per_logger {
@@ -43,7 +43,7 @@ fn rfc3339(ms: i64) -> String {
 }
 
 /// As a gateway's file, ordered by time as a gateway would have them.
-pub fn csv(readings: &Readings) -> String {
+pub(crate) fn csv(readings: &Readings) -> String {
     let mut by_time: Vec<_> = readings.iter().collect();
     by_time.sort_by_key(|((logger, time), _)| (*time, *logger));
     let mut text = String::from("time,logger,temperature,humidity\n");
@@ -55,7 +55,7 @@ pub fn csv(readings: &Readings) -> String {
 }
 
 /// The file of these readings in this directory.
-pub fn file(dir: &Path, name: &str, readings: &Readings) -> PathBuf {
+pub(crate) fn file(dir: &Path, name: &str, readings: &Readings) -> PathBuf {
     let path = dir.join(name);
     fs::write(&path, csv(readings)).expect("the file can be written");
     path
@@ -63,7 +63,7 @@ pub fn file(dir: &Path, name: &str, readings: &Readings) -> PathBuf {
 
 /// Reads an export back, and fails if a reading stands there twice or out of order.
 #[track_caller]
-pub fn parse_export(text: &str) -> Readings {
+pub(crate) fn parse_export(text: &str) -> Readings {
     let mut lines = text.lines();
     let header: Vec<_> = lines.next().expect("a header").split(',').collect();
     let at = |name: &str| header.iter().position(|column| *column == name).unwrap_or_else(|| panic!("no {name}"));

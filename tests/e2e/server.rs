@@ -7,10 +7,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Long enough for a debug build on a busy machine; only a failing test waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A data directory with everything that belongs to one server; the directory goes when it is dropped.
-pub struct Icecore {
+pub(crate) struct Icecore {
     work: tempfile::TempDir,
     ingest_port: u16,
     http_port: u16,
@@ -19,31 +19,31 @@ pub struct Icecore {
 }
 
 /// What an organisation has for its gateways and programs.
-pub struct Org {
-    pub name: String,
-    pub identity: PathBuf,
-    pub token: String,
+pub(crate) struct Org {
+    pub(crate) name: String,
+    pub(crate) identity: PathBuf,
+    pub(crate) token: String,
 }
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
-pub struct Printed {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Printed {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Printed {
     /// The command must have succeeded.
     #[track_caller]
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "the command failed: {self:#?}");
         self
     }
 
     /// The command must have failed with an error (not a panic) that holds all of these texts.
     #[track_caller]
-    pub fn refused(self, texts: &[&str]) -> Self {
+    pub(crate) fn refused(self, texts: &[&str]) -> Self {
         assert!(!matches!(self.code, Some(0 | 101) | None), "expected a clean error: {self:#?}");
         for text in texts {
             assert!(self.stderr.contains(text), "the error does not say {text:?}: {self:#?}");
@@ -63,7 +63,7 @@ impl From<Output> for Printed {
 }
 
 /// The program under test, ready for arguments.
-pub fn icecore() -> Command {
+pub(crate) fn icecore() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));
     command.stdin(Stdio::null());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ICECORE_")) {
@@ -74,19 +74,19 @@ pub fn icecore() -> Command {
 
 impl Icecore {
     /// A fresh data directory, initialised; no server yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_environment(&[])
     }
 
     /// The same with settings for the server, as environment variables.
-    pub fn with_environment(environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn with_environment(environment: &[(&str, &str)]) -> Self {
         let this = Self::uninitialised(environment);
         this.run(&["init", "--data-dir", &this.data_dir()]).ok();
         this
     }
 
     /// Not even initialised.
-    pub fn uninitialised(environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn uninitialised(environment: &[(&str, &str)]) -> Self {
         let work = tempfile::Builder::new().prefix("icecore-e2e-").tempdir().expect("a temporary directory");
         let udp = UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free UDP port").port();
         let tcp = TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free TCP port").port();
@@ -99,29 +99,29 @@ impl Icecore {
         }
     }
 
-    pub fn work(&self) -> &Path {
+    pub(crate) fn work(&self) -> &Path {
         self.work.path()
     }
 
-    pub fn data_dir(&self) -> String {
+    pub(crate) fn data_dir(&self) -> String {
         self.work.path().join("data").to_string_lossy().into_owned()
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.http_port)
     }
 
-    pub fn ingest(&self) -> String {
+    pub(crate) fn ingest(&self) -> String {
         format!("127.0.0.1:{}", self.ingest_port)
     }
 
     /// A command to its end.
-    pub fn run(&self, args: &[&str]) -> Printed {
+    pub(crate) fn run(&self, args: &[&str]) -> Printed {
         icecore().args(args).envs(self.environment.iter().cloned()).output().expect("the program starts").into()
     }
 
     /// A command in the background, silent.
-    pub fn spawn(&self, args: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
         icecore().args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
     }
 
@@ -136,7 +136,7 @@ impl Icecore {
 
     /// Starts the server and waits until it is ready.
     #[track_caller]
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         assert!(self.process.is_none(), "already running");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut command = self.serve();
@@ -154,7 +154,7 @@ impl Icecore {
     }
 
     /// A server start that must end by itself, with what it printed.
-    pub fn start_refused(&self) -> Printed {
+    pub(crate) fn start_refused(&self) -> Printed {
         let mut process =
             self.serve().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
         let begun = Instant::now();
@@ -172,12 +172,12 @@ impl Icecore {
     }
 
     /// A plain HTTP GET, status line, headers and body as they come.
-    pub fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         self.http(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
     }
 
     /// A request as it goes over the wire, and the whole answer.
-    pub fn http(&self, request: &str) -> String {
+    pub(crate) fn http(&self, request: &str) -> String {
         use std::io::{Read, Write};
         let mut answer = Vec::new();
         let exchange = || -> std::io::Result<Vec<u8>> {
@@ -190,23 +190,23 @@ impl Icecore {
         exchange().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    pub fn log_path(&self) -> PathBuf {
+    pub(crate) fn log_path(&self) -> PathBuf {
         self.work.path().join("serve.log")
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
     /// SIGKILL: no goodbye, nothing is written any more.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().expect("running");
         process.kill().expect("the process can be killed");
         process.wait().expect("the process ends");
     }
 
     /// SIGTERM, and the exit code of a clean end.
-    pub fn terminate(&mut self) -> Option<i32> {
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
         let mut process = self.process.take().expect("running");
         let status = Command::new("kill").args(["-TERM", &process.id().to_string()]).status().expect("kill is there");
         assert!(status.success(), "the process can be signalled");
@@ -221,7 +221,7 @@ impl Icecore {
     }
 
     /// A new organisation with one gateway and one token.
-    pub fn org(&self, name: &str) -> Org {
+    pub(crate) fn org(&self, name: &str) -> Org {
         self.run(&["org", "create", name, "--data-dir", &self.data_dir()]).ok();
         let identity = self.enroll(name, "first");
         let printed = self.run(&["token", "create", "--org", name, "--data-dir", &self.data_dir()]).ok();
@@ -230,7 +230,7 @@ impl Icecore {
     }
 
     /// One more gateway of an organisation.
-    pub fn enroll(&self, org: &str, gateway: &str) -> PathBuf {
+    pub(crate) fn enroll(&self, org: &str, gateway: &str) -> PathBuf {
         let out = self.work().join(format!("identity-{org}-{gateway}"));
         let out_text = out.to_string_lossy();
         self.run(&["gateway", "enroll", gateway, "--org", org, "--data-dir", &self.data_dir(), "--out", &out_text]).ok();
@@ -238,25 +238,25 @@ impl Icecore {
     }
 
     /// `gateway send` to its end.
-    pub fn send(&self, identity: &Path, file: &Path) -> Printed {
+    pub(crate) fn send(&self, identity: &Path, file: &Path) -> Printed {
         let (identity, file) = (identity.to_string_lossy(), file.to_string_lossy());
         self.run(&["gateway", "send", "--identity", &identity, "--server", &self.ingest(), &file])
     }
 
     /// `gateway send` in the background.
-    pub fn send_in_background(&self, identity: &Path, file: &Path) -> Child {
+    pub(crate) fn send_in_background(&self, identity: &Path, file: &Path) -> Child {
         let (identity, file) = (identity.to_string_lossy(), file.to_string_lossy());
         self.spawn(&["gateway", "send", "--identity", &identity, "--server", &self.ingest(), &file])
     }
 
     /// `query`, as CSV.
-    pub fn query(&self, org: &Org, sql: &str) -> Printed {
+    pub(crate) fn query(&self, org: &Org, sql: &str) -> Printed {
         self.run(&["query", sql, "--server", &self.url(), "--token", &org.token, "--format", "csv"])
     }
 
     /// The one number that a query answers with.
     #[track_caller]
-    pub fn number(&self, org: &Org, sql: &str) -> u64 {
+    pub(crate) fn number(&self, org: &Org, sql: &str) -> u64 {
         let printed = self.query(org, sql).ok();
         let last = printed.stdout.lines().last().unwrap_or_default();
         last.parse().unwrap_or_else(|_| panic!("{sql} answers no number: {printed:#?}"))
@@ -264,7 +264,7 @@ impl Icecore {
 
     /// Everything that an organisation has, by `export`.
     #[track_caller]
-    pub fn export(&self, org: &Org) -> String {
+    pub(crate) fn export(&self, org: &Org) -> String {
         let out = self.work().join(format!("export-{}.csv", org.name));
         let out_text = out.to_string_lossy();
         let args = ["export", "--server", &self.url(), "--token", &org.token, "--format", "csv", "--output", &out_text];
@@ -273,7 +273,7 @@ impl Icecore {
     }
 
     /// The files below the data directory whose path contains this text, sorted.
-    pub fn files(&self, containing: &str) -> Vec<PathBuf> {
+    pub(crate) fn files(&self, containing: &str) -> Vec<PathBuf> {
         fn walk(dir: &Path, containing: &str, found: &mut Vec<PathBuf>) {
             for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
                 let path = entry.path();

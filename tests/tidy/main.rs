@@ -108,57 +108,88 @@ fn nothing_is_left_unfinished() {
     none("unfinished", &findings);
 }
 
-/// A page of bytes, the source that it describes, and the constants that both must name with the same value.
+/// A page of bytes, the module that it describes, and constants of that module which the page must state: the file
+/// below `storage-format/src`, the constant, and how the page writes its value (`{}` stands for it).
 struct Page {
     page: &'static str,
-    source: &'static str,
-    constants: &'static [&'static str],
+    module: &'static str,
+    constants: &'static [(&'static str, &'static str, &'static str)],
 }
 
 const PAGES: &[Page] = &[
-    Page { page: "frame.md", source: "frame", constants: &["FRAME_MAGIC", "FRAME_VERSION", "FRAME_BYTES_MAX", "FRAME_READINGS_MAX", "FRAME_CHANNELS_MAX"] },
-    Page { page: "wal.md", source: "wal", constants: &["WAL_MAGIC", "WAL_VERSION", "WAL_BLOCK_MAGIC"] },
-    Page { page: "encryption.md", source: "encryption", constants: &[] },
-    Page { page: "segment.md", source: "segment", constants: &["SEGMENT_FORMAT_VERSION"] },
-    Page { page: "manifest.md", source: "manifest", constants: &["MANIFEST_MAGIC", "MANIFEST_VERSION"] },
-    Page { page: "object-keys.md", source: "object_key", constants: &[] },
+    Page {
+        page: "frame.md",
+        module: "frame",
+        constants: &[("frame.rs", "MAGIC", "magic {}"), ("frame.rs", "VERSION", "version = {}")],
+    },
+    Page {
+        page: "wal.md",
+        module: "wal",
+        constants: &[
+            ("wal/file_header.rs", "MAGIC", "magic {}"),
+            ("wal/file_header.rs", "VERSION", "version = {}"),
+            ("wal/block.rs", "MAGIC", "magic {}"),
+        ],
+    },
+    Page { page: "encryption.md", module: "encryption", constants: &[] },
+    Page { page: "org-key.md", module: "org_key", constants: &[("org_key.rs", "MAGIC", "{}")] },
+    Page {
+        page: "segment.md",
+        module: "segment",
+        constants: &[("segment/key_metadata.rs", "MAGIC", "{}"), ("segment/key_metadata.rs", "SEGMENT_KEY_METADATA_BYTES", "{}")],
+    },
+    Page {
+        page: "manifest.md",
+        module: "manifest",
+        constants: &[("manifest/codec/header.rs", "MAGIC", "{}"), ("manifest/codec/header.rs", "MANIFEST_HEADER_BYTES", "{}")],
+    },
+    Page { page: "object-keys.md", module: "object_key", constants: &[] },
 ];
 
-/// The value of `const NAME: … = VALUE;` in the sources of a format, as it is written.
-fn constant(sources: &[(String, String)], name: &str) -> Option<String> {
-    let pattern = format!("const {name}:");
-    sources.iter().filter(|(file, _)| file.starts_with("storage-format/src/")).find_map(|(_, text)| {
-        let rest = &text[text.find(&pattern)?..];
-        Some(rest[rest.find('=')? + 1..rest.find(';')?].trim().to_owned())
-    })
+/// The value of `const NAME: … = VALUE;` as it is written, without what makes a byte string of a text.
+fn constant(text: &str, name: &str) -> Option<String> {
+    let rest = &text[text.find(&format!("const {name}:"))?..];
+    let value = rest[rest.find(" = ")? + 3..].split_once(";\n")?.0;
+    Some(value.trim_start_matches(['*', 'b']).to_owned())
 }
 
 #[test]
 fn format_pages_are_in_step_with_the_code() {
     let sources = sources();
+    let source = |name: &str| {
+        let name = format!("storage-format/src/{name}");
+        sources.iter().find(|(path, _)| *path == name).map(|(_, text)| text.as_str())
+    };
+    let docs = root().join("storage-format/docs");
     let mut findings = Vec::new();
-    for Page { page, source, constants } in PAGES {
-        let path = root().join("storage-format/docs").join(page);
-        let Ok(text) = fs::read_to_string(&path) else {
+    for Page { page, module, constants } in PAGES {
+        let Ok(text) = fs::read_to_string(docs.join(page)) else {
             findings.push(format!("storage-format/docs/{page} is missing"));
             continue;
         };
         if !text.to_lowercase().contains("version history") {
             findings.push(format!("{page} has no version history"));
         }
-        if !sources.iter().any(|(name, _)| *name == format!("storage-format/src/{source}.rs")) {
-            findings.push(format!("{page} describes {source}.rs, which is not there"));
+        if source(&format!("{module}.rs")).is_none() {
+            findings.push(format!("{page} describes {module}.rs, which is not there"));
         }
-        for name in *constants {
-            match constant(&sources, name) {
-                None => findings.push(format!("{page}: the code has no constant {name}")),
+        for (file, name, form) in *constants {
+            match source(file).and_then(|text| constant(text, name)) {
+                None => findings.push(format!("{page}: {file} has no constant {name}")),
                 Some(value) => {
-                    let row = text.lines().find(|line| line.contains(&format!("`{name}`")));
-                    if !row.is_some_and(|row| row.contains(&format!("`{value}`"))) {
-                        findings.push(format!("{page} must name `{name}` with its value `{value}` on one line"));
+                    let wanted = form.replace("{}", &value);
+                    if !text.contains(&wanted) {
+                        findings.push(format!("{page} does not say {wanted:?}, which is what {name} in {file} says"));
                     }
                 }
             }
+        }
+    }
+    let known: Vec<_> = PAGES.iter().map(|page| page.page).collect();
+    for entry in fs::read_dir(docs).expect("the pages are there").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !known.contains(&name.as_str()) {
+            findings.push(format!("storage-format/docs/{name} is held to nothing: add it to PAGES"));
         }
     }
     none("format pages", &findings);
