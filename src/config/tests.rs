@@ -1,3 +1,5 @@
+//! The configuration: defaults in step with the commented file, layers in their order, nonsense refused with its place.
+
 use std::path::PathBuf;
 
 use super::*;

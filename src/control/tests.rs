@@ -1,3 +1,5 @@
+//! The control database: organisations, gateways and tokens come back as they were made; the audit log only grows.
+
 use super::*;
 
 const NOW: Millis = Millis::EPOCH;

@@ -1,3 +1,5 @@
+//! The HTTP layer: who is let in, what is answered, and how errors look.
+
 use std::net::SocketAddr;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Certificates: the chain from the internal CA, who they name, and that their keys stay private.
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;

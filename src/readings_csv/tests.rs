@@ -1,3 +1,5 @@
+//! The CSV reader: what it takes, and that every error names line and column.
+
 use super::*;
 
 type Row = (u64, u64, i64, Vec<(u16, f64)>);

@@ -120,15 +120,15 @@ const PAGES: &[Page] = &[
     Page {
         page: "frame.md",
         module: "frame",
-        constants: &[("frame.rs", "MAGIC", "magic {}"), ("frame.rs", "VERSION", "version = {}")],
+        constants: &[("frame.rs", "MAGIC", "{}"), ("frame.rs", "VERSION", "version = {}")],
     },
     Page {
         page: "wal.md",
         module: "wal",
         constants: &[
-            ("wal/file_header.rs", "MAGIC", "magic {}"),
+            ("wal/file_header.rs", "MAGIC", "{}"),
             ("wal/file_header.rs", "VERSION", "version = {}"),
-            ("wal/block.rs", "MAGIC", "magic {}"),
+            ("wal/block.rs", "MAGIC", "{}"),
         ],
     },
     Page { page: "encryption.md", module: "encryption", constants: &[] },
@@ -150,7 +150,7 @@ const PAGES: &[Page] = &[
 fn constant(text: &str, name: &str) -> Option<String> {
     let rest = &text[text.find(&format!("const {name}:"))?..];
     let value = rest[rest.find(" = ")? + 3..].split_once(";\n")?.0;
-    Some(value.trim_start_matches(['*', 'b']).to_owned())
+    Some(value.trim_start_matches(['*', 'b']).trim_matches('"').to_owned())
 }
 
 #[test]
