@@ -5,7 +5,10 @@
 //! all of this anew, over one snapshot. There is no session of two organisations.
 
 mod environment;
+mod interrupt;
+mod memory;
 mod store;
+mod workers;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -15,7 +18,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::physical_plan::ExecutionPlan;
 use engine::Engine;
 use storage_format::segment::readings_schema;
 use storage_format::{OrgId, channels};
@@ -23,13 +26,16 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+pub(crate) use interrupt::Over;
+use workers::Workers;
+
 use crate::error::{ErrorMapper, LimitKind, QueryError, internal};
 use crate::export::ExportRequest;
 use crate::limits::{PLAN_STACK_BYTES, QueryLimits};
 use crate::metadata_cache::MetadataCache;
 use crate::scan::{ScanContext, SegmentReaderFactory, SortHint};
 use crate::statement;
-use crate::stream::{AnswerLimits, QueryStream};
+use crate::stream::{AnswerLimits, QueryStream, Work};
 
 #[derive(Debug)]
 struct Shared {
@@ -38,6 +44,7 @@ struct Shared {
     spill_dir: Option<PathBuf>,
     cache: Arc<MetadataCache>,
     running: Arc<Semaphore>,
+    workers: Workers,
 }
 
 /// Makes sessions; holds what they share: limits and the cache of footers.
@@ -73,7 +80,8 @@ impl QueryEngine {
     ) -> Self {
         let running = Arc::new(Semaphore::new(limits.queries_max.min(Semaphore::MAX_PERMITS)));
         let cache = MetadataCache::new(metadata_cache_bytes_max);
-        Self { shared: Arc::new(Shared { engine, limits, spill_dir, cache, running }) }
+        let workers = Workers::new(limits.threads);
+        Self { shared: Arc::new(Shared { engine, limits, spill_dir, cache, running, workers }) }
     }
 
     /// A session of this organisation.
@@ -132,7 +140,8 @@ impl Session {
     ) -> Result<QueryStream, QueryError> {
         let errors = ErrorMapper { memory_bytes_max: self.shared.limits.memory_bytes_max };
         let permit = self.permit().await?;
-        let planning = self.clone().plan_aside(question, errors, permit)?;
+        let (workers, over) = (self.shared.workers.handle()?, Over::default());
+        let planning = self.clone().plan_aside(question, errors, permit, over.clone(), workers.clone())?;
         let planned = match deadline {
             Some((at, time_max)) => tokio::time::timeout_at(at, planning)
                 .await
@@ -141,8 +150,8 @@ impl Session {
         };
         let Planned { plan, task, context, permit } =
             planned.map_err(|_| internal(&"planning was lost: it panicked, or the runtime is ending"))??;
-        let batches = execute_stream(plan, task).map_err(|error| errors.map(error))?;
-        Ok(QueryStream::start(batches, AnswerLimits { deadline, rows_max, errors }, (permit, context)))
+        let work = Work { plan, task, over, workers };
+        Ok(QueryStream::start(work, AnswerLimits { deadline, rows_max, errors }, (permit, context)))
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
@@ -163,15 +172,16 @@ impl Session {
         question: Question,
         errors: ErrorMapper,
         permit: OwnedSemaphorePermit,
+        over: Over,
+        workers: Handle,
     ) -> Result<oneshot::Receiver<Result<Planned, QueryError>>, QueryError> {
-        let runtime = Handle::current();
         let (sender, receiver) = oneshot::channel();
         std::thread::Builder::new()
             .name("query-plan".to_owned())
             .stack_size(PLAN_STACK_BYTES)
             .spawn(move || {
                 // Nobody may wait any more.
-                let _ = sender.send(runtime.block_on(self.plan(question, errors, permit)));
+                let _ = sender.send(workers.block_on(self.plan(question, errors, permit, over)));
             })
             .map_err(|error| internal(&error))?;
         Ok(receiver)
@@ -182,9 +192,10 @@ impl Session {
         question: Question,
         errors: ErrorMapper,
         permit: OwnedSemaphorePermit,
+        over: Over,
     ) -> Result<Planned, QueryError> {
         let context = Arc::new(self.scan_context().await?);
-        let state = environment::state(&self.shared.limits, self.shared.spill_dir.as_deref(), &context)
+        let state = environment::state(&self.shared.limits, self.shared.spill_dir.as_deref(), &context, over)
             .map_err(|error| errors.map(error))?;
         let plan = match question {
             Question::Sql(sql) => {

@@ -1,22 +1,26 @@
 //! A query's answer as it comes: batches, then the end or an error.
 //!
-//! The work runs in a task of its own, so that a limit of time ends the answer even while an operator is busy. The
-//! task owns what the query holds (snapshot, place among the running queries) and is aborted when the stream is
+//! The work runs in a task of its own, on threads of its own, so that a limit of time ends the answer even while an
+//! operator is busy, and the reader's threads never are. The task owns what the query holds (snapshot, place among the running queries) and is aborted when the stream is
 //! dropped: whoever disconnects costs nothing more.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{FutureExt, Stream, StreamExt};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
 use crate::error::{ErrorMapper, LimitKind, QueryError, internal};
+use crate::session::Over;
 
 /// Batches that wait for a slow reader, beside the one that it is at.
 const BATCHES_AHEAD: usize = 2;
@@ -36,6 +40,16 @@ enum Message {
     End,
 }
 
+/// What is to be run.
+pub(crate) struct Work {
+    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    pub(crate) task: Arc<TaskContext>,
+    /// Set when nobody waits for the answer any more.
+    pub(crate) over: Over,
+    /// The threads to run on.
+    pub(crate) workers: Handle,
+}
+
 /// The answer of one query: batches of one schema.
 ///
 /// An answer is whole only if it ends without an error.
@@ -46,6 +60,7 @@ pub struct QueryStream {
     rows_max: Option<u64>,
     rows: u64,
     ended: bool,
+    over: Over,
     task: JoinSet<()>,
 }
 
@@ -57,13 +72,20 @@ impl std::fmt::Debug for QueryStream {
 
 impl QueryStream {
     /// Starts the work. `held` lives as long as it.
-    pub(crate) fn start(batches: SendableRecordBatchStream, limits: AnswerLimits, held: impl Send + 'static) -> Self {
-        let schema = batches.schema();
+    pub(crate) fn start(work: Work, limits: AnswerLimits, held: impl Send + 'static) -> Self {
+        let Work { plan, task: task_context, over, workers } = work;
+        let schema = plan.schema();
         let (sender, messages) = mpsc::channel(BATCHES_AHEAD);
         let mut task = JoinSet::new();
-        task.spawn(async move {
+        let run = async move {
             let _held = held;
-            let mut batches = batches;
+            let mut batches = match execute_stream(plan, task_context) {
+                Ok(batches) => batches,
+                Err(error) => {
+                    let _ = sender.send(Message::Failed(limits.errors.map(error))).await;
+                    return;
+                }
+            };
             while let Some(next) = batches.next().await {
                 let message = match next {
                     Ok(batch) if batch.num_rows() == 0 => continue,
@@ -78,7 +100,8 @@ impl QueryStream {
                 }
             }
             let _ = sender.send(Message::End).await;
-        });
+        };
+        task.spawn_on(run, &workers);
         Self {
             schema,
             messages,
@@ -86,6 +109,7 @@ impl QueryStream {
             rows_max: limits.rows_max,
             rows: 0,
             ended: false,
+            over,
             task,
         }
     }
@@ -105,8 +129,15 @@ impl QueryStream {
     fn end(&mut self, last: Option<QueryError>) -> Poll<Option<Result<RecordBatch, QueryError>>> {
         self.ended = true;
         self.messages.close();
+        self.over.set();
         self.task.abort_all();
         Poll::Ready(last.map(Err))
+    }
+}
+
+impl Drop for QueryStream {
+    fn drop(&mut self) {
+        self.over.set();
     }
 }
 

@@ -9,7 +9,7 @@ use datafusion::catalog::{
 };
 use datafusion::common::Result;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
 use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
@@ -17,6 +17,8 @@ use datafusion::execution::{SessionState, SessionStateDefaults};
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::prelude::SessionConfig;
 
+use super::interrupt::{Interruptible, Over};
+use super::memory::SpillPool;
 use super::store::NoStore;
 use crate::functions;
 use crate::limits::QueryLimits;
@@ -34,11 +36,15 @@ pub(super) fn store_url() -> Result<ObjectStoreUrl> {
     ObjectStoreUrl::parse("icecore://readings")
 }
 
+/// Kept by each partition of a sort for merging what it spilled: DataFusion's own default, less with little memory.
+const SORT_SPILL_RESERVATION_BYTES_MAX: usize = 10 << 20;
+
 /// Everything for one query.
 pub(super) fn state(
     limits: &QueryLimits,
     spill_dir: Option<&Path>,
     context: &Arc<ScanContext>,
+    over: Over,
 ) -> Result<SessionState> {
     let state = SessionStateBuilder::new()
         .with_config(config(limits))
@@ -48,6 +54,7 @@ pub(super) fn state(
         .with_scalar_functions(scalar_functions())
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
+        .with_physical_optimizer_rule(Arc::new(Interruptible { over }))
         .build();
     Ok(state)
 }
@@ -61,7 +68,8 @@ fn config(limits: &QueryLimits) -> SessionConfig {
         .with_batch_size(limits.batch_rows.max(1))
         .with_parquet_pruning(true)
         .with_parquet_page_index_pruning(true)
-        .with_parquet_bloom_filter_pruning(false);
+        .with_parquet_bloom_filter_pruning(false)
+        .with_sort_spill_reservation_bytes((limits.memory_bytes_max / 16).min(SORT_SPILL_RESERVATION_BYTES_MAX));
     let options = config.options_mut();
     options.execution.enable_recursive_ctes = false;
     options.execution.time_zone = Some("+00:00".to_owned());
@@ -79,7 +87,7 @@ fn runtime(limits: &QueryLimits, spill_dir: Option<&Path>, context: &ScanContext
         Some(directory) => (
             disk.with_mode(DiskManagerMode::Directories(vec![directory.to_owned()]))
                 .with_max_temp_directory_size(limits.spill_bytes_max),
-            Arc::new(FairSpillPool::new(limits.memory_bytes_max)),
+            Arc::new(SpillPool::new(limits.memory_bytes_max)),
         ),
         None => {
             (disk.with_mode(DiskManagerMode::Disabled), Arc::new(GreedyMemoryPool::new(limits.memory_bytes_max)))

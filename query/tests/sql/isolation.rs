@@ -25,7 +25,8 @@ async fn two_orgs() -> House {
 fn check_clean(house: &House, sql: &str, text: &str) {
     let host = house.dir.path().to_string_lossy().into_owned();
     for secret in ["2222222222222222", "987.654", "root:", &host, "/home", "/root", "/work", "src/"] {
-        assert!(!text.contains(secret), "{sql}: {text}");
+        // What the caller wrote may come back.
+        assert!(!text.contains(secret) || sql.contains(secret), "{sql}: {text}");
     }
 }
 

@@ -1,0 +1,54 @@
+//! Threads of queries' own.
+//!
+//! An operator computes without yielding for as long as a batch takes. On the threads that serve the network this
+//! would hold up acknowledgements and timers; here it holds up other queries.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::error::{QueryError, internal};
+
+/// Expressions are evaluated recursively, as deep as a statement may nest them.
+const WORKER_STACK_BYTES: usize = 8 << 20;
+
+/// Reads of a local store, at once.
+const BLOCKING_THREADS_MAX: usize = 64;
+
+/// The threads that queries run on, made when the first one comes.
+#[derive(Debug)]
+pub(super) struct Workers {
+    threads: usize,
+    runtime: Mutex<Option<Runtime>>,
+}
+
+impl Workers {
+    pub(super) fn new(threads: usize) -> Self {
+        Self { threads: threads.max(1), runtime: Mutex::new(None) }
+    }
+
+    pub(super) fn handle(&self) -> Result<Handle, QueryError> {
+        let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = &*runtime {
+            return Ok(runtime.handle().clone());
+        }
+        let made = Builder::new_multi_thread()
+            .worker_threads(self.threads)
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .thread_name("query")
+            .thread_stack_size(WORKER_STACK_BYTES)
+            .enable_all()
+            .build()
+            .map_err(|error| internal(&error))?;
+        Ok(runtime.insert(made).handle().clone())
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        // Never waits: this may be dropped within another runtime.
+        if let Some(runtime) = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            runtime.shutdown_background();
+        }
+    }
+}
