@@ -129,7 +129,8 @@ fn the_frame_opens() {
     let mut back = Vec::new();
     for run in frame.runs() {
         for row in run.range() {
-            let samples = frame.channels().iter().enumerate().map(|(index, code)| (code.get(), frame.column(index)[row]));
+            let samples =
+                frame.channels().iter().enumerate().map(|(index, code)| (code.get(), frame.column(index)[row]));
             let samples: Vec<_> = samples.filter(|(_, value)| !value.is_nan()).collect();
             back.push((run.logger.get(), frame.times()[row], samples));
         }
@@ -147,10 +148,9 @@ fn the_wrapped_key_opens() {
 
 #[test]
 fn the_wal_files_open() {
-    for (name, lsns, end) in [
-        ("closed.wal", 7..=14, WalEnd::Closed),
-        ("torn.wal", 7..=7, WalEnd::TornTail { offset: 4608, bytes: 1536 }),
-    ] {
+    for (name, lsns, end) in
+        [("closed.wal", 7..=14, WalEnd::Closed), ("torn.wal", 7..=7, WalEnd::TornTail { offset: 4608, bytes: 1536 })]
+    {
         let file = open(name);
         let mut scan = scan_wal(&file, &unwrap).expect("a header");
         let records: Vec<_> = (&mut scan).flat_map(|block| block.expect("whole").records).collect();
@@ -171,7 +171,10 @@ fn pages_and_code_agree() {
     for (page, needles) in [
         ("frame.md", &["\"ICEF\"", "version = 1", "fixtures/v1/frame.bin", "65,536", "1,048,576", "262,144"][..]),
         ("wal.md", &["\"ICEW\"", "\"ICEB\"", "fixtures/v1/closed.wal", "fixtures/v1/torn.wal", "  4096     …  blocks"]),
-        ("encryption.md", &["icecore org key 1", "icecore wal file key 1", "icecore data key 1", "fixtures/v1/wrapped-key.bin"]),
+        (
+            "encryption.md",
+            &["icecore org key 1", "icecore wal file key 1", "icecore data key 1", "fixtures/v1/wrapped-key.bin"],
+        ),
     ] {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs").join(page);
         let text = fs::read_to_string(&path).expect("the page is there");

@@ -133,6 +133,11 @@ impl AppendStep {
         };
         let frame_bytes = first.submission.frame.bytes().len();
         if let Some(pause) = self.wait_for_room(frame_bytes)? {
+            if closing {
+                // The end does not wait for a disk to get room: senders keep what is not acknowledged.
+                self.refuse_queued();
+                return Ok(AppendProgress::Appended { frames: 0 });
+            }
             return Ok(AppendProgress::Waiting(pause));
         }
         self.fill();

@@ -14,7 +14,7 @@ use storage_format::{
 };
 
 use super::{
-    AckSink, AppendProgress, AppendQueue, AppendStep, GroupLimits, SubmitError, SubmitFailure, Submission, append_queue,
+    AckSink, AppendProgress, AppendQueue, AppendStep, GroupLimits, Submission, SubmitError, SubmitFailure, append_queue,
 };
 use crate::buffer::{Budget, Orgs, Writers};
 use crate::clock::Clock;

@@ -61,12 +61,12 @@ fn groups_keep_their_limits() {
         groups.push(frames);
     }
     assert_eq!(groups, [3, 3, 1]);
+    assert_eq!(process.sink.take(), [Answer::Durable(3), Answer::Durable(6), Answer::Durable(7)]);
     // Blocks are at most 4 KiB, files 16 KiB; a frame that is larger than both gets a file of its own.
-    process.submit(1, frame(8, 200)).expect("room");
-    process.submit(1, frame(9, 200)).expect("room");
-    process.submit(1, frame(10, 4000)).expect("room");
-    process.submit(1, frame(11, 1)).expect("room");
-    assert_eq!(process.run().expect("runs"), [Answer::Durable(8), Answer::Durable(9), Answer::Durable(10), Answer::Durable(11)]);
+    for (number, readings) in [(8, 300), (9, 300), (10, 4000), (11, 1)] {
+        process.submit(1, frame(number, readings)).expect("room");
+    }
+    assert_eq!(process.run().expect("runs"), [8, 9, 10, 11].map(Answer::Durable));
     drop(process);
     assert_eq!(rig.start().expect("starts").frames(1), (1..=11).collect());
 }

@@ -45,7 +45,7 @@ fn live(rig: &Rig, history: &mut History) -> Result<(), EngineError> {
     let mut number = 0;
     for life in 0..2 {
         let mut process = rig.start()?;
-        for round in 0..8_u64 {
+        for round in 0..12_u64 {
             if round % 3 == 1 {
                 let _made_or_not = process.prepare.run_once();
             }
@@ -70,7 +70,14 @@ fn live(rig: &Rig, history: &mut History) -> Result<(), EngineError> {
         }
         if life == 0 {
             process.queue.close();
-            while process.step.run_once()? != AppendProgress::Closed {}
+            loop {
+                match process.step.run_once()? {
+                    AppendProgress::Closed => break,
+                    AppendProgress::Appended { .. } | AppendProgress::Idle => {}
+                    // No file can be made: only the crash does that here, and the engine would wait for ever.
+                    AppendProgress::Waiting(_) => return Ok(()),
+                }
+            }
         }
     }
     Ok(())
@@ -98,8 +105,8 @@ fn what_is_acknowledged_survives_a_crash_at_every_operation() {
         let (files, rig) = rig();
         files.crash_after(crash);
         let mut history = History::default();
-        assert!(live(&rig, &mut history).is_err(), "operation {crash} is reached");
-        assert!(files.is_crashed());
+        let _stopped_or_waiting = live(&rig, &mut history);
+        assert!(files.is_crashed(), "operation {crash} is reached");
         for loss in [Loss::Process, Loss::Unsynced, Loss::Some(crash), Loss::Some(!crash), Loss::Some(crash << 20)] {
             let what = format!("crash in operation {crash}, {loss:?}");
             let image = files.fork();
@@ -270,15 +277,23 @@ fn records_that_cannot_be_applied_are_set_aside() {
         assert_eq!((process.frames(1), process.report.set_aside), ([1, 3].into(), 1));
         assert_eq!(files.list(Path::new("data/set-aside")).expect("lists"), ["00000000000000000002.wal"]);
     }
-    let kept = files.open(Path::new("data/set-aside/00000000000000000002.wal")).expect("opens").read_all().expect("reads");
+    let kept =
+        files.open(Path::new("data/set-aside/00000000000000000002.wal")).expect("opens").read_all().expect("reads");
     let unwrap = |wrapped: &_, aad: &[u8]| {
         rig.keys.unwrap(wrapped, aad).map_err(|error| {
-            storage_format::FormatError::new(storage_format::FileKind::Key, FormatErrorKind::WrongKey, 0, error.to_string())
+            storage_format::FormatError::new(
+                storage_format::FileKind::Key,
+                FormatErrorKind::WrongKey,
+                0,
+                error.to_string(),
+            )
         })
     };
     let block = scan_wal(&kept, &unwrap).expect("a header").next().expect("a block").expect("whole");
     assert_eq!(block.records[0].lsn, Lsn::new(2));
-    let WalRecordKind::Frame { org: of, gateway: by, received, frame: bytes } = &block.records[0].kind else { panic!("a frame") };
+    let WalRecordKind::Frame { org: of, gateway: by, received, frame: bytes } = &block.records[0].kind else {
+        panic!("a frame")
+    };
     assert_eq!((*of, *by, *received, bytes), (org(3), gateway(), Millis::EPOCH, frame(2, 1).bytes()));
     let mut process = rig.start().expect("starts");
     process.submit(3, frame(4, 1)).expect("room");

@@ -167,6 +167,8 @@ impl WalDirectory {
             })?;
             locked(&self.live).remove(0);
             removed += 1;
+            // The writer, woken, says so again if it was not enough.
+            self.set_waiting(false);
             if let Some(waker) = self.waker.get() {
                 // A wake that waits already does for both.
                 let _full = waker.try_send(());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use storage_format::Lsn;
 
 use crate::append::support::{Answer, Rig, frame, org};
-use crate::files::{FaultyFiles, Files, Loss, RealFiles};
+use crate::files::{FaultyFiles, Loss, RealFiles};
 
 fn fill(process: &mut crate::append::support::Process, from: u64, to: u64) {
     for number in from..=to {

@@ -223,7 +223,11 @@ fn broken_rules_are_refused() {
         ("channel unknown", by_hand(1, 1, &[999], &run(1, &[TAG_SCALED, 0, 2])), UnknownChannel),
         ("channel twice", by_hand(1, 1, &[1, 1], &run(1, &[TAG_SCALED, 0, 2, TAG_SCALED, 0, 2])), Invalid),
         ("channel unused", by_hand(1, 1, &[1, 2], &run(1, &[TAG_SCALED, 0, 2, TAG_ABSENT])), Invalid),
-        ("logger twice", by_hand(2, 2, &[1], &[run(1, &[TAG_SCALED, 0, 2]), run(1, &[TAG_SCALED, 0, 2])].concat()), Invalid),
+        (
+            "logger twice",
+            by_hand(2, 2, &[1], &[run(1, &[TAG_SCALED, 0, 2]), run(1, &[TAG_SCALED, 0, 2])].concat()),
+            Invalid,
+        ),
         ("count too small", by_hand(2, 1, &[1], &run(1, &[TAG_SCALED, 0, 2, 2])), Invalid),
         ("count too large", by_hand(1, 1, &[1], &run(2, &[TAG_SCALED, 0, 2, 2])), Invalid),
         ("time twice", same_time, Invalid),
@@ -237,7 +241,11 @@ fn broken_rules_are_refused() {
         ("bitmap of none", by_hand(2, 1, &[1], &run(2, &[TAG_SCALED_SOME, 0, 0])), Invalid),
         ("bitmap of all", by_hand(2, 1, &[1], &run(2, &[TAG_SCALED_SOME, 3, 0, 2, 2])), Invalid),
         ("bitmap beyond", by_hand(2, 1, &[1], &run(2, &[TAG_SCALED_SOME, 5, 0, 2])), Invalid),
-        ("a reading without value", by_hand(3, 1, &[1, 2], &run(3, &[TAG_SCALED_SOME, 1, 0, 2, TAG_SCALED_SOME, 1, 0, 2])), Invalid),
+        (
+            "a reading without value",
+            by_hand(3, 1, &[1, 2], &run(3, &[TAG_SCALED_SOME, 1, 0, 2, TAG_SCALED_SOME, 1, 0, 2])),
+            Invalid,
+        ),
         ("bytes after the end", by_hand(1, 1, &[1], &run(1, &[TAG_SCALED, 0, 2, 0])), Invalid),
     ] {
         let error = Frame::decode(sealed(bytes)).expect_err(what);
@@ -292,7 +300,8 @@ fn a_full_builder_still_encodes() {
     loop {
         let n = u32::try_from(count).expect("bounded");
         let value = f64::from(n + 1).sqrt() * 1e300;
-        let ms = if count.is_multiple_of(2) { Millis::MIN.get() + i64::from(n) } else { Millis::MAX.get() - i64::from(n) };
+        let ms =
+            if count.is_multiple_of(2) { Millis::MIN.get() + i64::from(n) } else { Millis::MAX.get() - i64::from(n) };
         match builder.push(logger(u64::from(n % 500) + 1), time(ms), &[(known[count % known.len()], value)]) {
             Ok(()) => count += 1,
             Err(error) => {
@@ -312,5 +321,8 @@ fn a_full_builder_still_encodes() {
         ms += 1;
     }
     assert!(many.len() > 60_000 && many.len() <= FRAME_READINGS_MAX, "{}", many.len());
-    assert_eq!(Frame::decode(many.encode(spool(), FrameSequence::new(1))).expect("decodes").len(), usize::try_from(ms).expect("small"));
+    assert_eq!(
+        Frame::decode(many.encode(spool(), FrameSequence::new(1))).expect("decodes").len(),
+        usize::try_from(ms).expect("small")
+    );
 }

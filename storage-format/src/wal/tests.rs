@@ -40,7 +40,13 @@ fn image(blocks: &[Vec<usize>], closed: bool, spare_sectors: usize) -> (Vec<u8>,
         for &len in lens {
             assert!(builder.has_room(len, usize::MAX));
             let seed = lsn.to_le_bytes()[0];
-            builder.push_frame(Lsn::new(lsn), OrgId::new(lsn).expect("id"), GatewayId::new(7).expect("id"), Millis::EPOCH, &frame_bytes(len, seed));
+            builder.push_frame(
+                Lsn::new(lsn),
+                OrgId::new(lsn).expect("id"),
+                GatewayId::new(7).expect("id"),
+                Millis::EPOCH,
+                &frame_bytes(len, seed),
+            );
             lsn += 1;
         }
         seal(&mut builder);
@@ -54,7 +60,8 @@ fn image(blocks: &[Vec<usize>], closed: bool, spare_sectors: usize) -> (Vec<u8>,
     let file_bytes = (WAL_FILE_HEADER_BYTES + body.len() + spare_sectors * WAL_SECTOR_BYTES) as u64;
     let (id, first_lsn, created) = (WalFileId::FIRST, Lsn::new(FIRST_LSN), Millis::EPOCH);
     let aad = WalFileHeader::key_aad(id, first_lsn, file_bytes, created);
-    let header = WalFileHeader { id, first_lsn, file_bytes, created, key: wrap_key(&master(), &key, [0x33; NONCE_BYTES], &aad) };
+    let header =
+        WalFileHeader { id, first_lsn, file_bytes, created, key: wrap_key(&master(), &key, [0x33; NONCE_BYTES], &aad) };
     let mut file = header.encode().to_vec();
     assert_eq!(WalFileHeader::decode(&file).as_ref(), Ok(&header));
     file.extend_from_slice(&body);
