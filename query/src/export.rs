@@ -23,8 +23,7 @@ pub struct ExportRequest {
 
 impl ExportRequest {
     pub(crate) fn logical_plan(self, context: Arc<ScanContext>) -> Result<LogicalPlan> {
-        let mut plan =
-            LogicalPlanBuilder::scan("readings", provider_as_source(tables::readings(&context)), None)?;
+        let mut plan = LogicalPlanBuilder::scan("readings", provider_as_source(tables::readings(&context)), None)?;
         if let Some(range) = self.range {
             plan = plan.filter(col("time").gt_eq(time(range.start())).and(col("time").lt(time(range.end()))))?;
         }

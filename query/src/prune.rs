@@ -239,9 +239,10 @@ fn of_comparison(key: Key, op: Operator, value: &Expr) -> KeyBounds {
             Some(value) => {
                 let clamp = |v: i128| u64::try_from(v.clamp(0, i128::from(u64::MAX))).unwrap_or(u64::MAX);
                 match op {
-                    Operator::Eq | Operator::IsNotDistinctFrom => {
-                        KeyBounds { loggers: Loggers::list(u64::try_from(value).into_iter().collect()), ..KeyBounds::ALL }
-                    }
+                    Operator::Eq | Operator::IsNotDistinctFrom => KeyBounds {
+                        loggers: Loggers::list(u64::try_from(value).into_iter().collect()),
+                        ..KeyBounds::ALL
+                    },
                     Operator::Gt | Operator::GtEq => {
                         KeyBounds { loggers: Loggers::Range(clamp(value), u64::MAX), ..KeyBounds::ALL }
                     }

@@ -15,8 +15,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::execution::context::SQLOptions;
 use datafusion::execution::TaskContext;
+use datafusion::execution::context::SQLOptions;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 use engine::Engine;

@@ -238,9 +238,9 @@ impl Visitor for Checker {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<QueryError> {
         match factor {
-            TableFactor::Table { args: None, version: None, json_path: None, sample: None, partitions, name, .. }
-                if partitions.is_empty() =>
-            {
+            TableFactor::Table {
+                args: None, version: None, json_path: None, sample: None, partitions, name, ..
+            } if partitions.is_empty() => {
                 let quoted_as_text = name.0.iter().any(|part| {
                     part.as_ident().is_none_or(|ident| ident.quote_style.is_some_and(|quote| quote == '\''))
                 });

@@ -45,13 +45,14 @@ impl ScalarUDFImpl for Eui64 {
                     DataType::Utf8View => {
                         array.as_string_view().iter().map(|text| text.map(parse).transpose()).collect::<Result<_>>()?
                     }
-                    DataType::LargeUtf8 => {
-                        array.as_string::<i64>().iter().map(|text| text.map(parse).transpose()).collect::<Result<_>>()?
-                    }
-                    _ => as_string_array(array)?
+                    DataType::LargeUtf8 => array
+                        .as_string::<i64>()
                         .iter()
                         .map(|text| text.map(parse).transpose())
                         .collect::<Result<_>>()?,
+                    _ => {
+                        as_string_array(array)?.iter().map(|text| text.map(parse).transpose()).collect::<Result<_>>()?
+                    }
                 };
                 Ok(ColumnarValue::Array(Arc::new(ids)))
             }

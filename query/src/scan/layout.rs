@@ -39,8 +39,7 @@ impl Layout {
         if bounds.is_empty() {
             return Self::default();
         }
-        let entries: Vec<&SegmentEntry> =
-            manifest.segments().iter().filter(|entry| bounds.may_hold(entry)).collect();
+        let entries: Vec<&SegmentEntry> = manifest.segments().iter().filter(|entry| bounds.may_hold(entry)).collect();
         let mut groups = Groups::new(entries.len());
         join_sharing(&entries, &mut groups);
         let mut touched = vec![false; entries.len()];
@@ -60,10 +59,10 @@ impl Layout {
     ) -> Self {
         let mut members: Vec<Vec<usize>> = vec![Vec::new(); entries.len()];
         let mut with_rows = vec![false; entries.len()];
-        for index in 0..entries.len() {
+        for (index, &touched) in touched.iter().enumerate() {
             let root = groups.root(index);
             members[root].push(index);
-            with_rows[root] |= touched[index];
+            with_rows[root] |= touched;
         }
 
         let mut plain = Vec::new();
@@ -124,9 +123,8 @@ impl Layout {
 /// Joins each segment that fills channels of older readings with every older one that may have them.
 fn join_sharing(entries: &[&SegmentEntry], groups: &mut Groups) {
     for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.shares_keys) {
-        for older in 0..index {
-            let same_window = entries[older].window == entry.window;
-            if same_window && entries[older].may_share_keys_with(entry) {
+        for (older, earlier) in entries[..index].iter().enumerate() {
+            if earlier.window == entry.window && earlier.may_share_keys_with(entry) {
                 groups.join(older, index);
             }
         }
@@ -161,7 +159,8 @@ fn join_buffered(
 
 /// The segments that any row of this view could be in.
 fn near(entries: &[&SegmentEntry], view: &BufferView) -> Vec<usize> {
-    let (Some((time_min, time_max)), Some((logger_min, logger_max))) = (view.time_bounds(), view.logger_bounds()) else {
+    let (Some((time_min, time_max)), Some((logger_min, logger_max))) = (view.time_bounds(), view.logger_bounds())
+    else {
         return Vec::new();
     };
     let overlaps = |entry: &SegmentEntry| {

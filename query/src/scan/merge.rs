@@ -60,7 +60,8 @@ impl Running {
         loop {
             match self.kernel.poll().map_err(kernel_error)? {
                 MergePoll::Need(run) => {
-                    let input = self.runs.get_mut(run).ok_or_else(|| internal_datafusion_err!("there is no run {run}"))?;
+                    let input =
+                        self.runs.get_mut(run).ok_or_else(|| internal_datafusion_err!("there is no run {run}"))?;
                     match input.next().await {
                         Some(batch) => self.kernel.push(run, batch?).map_err(kernel_error)?,
                         None => self.kernel.finish(run),

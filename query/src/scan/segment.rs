@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics};
 use datafusion::config::{ParquetOptions, TableParquetOptions};
@@ -10,7 +11,6 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::ExecutionPlan;
-use arrow::datatypes::{Schema, SchemaRef};
 use storage_format::OrgId;
 use storage_format::manifest::{SegmentEntry, SegmentKind};
 
@@ -32,11 +32,7 @@ pub(crate) struct SegmentScan {
 
 impl SegmentScan {
     /// The plan that reads these segments: one partition per group, the segments of a group one after the other.
-    pub(crate) fn plan(
-        &self,
-        context: &ScanContext,
-        groups: Vec<Vec<SegmentEntry>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    pub(crate) fn plan(&self, context: &ScanContext, groups: Vec<Vec<SegmentEntry>>) -> Result<Arc<dyn ExecutionPlan>> {
         let org = context.snapshot.org;
         let mut files = Vec::with_capacity(groups.len());
         let mut statistics = Vec::new();

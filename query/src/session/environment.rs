@@ -89,9 +89,7 @@ fn runtime(limits: &QueryLimits, spill_dir: Option<&Path>, context: &ScanContext
                 .with_max_temp_directory_size(limits.spill_bytes_max),
             Arc::new(SpillPool::new(limits.memory_bytes_max)),
         ),
-        None => {
-            (disk.with_mode(DiskManagerMode::Disabled), Arc::new(GreedyMemoryPool::new(limits.memory_bytes_max)))
-        }
+        None => (disk.with_mode(DiskManagerMode::Disabled), Arc::new(GreedyMemoryPool::new(limits.memory_bytes_max))),
     };
     let stores = DefaultObjectStoreRegistry::new();
     // DataFusion's registry begins with the whole file system of the host.

@@ -65,15 +65,8 @@ impl TableProvider for AllConflicts {
         let bounds = KeyBounds::of_filters(filters);
         let buffered = ResolveBuffersExec::try_new(&self.context, state, &bounds, Wanted::Conflicts)?;
         let buffered = project(Arc::new(buffered), projection)?;
-        let entries: Vec<SegmentEntry> = self
-            .context
-            .snapshot
-            .manifest
-            .conflicts()
-            .iter()
-            .filter(|entry| bounds.may_hold(entry))
-            .cloned()
-            .collect();
+        let entries: Vec<SegmentEntry> =
+            self.context.snapshot.manifest.conflicts().iter().filter(|entry| bounds.may_hold(entry)).cloned().collect();
         if entries.is_empty() {
             return Ok(buffered);
         }

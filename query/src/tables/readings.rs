@@ -63,8 +63,7 @@ impl TableProvider for ReadingsTable {
         let bounds = KeyBounds::of_filters(filters);
         let merged_schema = merged_schema(schema, &projection);
         let snapshot = &self.context.snapshot;
-        let layout =
-            Layout::new(&snapshot.manifest, &snapshot.buffers, &bounds, &channels_of(&merged_schema));
+        let layout = Layout::new(&snapshot.manifest, &snapshot.buffers, &bounds, &channels_of(&merged_schema));
         if layout.parts() == 0 {
             return Ok(Arc::new(EmptyExec::new(Arc::new(schema.project(&projection)?))));
         }
@@ -186,8 +185,10 @@ fn key_predicate(state: &dyn Session, schema: &SchemaRef, filters: &[Expr]) -> R
 fn has_subquery(filter: &Expr) -> bool {
     let mut found = false;
     let walked = filter.apply(|expr| {
-        if matches!(expr, Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) | Expr::OuterReferenceColumn(..))
-        {
+        if matches!(
+            expr,
+            Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) | Expr::OuterReferenceColumn(..)
+        ) {
             found = true;
             return Ok(TreeNodeRecursion::Stop);
         }

@@ -90,13 +90,7 @@ impl ResolveBuffersExec {
             Boundedness::Bounded,
         )
         .with_scheduling_type(SchedulingType::Cooperative);
-        Ok(Self {
-            wanted,
-            merged_schema,
-            units,
-            _reservation: Arc::new(reservation),
-            properties: Arc::new(properties),
-        })
+        Ok(Self { wanted, merged_schema, units, _reservation: Arc::new(reservation), properties: Arc::new(properties) })
     }
 
     fn resolved(&self, context: Arc<TaskContext>) -> impl Stream<Item = Result<Merged>> + Send + 'static {
@@ -105,10 +99,8 @@ impl ResolveBuffersExec {
             .units
             .iter()
             .flat_map(|unit| {
-                (1..=unit.buffers.len()).map(|count| MergeUnit {
-                    segments: unit.segments.clone(),
-                    buffers: unit.buffers[..count].to_vec(),
-                })
+                (1..=unit.buffers.len())
+                    .map(|count| MergeUnit { segments: unit.segments.clone(), buffers: unit.buffers[..count].to_vec() })
             })
             .collect();
         let merged_schema = Arc::clone(&self.merged_schema);
@@ -127,11 +119,8 @@ fn keys_of(part: &MergePart, state: &dyn Session, schema: &SchemaRef) -> Result<
         ((a_first.min(b_first), a_last.max(b_last)), (a_min.min(b_min), a_max.max(b_max)))
     });
     let Some(((first, last), (min, max))) = bounds else { return Ok(None) };
-    let time = |ms: storage_format::Millis| {
-        lit(ScalarValue::TimestampMillisecond(Some(ms.get()), Some("UTC".into())))
-    };
-    let keys =
-        col("logger").between(lit(first.get()), lit(last.get())).and(col("time").between(time(min), time(max)));
+    let time = |ms: storage_format::Millis| lit(ScalarValue::TimestampMillisecond(Some(ms.get()), Some("UTC".into())));
+    let keys = col("logger").between(lit(first.get()), lit(last.get())).and(col("time").between(time(min), time(max)));
     let df_schema = DFSchema::try_from(Arc::clone(schema))?;
     Ok(Some(state.create_physical_expr(keys, &df_schema)?))
 }

@@ -51,10 +51,7 @@ impl TableProvider for TotalsTable {
 }
 
 /// These columns of a plan.
-pub(super) fn project(
-    plan: Arc<dyn ExecutionPlan>,
-    projection: Option<&Vec<usize>>,
-) -> Result<Arc<dyn ExecutionPlan>> {
+pub(super) fn project(plan: Arc<dyn ExecutionPlan>, projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
     match projection {
         Some(indices) => {
             let columns = ProjectionExprs::from_indices(indices, &plan.schema());

@@ -12,9 +12,8 @@ use storage_format::Millis;
 /// 2: the same times, temperature first, humidity in a later segment. 3: in the buffer only, with its battery.
 async fn fixture() -> House {
     let house = House::open(&[org(1)]).await;
-    let at = |day: &str, step: i64| {
-        Millis::new(time(&format!("{day}T00:00:00Z")).get() + step * 300_000).expect("in range")
-    };
+    let at =
+        |day: &str, step: i64| Millis::new(time(&format!("{day}T00:00:00Z")).get() + step * 300_000).expect("in range");
     let value = |step: i64| f64::from(i32::try_from(step).expect("small"));
     let day = "2024-01-01";
     let mut frame = Vec::new();

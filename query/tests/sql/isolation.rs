@@ -35,7 +35,10 @@ async fn each_sees_its_own() {
     let house = two_orgs().await;
     for (id, value) in [(MINE, "1.0"), (THEIRS, "987.654")] {
         let session = house.session(org(id));
-        assert_eq!(one(&session, "SELECT count(*), min(temperature), max(temperature) FROM readings").await, format!("2|{value}|{value}"));
+        assert_eq!(
+            one(&session, "SELECT count(*), min(temperature), max(temperature) FROM readings").await,
+            format!("2|{value}|{value}")
+        );
         assert_eq!(one(&session, "SELECT readings FROM totals").await, "2");
     }
 }
@@ -44,7 +47,8 @@ async fn each_sees_its_own() {
 async fn every_way_out_is_closed() {
     let house = two_orgs().await;
     let session = house.session(org(MINE));
-    let segment = house.engine.snapshot(org(THEIRS)).await.expect("a snapshot").manifest.segments()[0].object_key(org(THEIRS));
+    let segment =
+        house.engine.snapshot(org(THEIRS)).await.expect("a snapshot").manifest.segments()[0].object_key(org(THEIRS));
     let ways = [
         "SELECT * FROM '/etc/passwd'".to_owned(),
         "SELECT * FROM \"/etc/passwd\"".to_owned(),

@@ -35,7 +35,15 @@ async fn too_many_rows_are_an_error_and_no_short_answer() {
     let house = some().await;
     let limits = |rows_max| QueryLimits { rows_max, ..QueryLimits::default() };
     let exact = house.queries(limits(10_000)).session(org(1));
-    assert_eq!(batches(exact.sql("SELECT * FROM readings").await.expect("runs")).await.expect("fits").iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>(), 10_000);
+    assert_eq!(
+        batches(exact.sql("SELECT * FROM readings").await.expect("runs"))
+            .await
+            .expect("fits")
+            .iter()
+            .map(arrow::array::RecordBatch::num_rows)
+            .sum::<usize>(),
+        10_000
+    );
     let session = house.queries(limits(9_999)).session(org(1));
     let error = error_of(&session, "SELECT * FROM readings").await;
     assert!(matches!(error, QueryError::Limit(LimitKind::Rows { rows_max: 9_999 })), "{error}");
@@ -68,9 +76,8 @@ async fn time_is_limited_while_it_computes() {
         assert!(matches!(error, QueryError::Limit(LimitKind::Time { .. })), "{sql}: {error}");
         assert!(started.elapsed() < Duration::from_secs(5), "{sql}: {:?}", started.elapsed());
         // There is one place: the next query is answered only because the one before was really ended.
-        let next = tokio::time::timeout(Duration::from_secs(10), async {
-            while ask(&session, "SELECT 1").await.is_err() {}
-        });
+        let next =
+            tokio::time::timeout(Duration::from_secs(10), async { while ask(&session, "SELECT 1").await.is_err() {} });
         next.await.unwrap_or_else(|_| panic!("{sql}: it goes on computing"));
     }
 }
@@ -99,7 +106,8 @@ async fn what_does_not_fit_spills_to_its_directory_and_leaves_nothing() {
     std::fs::create_dir_all(&spill).expect("a directory");
     let limits = QueryLimits { memory_bytes_max: 12 << 20, batch_rows: 32, threads: 1, ..QueryLimits::default() };
     let without = house.queries(limits.clone()).session(org(1));
-    let queries = query::QueryEngine::with_spill_dir(std::sync::Arc::clone(&house.engine), limits, 1 << 20, spill.clone());
+    let queries =
+        query::QueryEngine::with_spill_dir(std::sync::Arc::clone(&house.engine), limits, 1 << 20, spill.clone());
     let session = queries.session(org(1));
     // Wide enough that ten thousand rows do not fit.
     let sql = "SELECT repeat('x', 3000) || temperature AS wide, * FROM readings ORDER BY wide, time, logger";
@@ -127,9 +135,8 @@ async fn whoever_leaves_frees_the_place() {
     let error = error_of(&session, "SELECT 1").await;
     assert!(matches!(error, QueryError::Limit(LimitKind::Queries { queries_max: 1 })), "{error}");
     drop(first);
-    let freed = tokio::time::timeout(Duration::from_secs(10), async {
-        while ask(&session, "SELECT 1").await.is_err() {}
-    });
+    let freed =
+        tokio::time::timeout(Duration::from_secs(10), async { while ask(&session, "SELECT 1").await.is_err() {} });
     freed.await.expect("the place is free soon after");
 }
 

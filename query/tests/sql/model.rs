@@ -31,10 +31,8 @@ impl Model {
         let mut readings = readings.to_vec();
         readings.sort_by_key(|(logger, time, _)| (*logger, *time));
         for (logger, time, samples) in readings {
-            let row = self
-                .rows
-                .entry((logger, time))
-                .or_insert_with(|| Row { values: BTreeMap::new(), gateway, received });
+            let row =
+                self.rows.entry((logger, time)).or_insert_with(|| Row { values: BTreeMap::new(), gateway, received });
             for (code, value) in samples {
                 self.samples += 1;
                 let kept = *row.values.entry(code).or_insert(value);
@@ -54,7 +52,10 @@ impl Model {
     }
 
     /// The rows whose key and values pass.
-    pub(crate) fn rows_where(&self, pass: impl Fn(LoggerId, Millis, &BTreeMap<ChannelCode, f64>) -> bool) -> Vec<String> {
+    pub(crate) fn rows_where(
+        &self,
+        pass: impl Fn(LoggerId, Millis, &BTreeMap<ChannelCode, f64>) -> bool,
+    ) -> Vec<String> {
         let rows = self.rows.iter().filter(|((logger, time), row)| pass(*logger, *time, &row.values));
         rows.map(|((logger, time), row)| {
             let mut line = vec![logger.get().to_string(), shown(*time)];

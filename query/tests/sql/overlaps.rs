@@ -8,9 +8,12 @@ use storage_format::{ChannelCode, Millis};
 use crate::model::{Model, Reading};
 use crate::support::{House, answer, batches, lines, logger, one, org, time};
 
+/// Logger, step of time, channels and values.
+type Drawn = (u64, i64, Vec<(u16, i8)>);
+
 #[derive(Debug, Clone)]
 enum Step {
-    Send { gateway: u64, readings: Vec<(u64, i64, Vec<(u16, i8)>)> },
+    Send { gateway: u64, readings: Vec<Drawn> },
     Flush,
 }
 
@@ -29,7 +32,7 @@ fn at(step: i64) -> Millis {
     Millis::new(start + step * 3_600_000).expect("in range")
 }
 
-fn readings(drawn: Vec<(u64, i64, Vec<(u16, i8)>)>) -> Vec<Reading> {
+fn readings(drawn: Vec<Drawn>) -> Vec<Reading> {
     let mut readings: Vec<Reading> = Vec::new();
     for (id, step, samples) in drawn {
         let (logger, time) = (logger(id), at(step));
@@ -51,7 +54,8 @@ async fn play(steps: Vec<Step>) {
         match step {
             Step::Flush => house.flush(org(1)).await,
             Step::Send { gateway, readings: drawn } => {
-                let received = Millis::new(time("2024-02-02T00:00:00Z").get() + number as i64 * 1000).expect("in range");
+                let received =
+                    Millis::new(time("2024-02-02T00:00:00Z").get() + number as i64 * 1000).expect("in range");
                 house.send_both(&mut model, org(1), gateway, &received.to_string(), &readings(drawn)).await;
             }
         }
@@ -92,7 +96,8 @@ async fn check(session: &query::Session, model: &Model) {
 
 #[test]
 fn any_mix_of_frames_and_flushes_reads_as_the_model_says() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let mut runner = TestRunner::new(Config { cases: 24, max_shrink_iters: 200, ..Config::default() });
     let result = runner.run(&prop::collection::vec(step(), 1..14), |steps| {
         let shown = format!("{steps:?}");

@@ -12,7 +12,9 @@ async fn months() -> (House, Model) {
     let month = |number: u32| -> Vec<Reading> {
         let start = time(&format!("2024-{number:02}-01T00:00:00Z")).get();
         let at = |step: i64| Millis::new(start + step * 3_600_000).expect("in range");
-        (1..=2).flat_map(|id| (0..50).map(move |step| (logger(id), at(step), climate(f64::from(number), 50.0)))).collect()
+        (1..=2)
+            .flat_map(|id| (0..50).map(move |step| (logger(id), at(step), climate(f64::from(number), 50.0))))
+            .collect()
     };
     for number in 1..=3 {
         house.send_both(&mut model, org(1), 1, "2024-06-01T00:00:00Z", &month(number)).await;

@@ -40,7 +40,8 @@ async fn segments_are_chosen_by_key_before_any_is_opened() {
     let sum = "SELECT count(temperature) FROM readings WHERE";
     check("SELECT count(temperature) FROM readings", "360", 24).await;
     check(&format!("{sql} time >= '2024-03-01' AND time < '2024-04-01'", sql = sum), "30", 2).await;
-    check(&format!("{sum} time >= '2024-03-01' AND time < '2024-04-01' AND logger = {}", logger(3).get()), "10", 1).await;
+    check(&format!("{sum} time >= '2024-03-01' AND time < '2024-04-01' AND logger = {}", logger(3).get()), "10", 1)
+        .await;
     check(&format!("{sum} logger = eui64('{}')", logger(3)), "120", 12).await;
     check(&format!("{sum} logger IN ({}, {})", logger(1).get(), logger(2).get()), "240", 12).await;
     check(&format!("{sum} time BETWEEN '2024-05-10T00:03:00Z' AND '2024-05-10T00:04:00Z'"), "6", 2).await;
@@ -56,7 +57,10 @@ async fn the_manifest_answers_what_it_knows() {
     let house = a_year().await;
     let session = house.session(org(1));
     assert_eq!(one(&session, "SELECT count(*) FROM readings").await, "360");
-    assert_eq!(one(&session, "SELECT min(time), max(time) FROM readings").await, "2024-01-10T00:00:00Z|2024-12-10T00:09:00Z");
+    assert_eq!(
+        one(&session, "SELECT min(time), max(time) FROM readings").await,
+        "2024-01-10T00:00:00Z|2024-12-10T00:09:00Z"
+    );
     assert_eq!(house.opened(), Vec::<String>::new());
 }
 
