@@ -13,8 +13,8 @@ use crate::data_dir::DataDir;
 use crate::error::{Context, Problem, Result};
 
 mod api;
-mod conflicts;
 mod config;
+mod conflicts;
 mod demo;
 pub(crate) mod demo_tools;
 mod export;

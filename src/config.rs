@@ -15,8 +15,8 @@ mod raw;
 mod resolved;
 mod unit;
 
-pub(crate) use unit::duration as parse_duration;
 pub use resolved::{Config, HttpConfig, IngestConfig, LogConfig, LogFormat};
+pub(crate) use unit::duration as parse_duration;
 
 /// The default configuration with comments: what `init` writes.
 pub const DEFAULT_TOML: &str = include_str!("config/default.toml");
@@ -36,8 +36,7 @@ pub struct Overrides {
 /// When the file cannot be read, a key is unknown, or a value breaks a rule; the text names where it stands.
 pub fn load(file: &Path, overrides: &Overrides) -> Result<Config> {
     let text = std::fs::read_to_string(file).context(|| format!("cannot read the configuration {}", file.display()))?;
-    let environment =
-        Env::prefixed("ICECORE_").filter(|key| key.as_str().contains("__")).split("__").lowercase(true);
+    let environment = Env::prefixed("ICECORE_").filter(|key| key.as_str().contains("__")).split("__").lowercase(true);
     let mut figment = Figment::from(Toml::string(DEFAULT_TOML)).merge(Toml::string(&text)).merge(environment);
     if let Some(addr) = &overrides.ingest_addr {
         figment = figment.merge(Serialized::default("ingest.addr", addr));
@@ -75,7 +74,7 @@ fn explain(error: &Error, file: &Path) -> Problem {
         format!("in {}", file.display())
     };
     match &error.kind {
-        Kind::UnknownField(_, known) if known.is_empty() => Problem::new(format!("unknown setting {key} {place}")),
+        Kind::UnknownField(_, []) => Problem::new(format!("unknown setting {key} {place}")),
         Kind::UnknownField(_, known) => {
             Problem::new(format!("unknown setting {key} {place}")).help(format!("known here: {}", known.join(", ")))
         }

@@ -14,6 +14,7 @@ use sqlx::{Row, SqlSafeStr, SqlitePool};
 use storage_format::{Millis, OrgId};
 
 use crate::error::{Context, Problem, Result};
+use crate::private_file;
 
 mod audit;
 mod gateways;
@@ -47,6 +48,8 @@ impl Control {
         if path.exists() {
             return Err(Problem::new(format!("the control database {} exists already", path.display())));
         }
+        // SQLite gives its journal the rights that the database has.
+        private_file::create(path, "")?;
         Self::connect(path, true).await
     }
 

@@ -97,7 +97,7 @@ impl DataDir {
             }
         }
         private_file::create_dir(&self.0)?;
-        for dir in [self.keys(), self.store(), self.wal(), self.staging()] {
+        for dir in [self.keys(), self.store(), self.wal(), self.0.join("tmp"), self.staging()] {
             private_file::create_dir(&dir)?;
         }
         let master_key = keys::create_master_key(&self.keys())?;

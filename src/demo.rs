@@ -68,7 +68,11 @@ impl Demo {
         data.init(demo_tools::now()).await?;
         print(&format!("   {}", data.path().display()))?;
         let running = start(&data).await?;
-        print(&format!("   serving: gateways at {} (QUIC), programs at {} (HTTP)", running.ingest_addr(), url(&running)))?;
+        print(&format!(
+            "   serving: gateways at {} (QUIC), programs at {} (HTTP)",
+            running.ingest_addr(),
+            url(&running)
+        ))?;
 
         let owners = owners(&data, &dir, config.days).await?;
         send_fleets(&running, &owners, print).await?;
@@ -144,7 +148,10 @@ async fn send_fleets(running: &Running, owners: &[Owner], print: Print<'_>) -> R
         Ok::<_, Problem>((owner, send(running, owner, fleet).await?))
     });
     for (owner, summary) in futures::future::try_join_all(sends).await? {
-        print(&format!("   {:<11} {:>3} loggers, {} days: {summary}", owner.name, owner.fleet.loggers, owner.fleet.days))?;
+        print(&format!(
+            "   {:<11} {:>3} loggers, {} days: {summary}",
+            owner.name, owner.fleet.loggers, owner.fleet.days
+        ))?;
     }
     Ok(())
 }
@@ -234,7 +241,9 @@ fn what_next(
             print("   Everything was in a temporary directory and is removed now. To keep it and ask for yourself:")?;
             print("   icecore demo --keep")?;
         }
-        print("   With readings of your own: icecore init, serve, org create, gateway enroll, gateway send (see --help)")?;
+        print(
+            "   With readings of your own: icecore init, serve, org create, gateway enroll, gateway send (see --help)",
+        )?;
     }
     Ok(())
 }

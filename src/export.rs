@@ -192,8 +192,11 @@ mod tests {
         let numbers = [0.1 + 0.2, f64::MIN_POSITIVE, f64::MAX, -0.0, 1.0 / 3.0, 39.9, 5e-324];
         let rows: Vec<_> = numbers.iter().enumerate().map(|(i, n)| (1, i as i64, Some(*n))).collect();
         let text = String::from_utf8(encoder.encode(&batch(&rows)).expect("encoded")).expect("UTF-8");
-        let back: Vec<f64> =
-            text.lines().skip(1).map(|line| line.rsplit(',').next().expect("a cell").parse().expect("a number")).collect();
+        let back: Vec<f64> = text
+            .lines()
+            .skip(1)
+            .map(|line| line.rsplit(',').next().expect("a cell").parse().expect("a number"))
+            .collect();
         assert_eq!(back.iter().map(|n| n.to_bits()).collect::<Vec<_>>(), numbers.map(f64::to_bits));
     }
 }

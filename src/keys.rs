@@ -60,8 +60,11 @@ pub fn load_master_key(keys: &Path) -> Result<SecretKey> {
     }
     let path = path(keys);
     if !path.exists() {
-        return Err(Problem::new(format!("there is no master key: neither {} nor {MASTER_KEY_VARIABLE}", path.display()))
-            .help("without the key that `icecore init` made, nothing in this data directory can be read"));
+        return Err(Problem::new(format!(
+            "there is no master key: neither {} nor {MASTER_KEY_VARIABLE}",
+            path.display()
+        ))
+        .help("without the key that `icecore init` made, nothing in this data directory can be read"));
     }
     parse(&private_file::read_secret(&path)?, &path.display().to_string())
 }

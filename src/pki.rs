@@ -13,8 +13,8 @@ use rcgen::{
 };
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use storage_format::{GatewayId, Millis, OrgId};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -84,9 +84,7 @@ fn params(common_name: &str, now: Millis, days: i64) -> Result<CertificateParams
     params.not_before = at(now.saturating_add(-BACKDATED_MS))?;
     params.not_after = at(expires)?;
     let mut serial = [0; 16];
-    SystemRandom::new()
-        .fill(&mut serial)
-        .map_err(|_| Problem::new("the operating system gives no random numbers"))?;
+    SystemRandom::new().fill(&mut serial).map_err(|_| Problem::new("the operating system gives no random numbers"))?;
     // A serial number is positive: its first bit is none.
     serial[0] &= 0x7f;
     params.serial_number = Some(SerialNumber::from_slice(&serial));

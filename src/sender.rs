@@ -184,11 +184,11 @@ impl Sender {
 fn explain(error: &ClientError) -> Problem {
     let problem = Problem::new("the readings could not be sent").detail(error);
     match error {
-        ClientError::CertificateRefused(_) => {
-            problem.help("enroll the gateway at this server; `icecore gateway list` there shows who is, and revocations")
+        ClientError::CertificateRefused(_) => problem
+            .help("enroll the gateway at this server; `icecore gateway list` there shows who is, and revocations"),
+        ClientError::ServerNotTrusted(_) => {
+            problem.help("is --server the right one? The identity's ca.pem and server-name tell which server it trusts")
         }
-        ClientError::ServerNotTrusted(_) => problem
-            .help("is --server the right one? The identity's ca.pem and server-name tell which server it trusts"),
         ClientError::GaveUp { .. } => problem.help(
             "is the server running, and is --server its ingest address (UDP)? Sending again is always safe: what is \
              there already is kept once",

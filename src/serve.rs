@@ -69,6 +69,9 @@ impl HttpServer {
     async fn stop(self, grace: std::time::Duration) {
         self.stop.send_replace(true);
         let mut task = self.task;
+        if task.is_finished() {
+            return;
+        }
         if tokio::time::timeout(grace, &mut task).await.is_err() {
             tracing::warn!("answers under way were cut off");
             task.abort();
@@ -99,7 +102,7 @@ impl Running {
         let state = HttpState::new(config.http.clone(), control.clone(), metrics.clone(), ready);
         let http = HttpServer::start(&config, state).await?;
 
-        let random = Arc::new(SystemRandom::default());
+        let random = Arc::new(SystemRandom);
         let store = LocalDurable::open(data.store(), data.staging())
             .context(|| format!("cannot open the object store {}", data.store().display()))?;
         let parts = EngineParts {

@@ -30,8 +30,9 @@ pub struct FleetConfig {
 pub const LOGGERS_MAX: u32 = 1 << 20;
 
 const DAY_MS: i64 = 86_400_000;
-/// Loggers wake up by a cheap crystal: up to so much early or late.
-const JITTER_MS: i64 = 350;
+/// Loggers wake up by a cheap crystal: up to so much late. Never early, so that a fleet that starts with a month stays
+/// in it.
+const JITTER_MS: i64 = 700;
 
 /// One reading of the fleet.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -113,7 +114,7 @@ fn round_to(value: f64, resolution: f64) -> f64 {
 impl Logger {
     fn new(seed: u64, index: u32) -> Result<Self> {
         let prefix = Dice(seed).next() & 0xFFF;
-        let id = 0x0012_4B00_0000_0000 | prefix << 20 | u64::from(index) + 1;
+        let id = 0x0012_4B00_0000_0000 | (prefix << 20) | (u64::from(index) + 1);
         let id = LoggerId::new(id).context(|| "a logger's id was zero".to_owned())?;
         let mut dice = Dice(seed ^ u64::from(index + 1).wrapping_mul(0xD6E8_FEB8_6659_FD93));
         let (mean, swing, door, humidity) = pick(&mut dice, &PLACES);
@@ -132,7 +133,7 @@ impl Logger {
     }
 
     fn measure(&mut self, planned_ms: i64, jitter_ms: i64) -> (i64, f64, f64) {
-        let jitter = i64::try_from(self.dice.next() % (2 * jitter_ms.unsigned_abs() + 1)).unwrap_or(0) - jitter_ms;
+        let jitter = i64::try_from(self.dice.next() % (jitter_ms.unsigned_abs() + 1)).unwrap_or(0);
         let day_ms = i32::try_from(planned_ms.rem_euclid(DAY_MS)).unwrap_or(0);
         let hour = f64::from(day_ms) / 3_600_000.0;
         self.drift = self.drift.mul_add(0.9, 0.05 * self.dice.symmetric());
@@ -191,7 +192,7 @@ impl Fleet {
             start_ms: config.start.get(),
             interval_ms,
             // Two readings of a logger never meet.
-            jitter_ms: JITTER_MS.min(interval_ms / 4),
+            jitter_ms: JITTER_MS.min(interval_ms / 2),
             rounds: u64::try_from(length_ms / interval_ms).unwrap_or(0),
             round: 0,
             next: 0,
@@ -265,7 +266,7 @@ mod tests {
         assert_eq!(Fleet::new(&config(7)).expect("a fleet").len(), 40 * 2 * 288);
         // Written down once: what a seed means must not change with a library or a version of ours.
         let text = format!("{:?}", (first[0].logger, first[0].time));
-        assert_eq!(text, "(LoggerId(00124B00DD700001), Millis(2024-12-31T23:59:59.722Z))");
+        assert_eq!(text, "(LoggerId(00124B00DD700001), Millis(2025-01-01T00:00:00.072Z))");
     }
 
     #[test]
@@ -286,7 +287,13 @@ mod tests {
             assert!(text.len() <= 9, "{text} has digits that no sensor gives");
             let fits = |step: f64| ((temperature / step).round() * step - temperature).abs() < 1e-9;
             assert!(RESOLUTIONS.iter().any(|step| fits(*step)), "{temperature}");
-            resolutions.insert(if fits(0.1) { 0 } else if fits(0.0625) { 1 } else { 2 });
+            resolutions.insert(if fits(0.1) {
+                0
+            } else if fits(0.0625) {
+                1
+            } else {
+                2
+            });
         }
         assert_eq!(resolutions.len(), 3, "all makes of sensor are there");
     }

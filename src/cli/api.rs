@@ -51,8 +51,9 @@ impl Api {
                 .help("use http:// to a server on this machine, or through a tunnel"));
         }
         if !base.starts_with("http://") {
-            return Err(Problem::new(format!("{base:?} is not a server's URL"))
-                .help("it looks like http://127.0.0.1:8080"));
+            return Err(
+                Problem::new(format!("{base:?} is not a server's URL")).help("it looks like http://127.0.0.1:8080")
+            );
         }
         // No limit on the whole: an export takes as long as it takes.
         let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(None).no_proxy().build();

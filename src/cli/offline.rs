@@ -47,7 +47,7 @@ pub(super) fn manifests(data: &DataDir) -> Result<ManifestStore> {
     let store = LocalFileSystem::new_with_prefix(data.store())
         .context(|| format!("cannot open the object store {}", data.store().display()))?;
     let store = Arc::new(store);
-    let random = Arc::new(SystemRandom::default());
+    let random = Arc::new(SystemRandom);
     let provider = Arc::new(MasterKey::new(master_key(data)?, random.clone()));
     let keys = Arc::new(OrgKeys::new(store.clone(), provider, random.clone()));
     Ok(ManifestStore::new(store, keys, random, Arc::new(SystemClock::new())))

@@ -130,7 +130,8 @@ fn columns(metadata: &ParquetMetaData) -> Result<Vec<Vec<String>>> {
         let bounds = |pick: fn(&Statistics) -> Option<Bound>| chunks().filter_map(move |c| pick(c.statistics()?));
         let lowest = bounds(Bound::lowest).reduce(|a, b| if b < a { b } else { a });
         let highest = bounds(Bound::highest).reduce(|a, b| if b > a { b } else { a });
-        let text = |bound: Option<Bound>| bound.map_or_else(String::new, |bound| bound.text(field.name(), field.data_type()));
+        let text =
+            |bound: Option<Bound>| bound.map_or_else(String::new, |bound| bound.text(field.name(), field.data_type()));
         rows.push(vec![field.name().clone(), bytes.to_string(), text(lowest), text(highest), nulls.to_string()]);
     }
     Ok(rows)

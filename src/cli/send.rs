@@ -101,11 +101,14 @@ async fn send(mut sender: Sender, source: Box<dyn BufRead>, bytes: u64, name: &s
     match mistake {
         None => Ok(()),
         Some(error) => {
-            let help = format!(
-                "the {} readings before it were sent and acknowledged, nothing from that line on. Correct the line and \
-                 send the whole file again: what is there already is kept once",
-                outcome.acknowledged_readings
-            );
+            let before = match outcome.acknowledged_readings {
+                0 => "nothing was sent".to_owned(),
+                count => {
+                    format!("the {count} readings before it were sent and acknowledged, nothing from that line on")
+                }
+            };
+            let help =
+                format!("{before}. Correct the line and send the whole file again: what is there already is kept once");
             Err(wrong(error).help(help))
         }
     }

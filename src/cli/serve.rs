@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{DataDirArgs, block_on};
+use super::{DataDirArgs, block_on, output};
 use crate::config::{self, Overrides};
 use crate::error::{Context, Problem, Result};
 use crate::serve::Running;
@@ -54,8 +54,14 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
         };
         let stopped = tokio::select! {
             stopped = running.stop() => stopped,
-            () = stop.wait() => Err(Problem::new("stopped at once, by a second signal")
-                .help("what was acknowledged is on the disk; the next start recovers it")),
+            () = stop.wait() => {
+                output::error(
+                    &Problem::new("stopped at once, by a second signal")
+                        .help("what was acknowledged is on the disk; the next start recovers it"),
+                );
+                // Without waiting for any thread: that is what a second signal asks for.
+                std::process::exit(1)
+            }
         };
         failure.map_or(stopped, Err)
     })

@@ -95,7 +95,8 @@ impl Control {
     pub async fn add_gateway(&self, gateway: NewGateway<'_>, now: Millis) -> Result<()> {
         check_name("a gateway", gateway.name)?;
         let mut act = self.begin().await?;
-        let insert = "INSERT INTO gateways (id, org, name, fingerprint, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)";
+        let insert =
+            "INSERT INTO gateways (id, org, name, fingerprint, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)";
         let done = sqlx::query(insert)
             .bind(gateway.id.to_string())
             .bind(gateway.org.to_string())

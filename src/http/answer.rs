@@ -17,8 +17,8 @@ use arrow::{csv, json};
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
-use query::QueryStream;
+use futures::{Stream, StreamExt};
+use query::QueryError;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -41,9 +41,15 @@ pub(super) trait Encoder: Send + 'static {
     fn finish(&mut self) -> Result<Vec<u8>, ArrowError>;
 }
 
+/// Batches on their way; a [`query::QueryStream`], or what a test has instead.
+pub(super) trait Batches: Stream<Item = Result<RecordBatch, QueryError>> + Send + Unpin + 'static {}
+
+impl<S: Stream<Item = Result<RecordBatch, QueryError>> + Send + Unpin + 'static> Batches for S {}
+
 /// The answer to a query, in the form that an encoder gives it. An error before the first batch has a status.
 pub(super) async fn stream(
-    mut batches: QueryStream,
+    schema: SchemaRef,
+    mut batches: impl Batches,
     mut encoder: Box<dyn Encoder>,
     place: Place,
     time_max: Duration,
@@ -55,7 +61,7 @@ pub(super) async fn stream(
     let first = first.map_err(|_| HttpError::timeout("the answer took longer than a request may"))?;
     let content_type = [(header::CONTENT_TYPE, encoder.content_type())];
     let Some(first) = first.transpose()? else {
-        let empty = encoder.encode(&RecordBatch::new_empty(batches.schema())).map_err(cannot_encode)?;
+        let empty = encoder.encode(&RecordBatch::new_empty(schema)).map_err(cannot_encode)?;
         let end = encoder.finish().map_err(cannot_encode)?;
         return Ok((content_type, [empty, end].concat()).into_response());
     };
@@ -89,7 +95,7 @@ pub(super) async fn stream(
 
 /// Sends all bytes; an empty chunk says that the answer is whole.
 async fn produce(
-    mut batches: QueryStream,
+    mut batches: impl Batches,
     mut encoder: Box<dyn Encoder>,
     head: Vec<u8>,
     chunks: &mpsc::Sender<io::Result<Bytes>>,
@@ -201,3 +207,6 @@ impl Encoder for ArrowEncoder {
         Ok(self.buffer.take())
     }
 }
+
+#[cfg(test)]
+mod tests;

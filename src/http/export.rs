@@ -3,14 +3,14 @@
 //! Parameters, in the query string or as JSON: `from` (inclusive) and `to` (exclusive) in RFC 3339, `logger` (as often
 //! as there are loggers), `format`, which is `csv`.
 
+use ::query::ExportRequest;
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use ::query::ExportRequest;
-use arrow::array::RecordBatch;
-use arrow::error::ArrowError;
 use serde::Deserialize;
 use storage_format::{LoggerId, Millis, TimeRange};
 
@@ -74,7 +74,7 @@ async fn export(state: &HttpState, headers: &HeaderMap, parameters: &Parameters)
     let snapshot = snapshot.map_err(|error| HttpError::internal(&Problem::new("no snapshot").detail(error)))?;
     let encoder = CsvEncoder::new(&batches.schema(), &snapshot.channels())
         .map_err(|error| HttpError::internal(&Problem::new("an export cannot be encoded").detail(error)))?;
-    answer::stream(batches, Box::new(encoder), place, state.0.config.export_time_max).await
+    answer::stream(batches.schema(), batches, Box::new(encoder), place, state.0.config.export_time_max).await
 }
 
 fn request(parameters: &Parameters) -> Result<ExportRequest, HttpError> {

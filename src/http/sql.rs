@@ -31,7 +31,7 @@ pub(super) async fn post(
     let batches = backend.query.session(org).sql(&sql).await?;
     let encoder = answer::encoder(format, &batches.schema())
         .map_err(|error| HttpError::internal(&Problem::new("an answer cannot be encoded").detail(error)))?;
-    answer::stream(batches, encoder, place, time_max).await
+    answer::stream(batches.schema(), batches, encoder, place, time_max).await
 }
 
 /// The whole body, within its limits of size and time.
@@ -55,9 +55,9 @@ fn statement(headers: &HeaderMap, body: &[u8]) -> Result<String, HttpError> {
         "application/json" => serde_json::from_slice::<SqlRequest>(body)
             .map(|request| request.sql)
             .map_err(|error| HttpError::bad_request(format!("the body is not {{\"sql\": \"…\"}}: {error}"))),
-        "text/plain" | "application/sql" => std::str::from_utf8(body)
-            .map(str::to_owned)
-            .map_err(|_| HttpError::bad_request("the body is not UTF-8")),
+        "text/plain" | "application/sql" => {
+            std::str::from_utf8(body).map(str::to_owned).map_err(|_| HttpError::bad_request("the body is not UTF-8"))
+        }
         // `curl -d` says this of everything.
         "application/x-www-form-urlencoded" => Err(HttpError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn a_statement_comes_as_text_or_json() {
-        let of = |content_type, body: &str| statement(&headers(header::CONTENT_TYPE, content_type), body.as_bytes()).ok();
+        let of =
+            |content_type, body: &str| statement(&headers(header::CONTENT_TYPE, content_type), body.as_bytes()).ok();
         assert_eq!(of("text/plain; charset=utf-8", "SELECT 1").as_deref(), Some("SELECT 1"));
         assert_eq!(of("application/json", r#"{"sql": "SELECT 1"}"#).as_deref(), Some("SELECT 1"));
         assert_eq!(of("application/json", r#"{"sql": "SELECT 1", "org": 7}"#), None);

@@ -33,10 +33,10 @@ fn columns_in_any_order_and_cells_left_empty() {
 fn what_spreadsheets_write_is_understood() {
     let text = "\u{feff}\"time\",\"logger\",\"temperature\"\r\n\"1970-01-01T00:00:01Z\",\"00124B000A6E0001\",\"5\"\r\n\r\n\
                 \"1970-01-01T00:00:02Z\",\"00124B000A6E0001\",\"6\"";
-    assert_eq!(read(text), Ok(vec![
-        (2, 0x0012_4B00_0A6E_0001, 1_000, vec![(1, 5.0)]),
-        (4, 0x0012_4B00_0A6E_0001, 2_000, vec![(1, 6.0)]),
-    ]));
+    assert_eq!(
+        read(text),
+        Ok(vec![(2, 0x0012_4B00_0A6E_0001, 1_000, vec![(1, 5.0)]), (4, 0x0012_4B00_0A6E_0001, 2_000, vec![(1, 6.0)]),])
+    );
 }
 
 #[test]
@@ -73,7 +73,8 @@ fn errors_say_where_and_what() {
 
 #[test]
 fn nothing_comes_after_an_error() {
-    let text = "time,logger,temperature\n2024-01-01T00:00:00Z,00124B0000000001,x\n2024-01-01T00:00:00Z,00124B0000000001,1\n";
+    let text =
+        "time,logger,temperature\n2024-01-01T00:00:00Z,00124B0000000001,x\n2024-01-01T00:00:00Z,00124B0000000001,1\n";
     let mut csv = ReadingsCsv::new(text.as_bytes()).expect("a header");
     assert!(csv.next_reading().is_err());
     assert_eq!(csv.next_reading(), Ok(None));
