@@ -33,8 +33,8 @@ use crate::scan::{Layout, MergePart, MergeUnit, Merged, ScanContext, SegmentScan
 pub(super) enum Wanted {
     /// The conflicts, as rows.
     Conflicts,
-    /// One row of counts, on top of these.
-    Totals(Totals),
+    /// One row of counts, on top of these of the manifest, and how many rows the write buffers hold.
+    Totals(Totals, u64),
 }
 
 /// Resolves the write buffers. A plan without inputs and with one partition.
@@ -50,7 +50,7 @@ pub(super) struct ResolveBuffersExec {
 /// The schema of `totals`.
 pub(super) fn totals_schema() -> SchemaRef {
     let count = |name| Field::new(name, DataType::UInt64, false);
-    Arc::new(Schema::new(vec![count("readings"), count("duplicates"), count("conflicts")]))
+    Arc::new(Schema::new(["readings", "duplicates", "conflicts", "unflushed"].map(count).to_vec()))
 }
 
 impl ResolveBuffersExec {
@@ -81,7 +81,7 @@ impl ResolveBuffersExec {
         }
         let schema = match wanted {
             Wanted::Conflicts => conflicts_schema(),
-            Wanted::Totals(_) => totals_schema(),
+            Wanted::Totals(..) => totals_schema(),
         };
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
@@ -136,8 +136,8 @@ fn add(sum: Totals, merged: &Merged) -> Result<Totals> {
     sum.checked_add(more).ok_or_else(|| internal_datafusion_err!("a total is past the end of its range"))
 }
 
-fn totals_row(totals: Totals) -> Result<RecordBatch> {
-    let counts = [totals.readings, totals.duplicates, totals.conflicts];
+fn totals_row(totals: Totals, unflushed: u64) -> Result<RecordBatch> {
+    let counts = [totals.readings, totals.duplicates, totals.conflicts, unflushed];
     let columns = counts.into_iter().map(|count| Arc::new(UInt64Array::from(vec![count])) as _).collect();
     Ok(RecordBatch::try_new(totals_schema(), columns)?)
 }
@@ -183,9 +183,9 @@ impl ExecutionPlan for ResolveBuffersExec {
                     }))
                 })
                 .boxed(),
-            Wanted::Totals(flushed) => {
+            Wanted::Totals(flushed, unflushed) => {
                 let sum = resolved.try_fold(flushed, |sum, merged| futures::future::ready(add(sum, &merged)));
-                stream::once(async move { totals_row(sum.await?) }).boxed()
+                stream::once(async move { totals_row(sum.await?, unflushed) }).boxed()
             }
         };
         Ok(Box::pin(cooperative(RecordBatchStreamAdapter::new(self.schema(), batches))))

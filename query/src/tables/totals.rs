@@ -1,4 +1,5 @@
-//! `totals`: one row of counts, exact at the instant of the query: readings, duplicates, conflicts.
+//! `totals`: one row of counts, exact at the instant of the query: readings, duplicates and conflicts, and how many
+//! rows (repeated ones too) wait in the write buffers for their flush.
 
 use std::sync::Arc;
 
@@ -45,7 +46,9 @@ impl TableProvider for TotalsTable {
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let flushed = self.context.snapshot.manifest.totals();
-        let all = ResolveBuffersExec::try_new(&self.context, state, &KeyBounds::ALL, Wanted::Totals(flushed))?;
+        let unflushed = self.context.snapshot.buffered_rows() as u64;
+        let all =
+            ResolveBuffersExec::try_new(&self.context, state, &KeyBounds::ALL, Wanted::Totals(flushed, unflushed))?;
         project(Arc::new(all), projection)
     }
 }
