@@ -115,8 +115,22 @@ impl Sender {
         self.client.as_ref().map(Client::progress)
     }
 
+    /// Connects, unless there is a connection already; otherwise the first frame does.
+    ///
+    /// # Errors
+    /// When the client has ended; [`Sender::finish`] tells the rest.
+    pub async fn connect(&mut self) -> Result<()> {
+        let done = self.client().await.map(drop);
+        self.keep(done)
+    }
+
     async fn send(&mut self) -> Result<()> {
         let done = self.try_send().await;
+        self.keep(done)
+    }
+
+    /// Remembers what ended the client.
+    fn keep(&mut self, done: std::result::Result<(), ClientError>) -> Result<()> {
         done.map_err(|error| {
             let problem = explain(&error);
             self.failed.get_or_insert(error);
@@ -124,15 +138,20 @@ impl Sender {
         })
     }
 
+    async fn client(&mut self) -> std::result::Result<&mut Client, ClientError> {
+        self.started.get_or_insert_with(Instant::now);
+        Ok(match &mut self.client {
+            Some(client) => client,
+            none => none.insert(Client::connect(self.config.clone()).await?),
+        })
+    }
+
     async fn try_send(&mut self) -> std::result::Result<(), ClientError> {
         if self.builder.is_empty() {
             return Ok(());
         }
-        self.started.get_or_insert_with(Instant::now);
-        let client = match &mut self.client {
-            Some(client) => client,
-            none => none.insert(Client::connect(self.config.clone()).await?),
-        };
+        self.client().await?;
+        let Some(client) = &mut self.client else { return Ok(()) };
         let sequence = client.send(&mut self.builder).await?;
         if let Some(origin) = self.begins.take() {
             self.origins.insert(sequence, origin);

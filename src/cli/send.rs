@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, stderr, stdin};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use ingest::client::Progress;
+use tokio::task::JoinHandle;
 
 use super::{block_on, not_there, output, parse_duration};
 use crate::error::{Context, Problem, Result};
@@ -81,7 +84,10 @@ async fn send(mut sender: Sender, source: Box<dyn BufRead>, bytes: u64, name: &s
     let mut mistake = None;
     loop {
         let done = match csv.next_reading() {
-            Ok(Some(reading)) => sender.push(reading.line, reading.logger, reading.time, reading.samples).await,
+            Ok(Some(reading)) => match watcher.connect(&mut sender).await {
+                Ok(()) => sender.push(reading.line, reading.logger, reading.time, reading.samples).await,
+                failed => failed,
+            },
             Ok(None) => break,
             Err(error) => {
                 mistake = Some(error);
@@ -92,7 +98,7 @@ async fn send(mut sender: Sender, source: Box<dyn BufRead>, bytes: u64, name: &s
             // Told by the outcome, with what became of the rest.
             break;
         }
-        watcher.look(&sender, csv.bytes_read());
+        watcher.look(csv.bytes_read());
     }
     let outcome = sender.finish().await;
     watcher.end();
@@ -118,40 +124,66 @@ async fn send(mut sender: Sender, source: Box<dyn BufRead>, bytes: u64, name: &s
 pub(super) struct Watcher {
     bar: ProgressBar,
     looks: u64,
-    told: Option<String>,
+    watching: Option<JoinHandle<()>>,
 }
 
-/// Readings between two looks.
+/// Readings between two looks at how far the file is read.
 const LOOK_EVERY: u64 = 1_024;
+/// A first connection that takes longer is told.
+const TOLD_AFTER: Duration = Duration::from_secs(3);
 
 impl Watcher {
     pub(super) fn new(length: u64) -> Self {
         let bar = if stderr().is_terminal() { ProgressBar::new(length) } else { ProgressBar::hidden() };
         let style = ProgressStyle::with_template("{bar:30} {percent:>3} % {elapsed} {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, looks: 0, told: None }
+        Self { bar, looks: 0, watching: None }
     }
 
-    pub(super) fn look(&mut self, sender: &Sender, position: u64) {
-        self.looks += 1;
-        if !self.looks.is_multiple_of(LOOK_EVERY) {
-            return;
+    /// Connects, and says so when that takes long.
+    pub(super) async fn connect(&mut self, sender: &mut Sender) -> Result<()> {
+        if self.watching.is_some() {
+            return Ok(());
         }
-        self.bar.set_position(position);
-        let Some(progress) = sender.progress() else { return };
-        let progress = progress.borrow().clone();
-        if let Some(trouble) = progress.trouble {
-            self.bar.set_message(format!("no connection: {trouble}"));
-            if self.bar.is_hidden() && self.told.as_ref() != Some(&trouble) {
-                output::note(format_args!("no connection: {trouble}; trying again"));
-                self.told = Some(trouble);
+        {
+            let mut connect = pin!(sender.connect());
+            tokio::select! {
+                done = &mut connect => done?,
+                () = tokio::time::sleep(TOLD_AFTER) => {
+                    self.bar.suspend(|| output::note("no connection yet; trying again"));
+                    connect.await?;
+                }
             }
-        } else {
-            self.bar.set_message(format!("{} acknowledged", output::grouped(progress.acknowledged_readings)));
+        }
+        self.watching = sender.progress().map(|progress| tokio::spawn(watch(self.bar.clone(), progress)));
+        Ok(())
+    }
+
+    pub(super) fn look(&mut self, position: u64) {
+        self.looks += 1;
+        if self.looks.is_multiple_of(LOOK_EVERY) {
+            self.bar.set_position(position);
         }
     }
 
     pub(super) fn end(&self) {
+        if let Some(watching) = &self.watching {
+            watching.abort();
+        }
         self.bar.finish_and_clear();
+    }
+}
+
+/// Tells acknowledgements on the bar, and trouble once for each kind.
+async fn watch(bar: ProgressBar, mut progress: tokio::sync::watch::Receiver<Progress>) {
+    let mut told = None;
+    while progress.changed().await.is_ok() {
+        let now = progress.borrow_and_update().clone();
+        if now.trouble.is_some() && now.trouble != told {
+            let trouble = now.trouble.as_deref().unwrap_or_default();
+            bar.suspend(|| output::note(format_args!("no connection: {trouble}; trying again")));
+            told = now.trouble;
+        }
+        bar.set_message(format!("{} acknowledged", output::grouped(now.acknowledged_readings)));
     }
 }

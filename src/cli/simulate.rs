@@ -46,12 +46,14 @@ pub(super) fn run(args: &SimulateArgs) -> Result<()> {
     let mut sender = args.gateway.sender()?;
     block_on(async {
         let mut watcher = Watcher::new(fleet.len());
+        // An error is told by the outcome.
+        let connected = watcher.connect(&mut sender).await.is_ok();
         for (number, reading) in (1..).zip(fleet) {
-            if sender.push(number, reading.logger, reading.time, &reading.samples).await.is_err() {
+            if !connected || sender.push(number, reading.logger, reading.time, &reading.samples).await.is_err() {
                 // Told by the outcome, with what became of the rest.
                 break;
             }
-            watcher.look(&sender, number);
+            watcher.look(number);
         }
         let outcome = sender.finish().await;
         watcher.end();
