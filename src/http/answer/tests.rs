@@ -1,3 +1,5 @@
+//! Answers over a real socket: every form is whole, and one that is not whole does not look so.
+
 use std::sync::Arc;
 
 use arrow::array::{Float64Array, UInt64Array};
