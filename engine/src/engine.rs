@@ -18,6 +18,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use object_store::ObjectStore;
 use storage_format::{FrameSequence, GatewayId, OrgId, SpoolId};
@@ -41,6 +42,9 @@ use crate::wal::WalDirectory;
 pub(crate) use load::Loader;
 pub use status::{EngineStatus, FlushTrouble};
 use threads::Threads;
+
+/// How long `close` waits for the queue to drain before it flushes.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// What an engine works with; all of it handed in.
 #[derive(Debug, Clone)]
@@ -285,8 +289,12 @@ impl Engine {
         core.closing.store(true, Ordering::Release);
         let mut flushed = Ok(());
         if core.config.flush_at_close && core.fatal().is_none() {
-            // All room is there when the queue is empty and all of it answered.
-            core.queue.room(usize::MAX).await;
+            // All room is there when the queue is empty and all of it answered; on a full disk it never is.
+            let drained = core.queue.room(usize::MAX);
+            tokio::select! {
+                () = drained => {}
+                () = pause(DRAIN_MAX) => {}
+            }
             flushed = self.request_flush(None).await.map(drop);
         }
         core.queue.close();
@@ -310,7 +318,7 @@ impl Drop for Engine {
 }
 
 /// A pause in a driver. Steps never pause.
-async fn pause(time: std::time::Duration) {
+async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
 }
 

@@ -35,6 +35,7 @@ fn spool(id: u64) -> SpoolId {
     SpoolId::new(id).expect("not zero")
 }
 
+#[allow(clippy::type_complexity, reason = "one literal per test line")]
 fn frame(sequence: u64, readings: &[(u64, i64, &[(u16, f64)])]) -> Frame {
     let mut builder = FrameBuilder::new();
     for (id, time, samples) in readings {

@@ -1,6 +1,6 @@
 //! The lock on a data directory: one process at a time, told by name.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{EngineError, EngineErrorKind};
 use crate::files::{FileLock, Files};
@@ -37,7 +37,7 @@ fn write_holder(files: &dyn Files, path: &Path) -> std::io::Result<()> {
     file.write_at(text.as_bytes(), 0)
 }
 
-fn taken(files: &dyn Files, path: &PathBuf, data_dir: &Path) -> EngineError {
+fn taken(files: &dyn Files, path: &Path, data_dir: &Path) -> EngineError {
     let bytes = files.open(path).and_then(|file| file.read_all()).unwrap_or_default();
     let holder = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse::<u32>().ok());
     let what = match holder {

@@ -203,7 +203,7 @@ impl<'a> WindowWriter<'a> {
     }
 
     fn is_full(&self, encoder: &SegmentEncoder) -> bool {
-        encoder.memory_bytes() as u64 >= self.window.flusher.segment_bytes_max
+        encoder.rows() > 0 && encoder.memory_bytes() as u64 >= self.window.flusher.segment_bytes_max
     }
 
     /// The object being encoded, or a new one.

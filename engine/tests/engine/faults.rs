@@ -1,13 +1,14 @@
 //! A store that fails while a flush writes: nothing is lost, nothing twice, and the WAL stays until the commit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Engine, EngineErrorKind, Fault, Operation};
+use engine::{Engine, EngineErrorKind, Fault, FaultyFiles, Operation};
 use storage_format::OrgId;
 
 use crate::model::{Model, Reading, Sent, gateway, millis};
 use crate::read::{check_flushed, check_rows};
-use crate::rig::{MAY, Rig, Sender};
+use crate::rig::{MAY, Rig, Sender, noisy};
 
 fn org() -> OrgId {
     OrgId::new(0xF1).expect("not zero")
@@ -18,7 +19,7 @@ fn some(round: i64) -> Sent {
     Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }
 
-async fn filled(rig: &Rig) -> (std::sync::Arc<Engine>, Sender, Model) {
+async fn filled(rig: &Rig) -> (Arc<Engine>, Sender, Model) {
     rig.create_org(org()).await;
     let engine = rig.open().await;
     let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
@@ -98,7 +99,7 @@ async fn a_second_writer_is_fatal_to_the_first() {
     sender.send(&engine, &mut model, some(3)).await;
     // Another process, as if the lock had not held: it goes on from the same store.
     let mut second = Rig::new();
-    second.store = std::sync::Arc::clone(&rig.store);
+    second.store = Arc::clone(&rig.store);
     let taker = second.open().await;
     let (mut other, mut other_model) = (Sender::new(org(), 2), model.clone());
     other.send(&taker, &mut other_model, some(77)).await;
@@ -142,13 +143,81 @@ async fn the_wal_goes_only_after_the_commit() {
     engine.close().await.expect("closed");
 }
 
-/// A frame of about half a megabyte: values that no encoding makes small.
-fn noisy(round: u64) -> Sent {
-    let mut state = round.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let readings = (0..30_000_i64).map(|i| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let value = (state >> 12) as f64 * 1e-9;
-        Reading { logger: 1 + round, time: MAY + i * 1000, samples: vec![(1, value), (2, value * 0.3)] }
-    });
-    Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_acknowledges_nothing_and_closing_does_not_wait_for_it() {
+    let mut rig = Rig::new();
+    let files = FaultyFiles::new();
+    rig.files = Arc::new(files.clone());
+    rig.create_org(org()).await;
+    let engine = rig.open().await;
+    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    sender.send(&engine, &mut model, some(0)).await;
+    // What is left of the file made ahead is used up, then there is no other.
+    files.set_space(Some(0));
+    let mut rounds = 0;
+    let refused = loop {
+        let mut next = noisy(rounds);
+        rounds += 1;
+        let sequence = sender.submit(&engine, &mut next).await;
+        match tokio::time::timeout(Duration::from_secs(3), sender.acks.answered(sequence)).await {
+            Ok(durable) => {
+                assert!(durable, "nothing is refused while the engine is open");
+                model.apply(&next);
+            }
+            Err(_) => break sequence,
+        }
+    };
+    assert!(engine.status().failed.is_none(), "a full disk is no reason to stop");
+    check_rows(&engine, org(), &model).await;
+    // Room again: it goes on by itself.
+    files.set_space(None);
+    rig.clock.turn(Duration::from_secs(5));
+    assert!(sender.acks.answered(refused).await);
+    model.apply(&noisy(rounds - 1));
+    check_rows(&engine, org(), &model).await;
+    // Full again, and the end: what is not acknowledged is answered, what is acknowledged is there at the next start.
+    files.set_space(Some(0));
+    let waiting = loop {
+        let mut next = noisy(rounds);
+        rounds += 1;
+        let sequence = sender.submit(&engine, &mut next).await;
+        match tokio::time::timeout(Duration::from_secs(3), sender.acks.answered(sequence)).await {
+            Ok(_) => model.apply(&next),
+            Err(_) => break sequence,
+        }
+    };
+    engine.close().await.expect("closed");
+    assert!(!sender.acks.answered(waiting).await);
+    files.set_space(None);
+    let engine = rig.open().await;
+    check_rows(&engine, org(), &model).await;
+    engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_stops_the_engine_and_keeps_what_was_acknowledged() {
+    let mut rig = Rig::new();
+    let files = FaultyFiles::new();
+    rig.files = Arc::new(files.clone());
+    rig.create_org(org()).await;
+    let engine = rig.open().await;
+    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    sender.send(&engine, &mut model, some(0)).await;
+    // The file made ahead in the background syncs, too: let it be done.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    files.fail_syncs(1);
+    let sequence = sender.submit(&engine, &mut some(1)).await;
+    assert!(!sender.acks.answered(sequence).await, "not acknowledged");
+    let mut failed = engine.failed();
+    let error = failed.wait_for(Option::is_some).await.expect("it fails").clone().expect("an error");
+    assert_eq!(error.kind(), EngineErrorKind::Failed, "{error}");
+    assert!(engine.status().failed.is_some());
+    assert_eq!(engine.flush(None).await.expect_err("stopped").kind(), EngineErrorKind::Failed);
+    engine.room(1).await;
+    assert!(engine.close().await.is_err());
+    // The next start: what was acknowledged is there; the frame in between may be.
+    let engine = rig.open().await;
+    let snapshot = engine.snapshot(org()).await.expect("a snapshot");
+    assert!([50, 100].contains(&snapshot.buffered_rows()), "{} rows", snapshot.buffered_rows());
+    engine.close().await.expect("closed");
 }

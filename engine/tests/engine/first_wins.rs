@@ -97,7 +97,8 @@ async fn a_big_flush_is_split_where_loggers_end_and_by_month() {
         sender.send(&engine, &mut model, sent(1, some.collect())).await;
     }
     let report = engine.flush(None).await.expect("a flush");
-    assert!(report.segments >= 6, "{} segments", report.segments);
+    // More than one a month.
+    assert!(report.segments >= 4, "{} segments", report.segments);
     check_flushed(&engine, org(), &model).await;
     let snapshot = engine.snapshot(org()).await.expect("a snapshot");
     let windows: std::collections::BTreeSet<_> = snapshot.manifest.segments().iter().map(|s| s.window).collect();

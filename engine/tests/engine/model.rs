@@ -6,72 +6,72 @@ use storage_format::{ChannelCode, FrameBuilder, FrameSequence, GatewayId, Logger
 
 /// What one (logger, time) holds: values by channel, and who sent the first of them when.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    pub values: BTreeMap<ChannelCode, f64>,
-    pub gateway: GatewayId,
-    pub received: Millis,
+pub(crate) struct Row {
+    pub(crate) values: BTreeMap<ChannelCode, f64>,
+    pub(crate) gateway: GatewayId,
+    pub(crate) received: Millis,
 }
 
 /// A value that was refused because another was there.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Conflict {
-    pub logger: LoggerId,
-    pub time: Millis,
-    pub channel: ChannelCode,
-    pub kept: f64,
-    pub refused: f64,
-    pub gateway: GatewayId,
-    pub received: Millis,
+pub(crate) struct Conflict {
+    pub(crate) logger: LoggerId,
+    pub(crate) time: Millis,
+    pub(crate) channel: ChannelCode,
+    pub(crate) kept: f64,
+    pub(crate) refused: f64,
+    pub(crate) gateway: GatewayId,
+    pub(crate) received: Millis,
 }
 
 /// What one organisation should hold.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Model {
-    pub rows: BTreeMap<(LoggerId, Millis), Row>,
-    pub conflicts: Vec<Conflict>,
-    pub duplicates: u64,
-    pub filled: u64,
+pub(crate) struct Model {
+    pub(crate) rows: BTreeMap<(LoggerId, Millis), Row>,
+    pub(crate) conflicts: Vec<Conflict>,
+    pub(crate) duplicates: u64,
+    pub(crate) filled: u64,
 }
 
 /// A reading, as a test writes it down.
 #[derive(Debug, Clone)]
-pub struct Reading {
-    pub logger: u64,
-    pub time: i64,
-    pub samples: Vec<(u16, f64)>,
+pub(crate) struct Reading {
+    pub(crate) logger: u64,
+    pub(crate) time: i64,
+    pub(crate) samples: Vec<(u16, f64)>,
 }
 
 /// A frame before it is encoded. Readings under one key twice: the builder refuses the second, and so does this.
 #[derive(Debug, Clone)]
-pub struct Sent {
-    pub gateway: GatewayId,
-    pub received: Millis,
-    pub readings: Vec<Reading>,
+pub(crate) struct Sent {
+    pub(crate) gateway: GatewayId,
+    pub(crate) received: Millis,
+    pub(crate) readings: Vec<Reading>,
 }
 
-pub fn logger(id: u64) -> LoggerId {
+pub(crate) fn logger(id: u64) -> LoggerId {
     LoggerId::new(id).expect("not zero")
 }
 
-pub fn millis(ms: i64) -> Millis {
+pub(crate) fn millis(ms: i64) -> Millis {
     Millis::new(ms).expect("in range")
 }
 
-pub fn gateway(id: u64) -> GatewayId {
+pub(crate) fn gateway(id: u64) -> GatewayId {
     GatewayId::new(id).expect("not zero")
 }
 
-pub fn spool(id: u64) -> SpoolId {
+pub(crate) fn spool(id: u64) -> SpoolId {
     SpoolId::new(id).expect("not zero")
 }
 
-pub fn channel(code: u16) -> ChannelCode {
+pub(crate) fn channel(code: u16) -> ChannelCode {
     ChannelCode::new(code).expect("not zero")
 }
 
 impl Sent {
     /// The frame's bytes; readings that a frame cannot hold are taken out of `self` too.
-    pub fn encode(&mut self, spool: SpoolId, sequence: u64) -> bytes::Bytes {
+    pub(crate) fn encode(&mut self, spool: SpoolId, sequence: u64) -> bytes::Bytes {
         let mut builder = FrameBuilder::new();
         self.readings.retain(|reading| {
             let samples: Vec<(ChannelCode, f64)> =
@@ -84,7 +84,7 @@ impl Sent {
 
 impl Model {
     /// Applies a frame: within it readings are unique.
-    pub fn apply(&mut self, sent: &Sent) {
+    pub(crate) fn apply(&mut self, sent: &Sent) {
         for reading in &sent.readings {
             let key = (logger(reading.logger), millis(reading.time));
             let received = sent.received.whole_seconds();

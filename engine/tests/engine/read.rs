@@ -12,7 +12,7 @@ use storage_format::{Channel, OrgId};
 use crate::model::{Conflict, Model, Row, gateway, logger, millis};
 
 /// Every reading of a snapshot, merged, by key.
-pub async fn rows(engine: &Engine, snapshot: &Snapshot) -> BTreeMap<(storage_format::LoggerId, storage_format::Millis), Row> {
+pub(crate) async fn rows(engine: &Engine, snapshot: &Snapshot) -> BTreeMap<(storage_format::LoggerId, storage_format::Millis), Row> {
     let schema = readings_schema(&snapshot.channels());
     let mut runs: Vec<Vec<RecordBatch>> = Vec::new();
     for entry in snapshot.manifest.segments() {
@@ -60,7 +60,7 @@ fn collect(batch: &RecordBatch, all: &mut BTreeMap<(storage_format::LoggerId, st
 }
 
 /// Every conflict that objects hold.
-pub async fn conflicts(engine: &Engine, snapshot: &Snapshot) -> Vec<Conflict> {
+pub(crate) async fn conflicts(engine: &Engine, snapshot: &Snapshot) -> Vec<Conflict> {
     let mut all = Vec::new();
     for entry in snapshot.manifest.conflicts() {
         let mut stream =
@@ -88,7 +88,7 @@ pub async fn conflicts(engine: &Engine, snapshot: &Snapshot) -> Vec<Conflict> {
 }
 
 /// What a snapshot shows must be what the model has.
-pub async fn check_rows(engine: &Engine, org: OrgId, model: &Model) {
+pub(crate) async fn check_rows(engine: &Engine, org: OrgId, model: &Model) {
     let snapshot = engine.snapshot(org).await.expect("a snapshot");
     let found = rows(engine, &snapshot).await;
     assert_eq!(found.len(), model.rows.len(), "number of readings");
@@ -96,7 +96,7 @@ pub async fn check_rows(engine: &Engine, org: OrgId, model: &Model) {
 }
 
 /// After everything is flushed, counts and conflicts must be the model's, too.
-pub async fn check_flushed(engine: &Engine, org: OrgId, model: &Model) {
+pub(crate) async fn check_flushed(engine: &Engine, org: OrgId, model: &Model) {
     check_rows(engine, org, model).await;
     let snapshot = engine.snapshot(org).await.expect("a snapshot");
     assert_eq!(snapshot.buffered_rows(), 0, "everything is flushed");

@@ -7,24 +7,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::{
-    AckSink, Clock, Engine, EngineConfig, EngineError, EngineParts, FaultStore, LocalDurable, ManifestStore,
+    AckSink, Clock, Engine, EngineConfig, EngineError, EngineParts, FaultStore, Files, LocalDurable, ManifestStore,
     MasterKey, OrgKeys, RealFiles, SubmitError, SubmitFailure, Submission, SystemRandom,
 };
 use object_store::ObjectStore;
 use storage_format::encryption::SecretKey;
 use storage_format::{Frame, FrameSequence, OrgId};
 
-use crate::model::{Model, Sent, millis, spool};
+use crate::model::{Model, Reading, Sent, gateway, millis, spool};
 
 /// A clock that stands still until it is turned.
 #[derive(Debug)]
-pub struct TestClock {
+pub(crate) struct TestClock {
     now_ms: AtomicI64,
     monotonic_ms: AtomicU64,
 }
 
 impl TestClock {
-    pub fn turn(&self, time: Duration) {
+    pub(crate) fn turn(&self, time: Duration) {
         let ms = u64::try_from(time.as_millis()).expect("not so long");
         self.now_ms.fetch_add(ms.cast_signed(), Ordering::Relaxed);
         self.monotonic_ms.fetch_add(ms, Ordering::Relaxed);
@@ -42,23 +42,24 @@ impl Clock for TestClock {
 }
 
 /// 2024-05-01T00:00:00Z.
-pub const MAY: i64 = 1_714_521_600_000;
+pub(crate) const MAY: i64 = 1_714_521_600_000;
 
 /// A data directory and everything around it.
-pub struct Rig {
-    pub root: PathBuf,
+pub(crate) struct Rig {
+    pub(crate) root: PathBuf,
     _dir: Arc<tempfile::TempDir>,
-    pub clock: Arc<TestClock>,
-    pub store: Arc<FaultStore>,
-    pub config: EngineConfig,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) store: Arc<FaultStore>,
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) config: EngineConfig,
 }
 
-fn key() -> MasterKey<SystemRandom> {
+fn key() -> MasterKey {
     MasterKey::new(SecretKey::from_bytes([7; 32]), SystemRandom)
 }
 
 impl Rig {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a directory"));
         Self::at(dir.path().to_path_buf(), dir)
     }
@@ -71,11 +72,11 @@ impl Rig {
         config.buffer_bytes_max = 64 << 20;
         config.schedule_interval = Duration::from_millis(20);
         let clock = TestClock { now_ms: AtomicI64::new(MAY), monotonic_ms: AtomicU64::new(1) };
-        Self { root, _dir: dir, clock: Arc::new(clock), store: Arc::new(FaultStore::new(Arc::new(local))), config }
+        Self { root, _dir: dir, clock: Arc::new(clock), store: Arc::new(FaultStore::new(Arc::new(local))), files: Arc::new(RealFiles), config }
     }
 
     /// The same as a crash of process or machine would leave it: a copy of the directory as it is.
-    pub fn crashed(&self) -> Self {
+    pub(crate) fn crashed(&self) -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a directory"));
         copy(&self.root, dir.path());
         let mut rig = Self::at(dir.path().to_path_buf(), dir);
@@ -83,9 +84,9 @@ impl Rig {
         rig
     }
 
-    pub fn parts(&self) -> EngineParts {
+    pub(crate) fn parts(&self) -> EngineParts {
         EngineParts {
-            files: Arc::new(RealFiles),
+            files: Arc::clone(&self.files),
             store: Arc::clone(&self.store) as Arc<dyn ObjectStore>,
             keys: Arc::new(key()),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
@@ -93,15 +94,15 @@ impl Rig {
         }
     }
 
-    pub async fn open(&self) -> Arc<Engine> {
+    pub(crate) async fn open(&self) -> Arc<Engine> {
         self.try_open().await.expect("it opens")
     }
 
-    pub async fn try_open(&self) -> Result<Arc<Engine>, EngineError> {
+    pub(crate) async fn try_open(&self) -> Result<Arc<Engine>, EngineError> {
         Engine::open(self.config.clone(), self.parts()).await
     }
 
-    pub async fn create_org(&self, org: OrgId) {
+    pub(crate) async fn create_org(&self, org: OrgId) {
         let parts = self.parts();
         let keys = OrgKeys::new(Arc::clone(&parts.store), parts.keys, Arc::clone(&parts.random));
         let manifests = ManifestStore::new(parts.store, Arc::new(keys), parts.random, parts.clock);
@@ -125,7 +126,7 @@ fn copy(from: &Path, to: &Path) {
 
 /// What came back for the frames of one spool.
 #[derive(Debug, Default)]
-pub struct Acks {
+pub(crate) struct Acks {
     durable: AtomicU64,
     failed: Mutex<BTreeMap<FrameSequence, SubmitFailure>>,
     changed: tokio::sync::Notify,
@@ -144,16 +145,16 @@ impl AckSink for Acks {
 }
 
 impl Acks {
-    pub fn failures(&self) -> Vec<SubmitFailure> {
+    pub(crate) fn failures(&self) -> Vec<SubmitFailure> {
         self.failed.lock().expect("not poisoned").values().copied().collect()
     }
 
-    pub fn durable_up_to(&self) -> u64 {
+    pub(crate) fn durable_up_to(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
     }
 
     /// Waits until this frame is answered; `true` if it is durable.
-    pub async fn answered(&self, sequence: u64) -> bool {
+    pub(crate) async fn answered(&self, sequence: u64) -> bool {
         loop {
             let changed = self.changed.notified();
             if self.failed.lock().expect("not poisoned").contains_key(&FrameSequence::new(sequence)) {
@@ -168,20 +169,20 @@ impl Acks {
 }
 
 /// Somebody who sends frames of one organisation.
-pub struct Sender {
-    pub org: OrgId,
-    pub spool: u64,
-    pub next: u64,
-    pub acks: Arc<Acks>,
+pub(crate) struct Sender {
+    pub(crate) org: OrgId,
+    pub(crate) spool: u64,
+    pub(crate) next: u64,
+    pub(crate) acks: Arc<Acks>,
 }
 
 impl Sender {
-    pub fn new(org: OrgId, spool: u64) -> Self {
+    pub(crate) fn new(org: OrgId, spool: u64) -> Self {
         Self { org, spool, next: 1, acks: Arc::default() }
     }
 
     /// Submits, waiting for room; answers the frame's sequence number.
-    pub async fn submit(&mut self, engine: &Engine, sent: &mut Sent) -> u64 {
+    pub(crate) async fn submit(&mut self, engine: &Engine, sent: &mut Sent) -> u64 {
         let sequence = self.next;
         self.next += 1;
         let bytes = sent.encode(spool(self.spool), sequence);
@@ -207,9 +208,20 @@ impl Sender {
     }
 
     /// Submits, waits for the acknowledgement, and tells the model.
-    pub async fn send(&mut self, engine: &Engine, model: &mut Model, mut sent: Sent) {
+    pub(crate) async fn send(&mut self, engine: &Engine, model: &mut Model, mut sent: Sent) {
         let sequence = self.submit(engine, &mut sent).await;
         assert!(self.acks.answered(sequence).await, "acknowledged");
         model.apply(&sent);
     }
+}
+
+/// A frame of about half a megabyte: values that no encoding makes small.
+pub(crate) fn noisy(round: u64) -> Sent {
+    let mut state = round.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let readings = (0..24_000_i64).map(|i| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let value = (state >> 12) as f64 * 1e-9;
+        Reading { logger: 1 + round, time: MAY + i * 1000, samples: vec![(1, value), (2, value * 0.3)] }
+    });
+    Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }
