@@ -25,7 +25,9 @@ fn fill(builder: &mut FrameBuilder, loggers: u64, per_logger: i64) {
 
 fn bench(criterion: &mut Criterion) {
     let spool = SpoolId::new(1).expect("an id");
-    for (name, loggers, per_logger) in [("20 loggers x 1", 20, 1), ("20 loggers x 50", 20, 50), ("1 logger x 1000", 1, 1000)] {
+    for (name, loggers, per_logger) in
+        [("20 loggers x 1", 20, 1), ("20 loggers x 50", 20, 50), ("1 logger x 1000", 1, 1000)]
+    {
         let readings = loggers * u64::try_from(per_logger).expect("small");
         let mut group = criterion.benchmark_group(format!("frame of {name}"));
         group.throughput(Throughput::Elements(readings));

@@ -9,6 +9,7 @@
 //! Does not own any cache: whoever asks for metadata may keep it.
 
 mod filter;
+mod locate;
 mod read;
 mod write;
 

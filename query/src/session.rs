@@ -150,7 +150,8 @@ impl Session {
         };
         let Planned { plan, task, context, permit } =
             planned.map_err(|_| internal(&"planning was lost: it panicked, or the runtime is ending"))??;
-        let work = Work { plan, task, over, workers };
+        let readers = Arc::clone(&context.readers);
+        let work = Work { plan, task, over, workers, readers };
         Ok(QueryStream::start(work, AnswerLimits { deadline, rows_max, errors }, (permit, context)))
     }
 

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
 use crate::error::{ErrorMapper, LimitKind, QueryError, internal};
+use crate::scan::SegmentReaderFactory;
 use crate::session::Over;
 
 /// Batches that wait for a slow reader, beside the one that it is at.
@@ -48,6 +49,8 @@ pub(crate) struct Work {
     pub(crate) over: Over,
     /// The threads to run on.
     pub(crate) workers: Handle,
+    /// What opens the segments: it can tell which one is damaged.
+    pub(crate) readers: Arc<SegmentReaderFactory>,
 }
 
 /// The answer of one query: batches of one schema.
@@ -73,7 +76,7 @@ impl std::fmt::Debug for QueryStream {
 impl QueryStream {
     /// Starts the work. `held` lives as long as it.
     pub(crate) fn start(work: Work, limits: AnswerLimits, held: impl Send + 'static) -> Self {
-        let Work { plan, task: task_context, over, workers } = work;
+        let Work { plan, task: task_context, over, workers, readers } = work;
         let schema = plan.schema();
         let (sender, messages) = mpsc::channel(BATCHES_AHEAD);
         let mut task = JoinSet::new();
@@ -91,7 +94,11 @@ impl QueryStream {
                     Ok(batch) if batch.num_rows() == 0 => continue,
                     Ok(batch) => Message::Batch(batch),
                     Err(error) => {
-                        let _ = sender.send(Message::Failed(limits.errors.map(error))).await;
+                        let error = limits.errors.map(error);
+                        if matches!(error, QueryError::Engine) {
+                            readers.find_damage().await;
+                        }
+                        let _ = sender.send(Message::Failed(error)).await;
                         return;
                     }
                 };

@@ -63,7 +63,8 @@ fn tokens_and_isolation() {
     icecore.query(&nonsense, "SELECT 1").refused(&["token"]);
     let list = icecore.run(&["token", "list", "--org", "a", "--data-dir", &icecore.data_dir()]).ok();
     assert!(!list.stdout.contains(&a.token), "a list never shows a token");
-    let answer = icecore.http("POST /api/v1/sql HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\nConnection: close\r\n\r\nSELECT 1");
+    let answer =
+        icecore.http("POST /api/v1/sql HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\nConnection: close\r\n\r\nSELECT 1");
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
     let metrics = icecore.get("/metrics");
     assert!(metrics.contains("icecore_"), "{metrics}");

@@ -91,7 +91,8 @@ fn help_is_enough_to_get_by() {
         String::from_utf8(output.stdout).expect("UTF-8")
     };
     let top = help(&[]);
-    for command in ["init", "serve", "org", "token", "gateway", "query", "export", "segment", "wal", "manifest", "demo"] {
+    for command in ["init", "serve", "org", "token", "gateway", "query", "export", "segment", "wal", "manifest", "demo"]
+    {
         assert!(top.contains(command), "{command} is not in the help:\n{top}");
         assert!(help(&[command]).len() > 100, "{command} has next to no help");
     }

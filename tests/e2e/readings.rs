@@ -91,7 +91,9 @@ fn parse_rfc3339(text: &str) -> i64 {
     let known = |a: usize, b: usize| -> i64 { text[a..b].parse().expect("digits") };
     assert!(text.starts_with("2024-") && text.ends_with('Z'), "{text} was not sent");
     let mut days = known(8, 10) - 1;
-    for length in [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30].iter().take(usize::try_from(known(5, 7) - 1).expect("small")) {
+    for length in
+        [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30].iter().take(usize::try_from(known(5, 7) - 1).expect("small"))
+    {
         days += length;
     }
     1_704_067_200_000 + ((days * 24 + known(11, 13)) * 60 + known(14, 16)) * MINUTE_MS

@@ -233,7 +233,8 @@ impl Icecore {
     pub(crate) fn enroll(&self, org: &str, gateway: &str) -> PathBuf {
         let out = self.work().join(format!("identity-{org}-{gateway}"));
         let out_text = out.to_string_lossy();
-        self.run(&["gateway", "enroll", gateway, "--org", org, "--data-dir", &self.data_dir(), "--out", &out_text]).ok();
+        self.run(&["gateway", "enroll", gateway, "--org", org, "--data-dir", &self.data_dir(), "--out", &out_text])
+            .ok();
         out
     }
 

@@ -96,7 +96,8 @@ fn modules_stand_beside_their_folders() {
 #[test]
 fn nothing_is_left_unfinished() {
     // Put together here, so that this file does not find itself.
-    let marks = [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["todo", "!("].concat(), ["unimplemented", "!("].concat()];
+    let marks =
+        [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["todo", "!("].concat(), ["unimplemented", "!("].concat()];
     let mut findings = Vec::new();
     for (name, text) in sources() {
         for (number, line) in text.lines().enumerate() {
@@ -136,12 +137,18 @@ const PAGES: &[Page] = &[
     Page {
         page: "segment.md",
         module: "segment",
-        constants: &[("segment/key_metadata.rs", "MAGIC", "{}"), ("segment/key_metadata.rs", "SEGMENT_KEY_METADATA_BYTES", "{}")],
+        constants: &[
+            ("segment/key_metadata.rs", "MAGIC", "{}"),
+            ("segment/key_metadata.rs", "SEGMENT_KEY_METADATA_BYTES", "{}"),
+        ],
     },
     Page {
         page: "manifest.md",
         module: "manifest",
-        constants: &[("manifest/codec/header.rs", "MAGIC", "{}"), ("manifest/codec/header.rs", "MANIFEST_HEADER_BYTES", "{}")],
+        constants: &[
+            ("manifest/codec/header.rs", "MAGIC", "{}"),
+            ("manifest/codec/header.rs", "MANIFEST_HEADER_BYTES", "{}"),
+        ],
     },
     Page { page: "object-keys.md", module: "object_key", constants: &[] },
 ];

@@ -96,7 +96,11 @@ impl State {
         let name = self.entry.object_key(self.org);
         let parquet = |source| SegmentReadError::Parquet { name, source };
         loop {
-            match self.decoder.try_decode().map_err(parquet)? {
+            let step = match self.decoder.try_decode() {
+                Ok(step) => step,
+                Err(error) => return Err(self.segments.locate(self.org, &self.entry, error).await),
+            };
+            match step {
                 DecodeResult::Data(batch) => return Ok(Some(batch)),
                 DecodeResult::Finished => return Ok(None),
                 DecodeResult::NeedsData(ranges) => {

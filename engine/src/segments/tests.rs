@@ -190,3 +190,32 @@ async fn a_data_key_opens_its_segment_and_no_other() {
     };
     assert!(open(&of_one) && !open(&of_two));
 }
+
+#[tokio::test]
+async fn verifying_tells_the_page_that_is_damaged() {
+    let rig = rig().await;
+    let entry = write(&rig, 1, &rows(1..40, 1000)).await;
+    rig.segments.verify(org(1), &entry).await.expect("whole");
+    let metadata = rig.segments.metadata(org(1), &entry).await.expect("metadata");
+    // The second page of the times: no dictionary, so the pages before it are whole.
+    let pages = metadata.offset_index().expect("an index")[0][1].page_locations().clone();
+    let page = &pages[1];
+    let path = store::path(&entry.object_key(org(1)));
+    let mut bytes = rig.store.get(&path).await.expect("there").bytes().await.expect("read").to_vec();
+    let middle = page.offset + i64::from(page.compressed_page_size) / 2;
+    bytes[usize::try_from(middle).expect("small")] ^= 4;
+    rig.store.put(&path, bytes.into()).await.expect("put");
+
+    let wanted = u64::try_from(page.offset).expect("not negative");
+    let told = |error: SegmentReadError| match error {
+        SegmentReadError::Object { name, source } => {
+            assert_eq!(name, entry.object_key(org(1)));
+            (source.kind, source.offset)
+        }
+        other => panic!("no place: {other}"),
+    };
+    let verified = rig.segments.verify(org(1), &entry).await.expect_err("damaged");
+    assert_eq!(told(verified), (FormatErrorKind::Damaged, wanted));
+    let read = read(&rig, &entry, SegmentFilter::default()).await.expect_err("damaged");
+    assert_eq!(told(read), (FormatErrorKind::Damaged, wanted));
+}

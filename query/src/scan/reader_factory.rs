@@ -4,9 +4,10 @@
 //! DataFusion is told nothing of encryption: the metadata that is returned carries what decrypts its segment. What is
 //! read is told by the manifest's entry that travels with the file, never by the file's name.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use datafusion::common::{Result, internal_datafusion_err};
@@ -31,11 +32,36 @@ pub(crate) struct SegmentReaderFactory {
     org: OrgId,
     segments: Arc<Segments>,
     cache: OrgMetadataCache,
+    /// What was opened last, for [`SegmentReaderFactory::find_damage`].
+    opened: Arc<Mutex<VecDeque<SegmentEntry>>>,
 }
+
+/// Segments that are looked at after an error: those that were being read then are among the last ones opened.
+const SUSPECTS_MAX: usize = 32;
 
 impl SegmentReaderFactory {
     pub(crate) fn new(org: OrgId, segments: Arc<Segments>, cache: OrgMetadataCache) -> Self {
-        Self { org, segments, cache }
+        Self { org, segments, cache, opened: Arc::default() }
+    }
+
+    fn remember(&self, entry: &SegmentEntry) {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.len() == SUSPECTS_MAX {
+            opened.pop_front();
+        }
+        opened.push_back(entry.clone());
+    }
+
+    /// After a query failed in the storage layer: logs which segment is damaged, and where. What reads segments says
+    /// neither.
+    pub(crate) async fn find_damage(&self) {
+        let suspects = std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner));
+        for entry in suspects.iter().rev() {
+            if let Err(error) = self.segments.verify(self.org, entry).await {
+                tracing::error!(%error, "a segment cannot be read; restore it from a backup");
+                return;
+            }
+        }
     }
 }
 
@@ -57,6 +83,7 @@ impl ParquetFileReaderFactory for SegmentReaderFactory {
             .extension::<SegmentEntry>()
             .ok_or_else(|| internal_datafusion_err!("a file that is in no manifest"))?
             .clone();
+        self.remember(&entry);
         Ok(Box::new(SegmentFile { factory: self.clone(), entry }))
     }
 }
