@@ -247,8 +247,7 @@ impl WriteBuffer {
     }
 
     fn time_bounds(&self) -> Option<(Millis, Millis)> {
-        let (min, max) =
-            (self.bounds.time_min.load(Ordering::Relaxed), self.bounds.time_max.load(Ordering::Relaxed));
+        let (min, max) = (self.bounds.time_min.load(Ordering::Relaxed), self.bounds.time_max.load(Ordering::Relaxed));
         Some((Millis::new(min).ok()?, Millis::new(max).ok()?))
     }
 

@@ -85,18 +85,28 @@ impl EngineConfig {
             (self.flush_concurrency >= 1, "flush_concurrency must be at least 1"),
             (self.merge_runs_max >= 1, "merge_runs_max must be at least 1"),
             (self.group_frames_max >= 1, "group_frames_max must be at least 1"),
-            (self.group_bytes_max >= limits::GROUP_BYTES_LEAST, "group_bytes_max must hold one frame of 1 MiB: at least 2 MiB"),
-            (self.queue_bytes_max >= limits::QUEUE_BYTES_LEAST, "queue_bytes_max must hold one decoded frame: at least 16 MiB"),
-            (self.wal_file_bytes >= self.group_bytes_max + MIB, "wal_file_bytes must hold one group: at least group_bytes_max + 1 MiB"),
+            (
+                self.group_bytes_max >= limits::GROUP_BYTES_LEAST,
+                "group_bytes_max must hold one frame of 1 MiB: at least 2 MiB",
+            ),
+            (
+                self.queue_bytes_max >= limits::QUEUE_BYTES_LEAST,
+                "queue_bytes_max must hold one decoded frame: at least 16 MiB",
+            ),
+            (
+                self.wal_file_bytes >= self.group_bytes_max + MIB,
+                "wal_file_bytes must hold one group: at least group_bytes_max + 1 MiB",
+            ),
             (self.wal_bytes_max >= 4 * self.wal_file_bytes, "wal_bytes_max must be at least four times wal_file_bytes"),
             (self.buffer_bytes_max >= limits::BUFFER_BYTES_LEAST, "buffer_bytes_max must be at least 32 MiB"),
-            (!self.flush_retry_min.is_zero() && self.flush_retry_min <= self.flush_retry_max, "flush_retry_min must be over zero and not over flush_retry_max"),
+            (
+                !self.flush_retry_min.is_zero() && self.flush_retry_min <= self.flush_retry_max,
+                "flush_retry_min must be over zero and not over flush_retry_max",
+            ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
             None => Ok(()),
-            Some((_, rule)) => {
-                Err(EngineError::new(EngineErrorKind::Invalid, rule, "Correct the engine's settings."))
-            }
+            Some((_, rule)) => Err(EngineError::new(EngineErrorKind::Invalid, rule, "Correct the engine's settings.")),
         }
     }
 }

@@ -154,9 +154,10 @@ mod tests {
 
     #[test]
     fn it_says_what_where_why_and_what_to_do() {
-        let error = EngineError::new(EngineErrorKind::Corrupt, "a WAL file is damaged", "Look with `icecore wal inspect`.")
-            .at("wal/1.wal at byte 4096")
-            .because(std::io::Error::other("checksum"));
+        let error =
+            EngineError::new(EngineErrorKind::Corrupt, "a WAL file is damaged", "Look with `icecore wal inspect`.")
+                .at("wal/1.wal at byte 4096")
+                .because(std::io::Error::other("checksum"));
         assert_eq!(
             error.to_string(),
             "a WAL file is damaged (wal/1.wal at byte 4096): checksum. Look with `icecore wal inspect`."

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use arrow::array::AsArray as _;
 use arrow::array::{Array as _, Float64Array, RecordBatch, TimestampMillisecondArray, UInt64Array};
 use arrow::datatypes::{DataType, Float64Type, TimestampMillisecondType, UInt64Type};
-use arrow::array::AsArray as _;
 use proptest::prelude::*;
 use storage_format::manifest::Manifest;
 use storage_format::{
@@ -82,7 +82,12 @@ fn rows_come_back_sorted_and_stable_with_their_provenance() {
     assert!(buffer.view().is_empty() && buffer.lsn_first().is_none() && buffer.view().time_bounds().is_none());
     writer.append(&frame(5, &[(2, 10, &[(1, 1.0)]), (1, 30, &[(1, 2.0)])]), gateway(7), millis(5_999), Lsn::new(11));
     let early = buffer.view();
-    writer.append(&frame(6, &[(1, 30, &[(2, 3.0)]), (1, 20, &[(1, 4.0), (2, 5.0)])]), gateway(8), millis(6_000), Lsn::new(12));
+    writer.append(
+        &frame(6, &[(1, 30, &[(2, 3.0)]), (1, 20, &[(1, 4.0), (2, 5.0)])]),
+        gateway(8),
+        millis(6_000),
+        Lsn::new(12),
+    );
 
     let channels = [code(1), code(2)];
     assert_eq!(

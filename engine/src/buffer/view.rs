@@ -256,5 +256,8 @@ fn channel(buffer: &WriteBuffer, code: ChannelCode, rows: &[RowRef]) -> Float64A
     };
     let values: Vec<f64> = rows.iter().map(|row| f64::from_bits(column.get(row.row as usize))).collect();
     let measured = BooleanBuffer::collect_bool(values.len(), |index| !values[index].is_nan());
-    Float64Array::new(ScalarBuffer::from(values), Some(NullBuffer::new(measured)).filter(|nulls| nulls.null_count() > 0))
+    Float64Array::new(
+        ScalarBuffer::from(values),
+        Some(NullBuffer::new(measured)).filter(|nulls| nulls.null_count() > 0),
+    )
 }

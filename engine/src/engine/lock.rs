@@ -18,7 +18,9 @@ impl DirectoryLock {
     /// [`EngineErrorKind::Retry`] while another process has it, with its id if that is known.
     pub(super) fn acquire(files: &dyn Files, data_dir: &Path) -> Result<Self, EngineError> {
         let path = data_dir.join("lock");
-        let lock = files.lock_exclusive(&path).map_err(|error| super::io_error("cannot lock the data directory", &path, error))?;
+        let lock = files
+            .lock_exclusive(&path)
+            .map_err(|error| super::io_error("cannot lock the data directory", &path, error))?;
         let Some(lock) = lock else {
             return Err(taken(files, &path, data_dir));
         };

@@ -110,10 +110,7 @@ fn stops_the_engine(error: &EngineError) -> bool {
     error.kind() == EngineErrorKind::Fenced || error.source().is_some_and(lost)
 }
 
-fn spawn_flush(
-    ended: Ended,
-    mut stop: watch::Receiver<bool>,
-) -> Result<JoinHandle<()>, EngineError> {
+fn spawn_flush(ended: Ended, mut stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, EngineError> {
     let failed = |error| {
         EngineError::new(EngineErrorKind::Failed, "a thread could not be started", "Raise the limit of threads.")
             .at(FLUSH)

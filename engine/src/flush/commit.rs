@@ -114,12 +114,7 @@ impl Flusher {
         Ok(report)
     }
 
-    async fn commit(
-        &self,
-        org: &Org,
-        manifest: &Manifest,
-        change: ManifestChange,
-    ) -> Result<Manifest, EngineError> {
+    async fn commit(&self, org: &Org, manifest: &Manifest, change: ManifestChange) -> Result<Manifest, EngineError> {
         let added: Vec<_> = change.added.iter().map(|entry| entry.id).collect();
         let (flush, lsn_covered) = (change.flush, change.lsn_covered);
         let error = match self.manifests.commit(org.id(), manifest, change).await {
@@ -160,9 +155,5 @@ fn spools(buffer: &WriteBuffer, manifest: &Manifest) -> Vec<SpoolPosition> {
 }
 
 pub(super) fn defect(what: &'static str) -> EngineError {
-    EngineError::new(
-        EngineErrorKind::Failed,
-        what,
-        "This is a defect of icecore; nothing is lost. Please report it.",
-    )
+    EngineError::new(EngineErrorKind::Failed, what, "This is a defect of icecore; nothing is lost. Please report it.")
 }

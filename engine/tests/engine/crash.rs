@@ -13,8 +13,11 @@ fn org() -> OrgId {
 }
 
 fn hundred(round: i64) -> Sent {
-    let readings = (0..100_i64)
-        .map(|i| Reading { logger: 1 + (i % 10).cast_unsigned(), time: MAY + round * 100_000 + i * 977, samples: vec![(1, i as f64)] });
+    let readings = (0..100_i64).map(|i| Reading {
+        logger: 1 + (i % 10).cast_unsigned(),
+        time: MAY + round * 100_000 + i * 977,
+        samples: vec![(1, i as f64)],
+    });
     Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }
 

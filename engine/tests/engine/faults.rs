@@ -15,7 +15,8 @@ fn org() -> OrgId {
 }
 
 fn some(round: i64) -> Sent {
-    let readings = (0..50).map(|i| Reading { logger: 1, time: MAY + (round * 40 + i) * 1000, samples: vec![(1, i as f64)] });
+    let readings =
+        (0..50).map(|i| Reading { logger: 1, time: MAY + (round * 40 + i) * 1000, samples: vec![(1, i as f64)] });
     Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }
 

@@ -64,7 +64,8 @@ async fn many_older_segments_are_merged_in_groups() {
     let mut sender = Sender::new(org(), 1);
     let mut model = Model::default();
     for round in 0..7_i64 {
-        let some = (0..60_i64).map(|i| reading(1 + (i % 3).cast_unsigned(), MAY + (i * 7 + round) * MINUTE, &[(1, i as f64)]));
+        let some =
+            (0..60_i64).map(|i| reading(1 + (i % 3).cast_unsigned(), MAY + (i * 7 + round) * MINUTE, &[(1, i as f64)]));
         sender.send(&engine, &mut model, sent(1, some.collect())).await;
         engine.flush(None).await.expect("a flush");
     }

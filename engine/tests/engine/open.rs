@@ -107,8 +107,7 @@ async fn a_closed_engine_refuses() {
     engine.room(1 << 30).await;
     let acks: Arc<dyn AckSink> = Arc::<crate::rig::Acks>::default();
     let frame = storage_format::Frame::decode(one(1).encode(crate::model::spool(1), 1)).expect("a frame");
-    let submission =
-        engine::Submission { org: org(1), gateway: gateway(3), received: millis(MAY), frame, acks };
+    let submission = engine::Submission { org: org(1), gateway: gateway(3), received: millis(MAY), frame, acks };
     assert!(matches!(engine.try_submit(submission), Err(engine::SubmitError::Closed)));
 }
 

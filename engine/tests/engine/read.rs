@@ -12,7 +12,10 @@ use storage_format::{Channel, OrgId};
 use crate::model::{Conflict, Model, Row, gateway, logger, millis};
 
 /// Every reading of a snapshot, merged, by key.
-pub(crate) async fn rows(engine: &Engine, snapshot: &Snapshot) -> BTreeMap<(storage_format::LoggerId, storage_format::Millis), Row> {
+pub(crate) async fn rows(
+    engine: &Engine,
+    snapshot: &Snapshot,
+) -> BTreeMap<(storage_format::LoggerId, storage_format::Millis), Row> {
     let schema = readings_schema(&snapshot.channels());
     let mut runs: Vec<Vec<RecordBatch>> = Vec::new();
     for entry in snapshot.manifest.segments() {

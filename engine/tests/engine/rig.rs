@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use engine::{
     AckSink, Clock, Engine, EngineConfig, EngineError, EngineParts, FaultStore, Files, LocalDurable, ManifestStore,
-    MasterKey, OrgKeys, RealFiles, SubmitError, SubmitFailure, Submission, SystemRandom,
+    MasterKey, OrgKeys, RealFiles, Submission, SubmitError, SubmitFailure, SystemRandom,
 };
 use object_store::ObjectStore;
 use storage_format::encryption::SecretKey;
@@ -72,7 +72,14 @@ impl Rig {
         config.buffer_bytes_max = 64 << 20;
         config.schedule_interval = Duration::from_millis(20);
         let clock = TestClock { now_ms: AtomicI64::new(MAY), monotonic_ms: AtomicU64::new(1) };
-        Self { root, _dir: dir, clock: Arc::new(clock), store: Arc::new(FaultStore::new(Arc::new(local))), files: Arc::new(RealFiles), config }
+        Self {
+            root,
+            _dir: dir,
+            clock: Arc::new(clock),
+            store: Arc::new(FaultStore::new(Arc::new(local))),
+            files: Arc::new(RealFiles),
+            config,
+        }
     }
 
     /// The same as a crash of process or machine would leave it: a copy of the directory as it is.
