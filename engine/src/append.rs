@@ -13,7 +13,7 @@ mod step;
 mod thread;
 
 pub(crate) use queue::{AppendQueue, append_queue};
-pub use queue::{SubmitError, Submission};
+pub use queue::{Submission, SubmitError};
 #[cfg(test)]
 pub(crate) use step::AppendProgress;
 pub(crate) use step::{AppendStep, GroupLimits};

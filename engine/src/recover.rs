@@ -195,10 +195,16 @@ impl Replay<'_> {
                     "the WAL has a hole: records between two files are missing",
                     "Nothing was changed. If a WAL file was moved or removed, put it back.",
                 )
-                .at(format_args!("{} ends before LSN {}, the next file starts after it", path.display(), scan.next_lsn)));
+                .at(format_args!(
+                    "{} ends before LSN {}, the next file starts after it",
+                    path.display(),
+                    scan.next_lsn
+                )));
             }
             (FileAction::RefuseDamage, WalFileEnd::Corrupt(error)) => return Err(corrupt(&path, error)),
-            (FileAction::Cut | FileAction::RefuseDamage, _) => return Err(refuse("a WAL file's end is not what it is")),
+            (FileAction::Cut | FileAction::RefuseDamage, _) => {
+                return Err(refuse("a WAL file's end is not what it is"));
+            }
         }
         Ok(end)
     }

@@ -44,8 +44,11 @@ fn received() -> Millis {
     "2016-02-14T00:01:00.500Z".parse().expect("a time")
 }
 
+/// Logger, time, samples.
+type Reading = (u64, i64, Vec<(u16, f64)>);
+
 /// Every tag, both kinds of absence, minus zero, and two loggers.
-fn readings() -> Vec<(u64, i64, Vec<(u16, f64)>)> {
+fn readings() -> Vec<Reading> {
     let start = 1_455_408_000_000;
     vec![
         (0x0012_4B00_0A6E_0001, start, vec![(1, 21.37), (2, 45.5)]),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, select};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use storage_format::{Frame, GatewayId, Millis, OrgId};
 use tokio::sync::Semaphore;
 
@@ -189,10 +189,7 @@ impl AppendInbox {
     }
 
     pub(super) fn try_recv(&self) -> Option<Queued> {
-        match self.frames.try_recv() {
-            Ok(queued) => Some(queued),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.frames.try_recv().ok()
     }
 
     /// Waits for a frame or a wake.

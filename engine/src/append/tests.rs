@@ -252,7 +252,7 @@ fn threads_and_real_files() {
     rig.settings.file_bytes = 64 << 10;
     let process = rig.start().expect("starts");
     let (queue, orgs, sink) = (Arc::clone(&process.queue), Arc::clone(&process.orgs), Arc::clone(&process.sink));
-    let (ended, end) = std::sync::mpsc::channel();
+    let (ended, end) = crossbeam_channel::bounded(1);
     let (preparer, stop) = spawn_wal_preparer(process.prepare, &process.wal).expect("a thread");
     let appender = spawn_appender(process.step, move |result| ended.send(result).expect("listens")).expect("a thread");
     let submit = |to: u64, number: u64| {

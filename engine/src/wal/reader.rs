@@ -58,7 +58,7 @@ impl WalReader {
                     Name::Other => tracing::warn!(name, "a file in the WAL directory that is none of the log's"),
                 }
             }
-            // The names found are built upon: they must not go with the next power cut.
+            // The next file made syncs the directory, too; with this, what is found now needs no such argument.
             files.sync_dir(&dir)?;
             ids.sort_unstable();
             Ok(ids)
