@@ -135,11 +135,7 @@ impl Running {
             runtime.shutdown_background();
         }
         drop(self.server.take());
-        let started = Instant::now();
-        while UdpSocket::bind(addr).is_err() {
-            assert!(started.elapsed() < LONG, "the port does not become free");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until_free(addr);
         addr
     }
 
@@ -149,7 +145,16 @@ impl Running {
         let ended = runtime.spawn(server.shutdown(grace));
         within(ended).await.expect("shuts down");
         runtime.shutdown_background();
+        wait_until_free(addr);
         addr
+    }
+}
+
+fn wait_until_free(addr: SocketAddr) {
+    let started = Instant::now();
+    while UdpSocket::bind(addr).is_err() {
+        assert!(started.elapsed() < LONG, "the port does not become free");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
