@@ -8,8 +8,8 @@
 // Loom proves the columns alone (tests/loom.rs), without the engine and what it depends on.
 #![cfg(not(loom))]
 
-mod apply;
 mod append;
+mod apply;
 mod buffer;
 mod clock;
 mod config;
@@ -36,17 +36,19 @@ pub use clock::{Clock, SystemClock};
 pub use config::EngineConfig;
 pub use engine::{Engine, EngineParts, EngineStatus, FlushTrouble};
 pub use error::{EngineError, EngineErrorKind};
-pub use files::{File, FileLock, Files, RealFiles};
 #[cfg(any(test, feature = "fault"))]
 pub use files::{FaultyFiles, Loss};
+pub use files::{File, FileLock, Files, RealFiles};
 pub use first_wins::{
     MERGE_BATCH_ROWS, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
 };
+pub use flush::FlushReport;
 pub use keys::{KeyError, KeyProvider, MasterKey, OrgKeys};
 pub use manifest::{BASE_EVERY, CommitError, InvariantError, ManifestChange, ManifestError, ManifestStore};
-pub use flush::FlushReport;
 pub use random::{Random, SystemRandom};
 pub use recover::RecoveryReport;
-pub use segments::{NewSegment, SegmentFilter, SegmentReadError, Segments, SegmentStream};
+pub use segments::{NewSegment, SegmentFilter, SegmentReadError, SegmentStream, Segments};
 pub use snapshot::Snapshot;
-pub use store::{Fault, FaultStore, LocalDurable, LocalDurableError, Operation, PutError, PutOutcome, is_fatal, put_create};
+pub use store::{
+    Fault, FaultStore, LocalDurable, LocalDurableError, Operation, PutError, PutOutcome, is_fatal, put_create,
+};
