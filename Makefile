@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test check lint deps bench fuzz clean-demo
+.PHONY: help demo test loom check lint deps bench fuzz
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -13,6 +13,10 @@ demo: ## Build the release binary and run the whole path once: a simulated fleet
 test: ## Install what the tests need (a Parquet reader of other make), then run every test
 	bash tests/setup.sh
 	$(CARGO) test --workspace --locked
+	$(MAKE) loom
+
+loom: ## Every interleaving of the columns that threads share without a lock
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}/loom" $(CARGO) test -p engine --test loom --locked
 
 check: ## Everything that CI runs
 	bash .ci/run
