@@ -19,7 +19,9 @@ const TARGETS: &[(&str, Body, &str)] = &[
 fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<_> = entries
-        .filter(|path| path.is_file() && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
+        .filter(|path| {
+            path.is_file() && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+        })
         .collect();
     files.sort();
     files
@@ -46,7 +48,8 @@ fn seeds_pass_through_every_target() {
 #[test]
 fn every_target_of_the_fuzzer_is_replayed_here() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets");
-    let mut names: Vec<_> = files(&root, "").iter().map(|p| p.file_stem().expect("a name").to_string_lossy().into_owned()).collect();
+    let mut names: Vec<_> =
+        files(&root, "").iter().map(|p| p.file_stem().expect("a name").to_string_lossy().into_owned()).collect();
     names.sort();
     let mut replayed: Vec<_> = TARGETS.iter().map(|(name, ..)| (*name).to_owned()).collect();
     replayed.sort();
