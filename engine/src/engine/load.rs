@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use storage_format::OrgId;
+use storage_format::{Lsn, OrgId};
 use tokio::sync::Notify;
 
 use crate::buffer::{Org, Orgs};
-use crate::error::EngineError;
+use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::ManifestStore;
 
 /// Loads manifests into the registry.
@@ -20,6 +20,8 @@ pub(crate) struct Loader {
     locks: Mutex<HashMap<OrgId, Arc<tokio::sync::Mutex<()>>>>,
     running: AtomicUsize,
     finished: Notify,
+    /// Set once recovery is over: the last LSN of the log then.
+    log_end: OnceLock<Lsn>,
 }
 
 /// Counts a load while it lives, however it ends.
@@ -41,6 +43,7 @@ impl Loader {
             locks: Mutex::new(HashMap::new()),
             running: AtomicUsize::new(0),
             finished: Notify::new(),
+            log_end: OnceLock::new(),
         }
     }
 
@@ -72,8 +75,26 @@ impl Loader {
         Running(Arc::clone(self))
     }
 
+    /// Recovery is over, and the log ends here.
+    pub(crate) fn recovered(&self, log_end: Lsn) {
+        // Once only: an engine recovers once.
+        let _again = self.log_end.set(log_end);
+    }
+
     async fn read(&self, id: OrgId) -> Result<Arc<Org>, EngineError> {
         let manifest = self.manifests.load(id).await?;
+        // Recovery has seen only the organisations that the log has records of. A manifest that covers more than the
+        // log ever held would let new records be taken for flushed ones at the next start: it must not be served.
+        if let Some(&end) = self.log_end.get()
+            && manifest.lsn_covered() > end
+        {
+            return Err(EngineError::new(
+                EngineErrorKind::Corrupt,
+                "a manifest covers records that the WAL never had: the WAL's last files are missing, or it belongs to another store",
+                "Stop the server and put the missing WAL files back, or point to the store that belongs to this data directory.",
+            )
+            .at(format_args!("organisation {id}: the manifest covers LSN {}, the WAL ended at LSN {end}", manifest.lsn_covered())));
+        }
         tracing::debug!(org = %id, version = %manifest.version(), "organisation loaded");
         Ok(self.orgs.add(id, Arc::new(manifest)))
     }

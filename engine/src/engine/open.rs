@@ -69,6 +69,7 @@ impl Engine {
         let host = Host { orgs: &orgs, loader: &loader, manifests: &manifests, flusher: &flusher };
         let recovered = recover(&settings, recovery, Writers::new(Arc::clone(&orgs)), &host).await?;
         tell(&config, &recovered.report);
+        loader.recovered(Lsn::new(recovered.wal.next_lsn().get().saturating_sub(1)));
 
         let wal = Arc::clone(recovered.wal.directory());
         let (queue, inbox) = append_queue(config.queue_bytes_max);

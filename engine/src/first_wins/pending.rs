@@ -1,5 +1,7 @@
 //! The key that is being settled: what is known of it so far.
 
+use std::collections::HashSet;
+
 use super::run::{Batch, Key};
 
 /// A conflict that was found.
@@ -33,6 +35,8 @@ pub(super) struct Pending {
     /// Rows of the last run so far.
     rows_of_last: usize,
     conflicts: Vec<Conflict>,
+    /// What `conflicts` holds, to find it again: a logger whose clock stands still can make millions for one key.
+    told: HashSet<(usize, u64, u64)>,
 }
 
 /// What one row of the last run did.
@@ -55,6 +59,7 @@ impl Pending {
             in_earlier: false,
             rows_of_last: 0,
             conflicts: Vec::new(),
+            told: HashSet::new(),
         }
     }
 
@@ -97,7 +102,7 @@ impl Pending {
                 self.added[channel] = value;
                 effect.adds = true;
                 effect.filled += u64::from(was_there);
-            } else if is_same(kept, value) || self.is_told(channel, value, gateway) {
+            } else if is_same(kept, value) || !self.told.insert((channel, gateway, identity(value))) {
                 effect.duplicates += 1;
             } else {
                 let key = self.key;
@@ -110,16 +115,18 @@ impl Pending {
         effect
     }
 
-    fn is_told(&self, channel: usize, refused: f64, gateway: u64) -> bool {
-        self.conflicts.iter().any(|c| c.channel == channel && c.gateway == gateway && is_same(c.refused, refused))
-    }
-
     /// The conflicts, in the order of (channel, arrival).
     pub(super) fn take_conflicts(&mut self) -> Vec<Conflict> {
         let mut conflicts = std::mem::take(&mut self.conflicts);
         conflicts.sort_by_key(|conflict| conflict.channel);
         conflicts
     }
+}
+
+/// Bits by which a value is found again: the same ones for the same value.
+fn identity(value: f64) -> u64 {
+    // Adding zero makes zero of minus zero, and changes nothing else.
+    (value + 0.0).to_bits()
 }
 
 /// Is it the same value? Zero and minus zero are: no sensor tells them apart.

@@ -165,6 +165,8 @@ async fn everything_on_the_way_is_synced_before_a_put_returns() {
     assert_eq!(order[1..], [root.clone(), root.join("a"), root.join("a/b")], "then each entry, outermost first");
     put(&store, "a/b/d", "x", PutMode::Create).await.expect("created");
     assert_eq!(synced()[1..], [root.join("a/b")], "what is durable is not synced again");
+    put(&store, "a/b/d", "y", PutMode::Create).await.expect_err("it exists");
+    assert_eq!(synced()[1..], [root.join("a/b")], "whoever is told that it exists may rely on it");
     store.delete(&path("a/b/d")).await.expect("deleted");
     assert_eq!(synced(), [root.join("a/b")]);
     store.copy(&path("a/b/c"), &path("z")).await.expect("copied");

@@ -103,6 +103,11 @@ impl WalWriter {
         &self.directory
     }
 
+    /// The LSN that the next record gets.
+    pub(crate) fn next_lsn(&self) -> Lsn {
+        self.next_lsn
+    }
+
     /// Sees to it that the active file has room for a block with this frame, beginning the next file if need be. To be
     /// called with no record pending.
     ///

@@ -127,3 +127,30 @@ async fn closing_flushes_when_it_should() {
     crate::read::check_flushed(&engine, org(1), &model).await;
     engine.close().await.expect("closed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_beyond_the_log_is_not_served() {
+    let rig = Rig::new();
+    for id in 1..=2 {
+        rig.create_org(org(id)).await;
+    }
+    let engine = rig.open().await;
+    let mut model = Model::default();
+    Sender::new(org(1), 1).send(&engine, &mut model, one(1)).await;
+    // A copy of the log as it is now, beside the store as it will be: what a careless restore leaves.
+    let mixed = rig.crashed();
+    let (mut sender, mut ignored) = (Sender::new(org(2), 2), Model::default());
+    for time in 1..=3 {
+        sender.send(&engine, &mut ignored, one(time)).await;
+    }
+    engine.flush(Some(org(2))).await.expect("flushed");
+    engine.close().await.expect("closed");
+    mixed.take_store_of(&rig);
+
+    let engine = mixed.open().await;
+    check_rows(&engine, org(1), &model).await;
+    let error = engine.snapshot(org(2)).await.expect_err("its next records would be taken for flushed ones");
+    assert_eq!(error.kind(), EngineErrorKind::Corrupt);
+    assert!(error.to_string().contains("covers LSN 4, the WAL ended at LSN 1"), "{error}");
+    engine.close().await.expect("closed");
+}

@@ -91,6 +91,11 @@ impl Rig {
         rig
     }
 
+    /// Adds what the other's store holds.
+    pub(crate) fn take_store_of(&self, other: &Self) {
+        copy(&other.root.join("store"), &self.root.join("store"));
+    }
+
     pub(crate) fn parts(&self) -> EngineParts {
         EngineParts {
             files: Arc::clone(&self.files),

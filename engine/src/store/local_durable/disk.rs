@@ -146,6 +146,9 @@ impl Disk {
             let source = io::Error::new(ErrorKind::InvalidInput, "the staging directory is inside the store");
             return Err(before("open", &staging)(source).into());
         }
+        // A process killed between a name and its directory's sync left a name that can be read and may yet vanish.
+        // What is read from here on is relied on (a manifest lets the WAL go), so all names are made durable first.
+        sync_file_system(&root)?;
         let listed = fs::read_dir(&staging).map_err(before("list", &staging))?;
         for entry in listed {
             let path = entry.map_err(before("list", &staging))?.path();
@@ -228,11 +231,15 @@ impl Disk {
         self.sync(&staged.file, &staged.path)?;
         let dir = target.file.parent().unwrap_or(&self.root);
         self.make_dirs(dir)?;
+        // Opened before there is a name: after it only the sync itself can fail, and that is fatal.
+        let dir_file = File::open(dir).map_err(before("open", dir))?;
         let naming = |what| move |source| LocalDurableError::Naming { what, path: target.file.clone(), source };
         if target.create {
             match fs::hard_link(&staged.path, &target.file) {
                 Ok(()) => {}
                 Err(source) if source.kind() == ErrorKind::AlreadyExists => {
+                    // Whoever is told that it exists may rely on it: perhaps it is their own put, cut short.
+                    self.sync(&dir_file, dir)?;
                     return Err(Error::AlreadyExists { path: target.name.clone(), source: source.into() });
                 }
                 Err(source) => return Err(naming("link")(source).into()),
@@ -241,7 +248,7 @@ impl Disk {
             fs::rename(&staged.path, &target.file).map_err(naming("rename to"))?;
             staged.named = true;
         }
-        self.sync_dir(dir)
+        self.sync(&dir_file, dir)
     }
 
     pub(super) fn remove(&self, name: &str, file: &Path) -> Result<()> {
@@ -300,6 +307,31 @@ fn make_durable_root(dir: &Path) -> Result<()> {
     }
     let file = File::open(parent).map_err(before("open", parent))?;
     file.sync_all().map_err(|source| LocalDurableError::Sync { path: parent.to_owned(), source })?;
+    Ok(())
+}
+
+/// Syncs everything on the file system that the store is on: one call, however many directories.
+#[cfg(target_os = "linux")]
+fn sync_file_system(root: &Path) -> Result<()> {
+    let file = File::open(root).map_err(before("open", root))?;
+    let done = rustix::fs::syncfs(&file).map_err(io::Error::from);
+    Ok(done.map_err(|source| LocalDurableError::Sync { path: root.to_owned(), source })?)
+}
+
+/// Syncs every directory of the store, one by one.
+#[cfg(not(target_os = "linux"))]
+fn sync_file_system(root: &Path) -> Result<()> {
+    let mut left = vec![root.to_owned()];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(&dir).map_err(before("list", &dir))? {
+            let path = entry.map_err(before("list", &dir))?.path();
+            if path.is_dir() {
+                left.push(path);
+            }
+        }
+        let file = File::open(&dir).map_err(before("open", &dir))?;
+        file.sync_all().map_err(|source| LocalDurableError::Sync { path: dir, source })?;
+    }
     Ok(())
 }
 
