@@ -105,7 +105,19 @@ fn is_about_values(error: &arrow::error::ArrowError) -> bool {
 }
 
 fn detail(error: &DataFusionError) -> String {
-    error.strip_backtrace().chars().take(DETAIL_CHARS_MAX).collect()
+    let mut text: String = error.strip_backtrace().chars().take(DETAIL_CHARS_MAX).collect();
+    // What everybody types first.
+    let hints = [
+        ("to value of UInt64 type", "loggers and gateways are numbers: write logger = eui64('00124B000A6E0001')"),
+        ("' not found", "the tables are readings, conflicts and totals"),
+    ];
+    for (sign, hint) in hints {
+        if text.contains(sign) {
+            text.push_str("; ");
+            text.push_str(hint);
+        }
+    }
+    text
 }
 
 /// Logs what the caller must not see.

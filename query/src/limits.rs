@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct QueryLimits {
     /// Memory that one query's operators may hold, in bytes; beyond it they spill, or the query fails.
     pub memory_bytes_max: usize,
-    /// Disk that one query may spill to, in bytes. Without a spill directory nothing is spilled.
+    /// Disk that one query may spill to, in bytes. With 0, or without a spill directory, nothing is.
     pub spill_bytes_max: u64,
     /// Wall-clock time from the call of `sql` to the last row, the reader's own slowness included. Exports have none.
     pub time_max: Duration,

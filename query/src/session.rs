@@ -78,6 +78,8 @@ impl QueryEngine {
         metadata_cache_bytes_max: usize,
         spill_dir: Option<PathBuf>,
     ) -> Self {
+        // Without disk, all memory goes to whoever asks: none is set aside for merging what was spilled.
+        let spill_dir = spill_dir.filter(|_| limits.spill_bytes_max > 0);
         let running = Arc::new(Semaphore::new(limits.queries_max.min(Semaphore::MAX_PERMITS)));
         let cache = MetadataCache::new(metadata_cache_bytes_max);
         let workers = Workers::new(limits.threads);

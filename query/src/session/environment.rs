@@ -46,7 +46,7 @@ pub(super) fn state(
     context: &Arc<ScanContext>,
     over: Over,
 ) -> Result<SessionState> {
-    let state = SessionStateBuilder::new()
+    let mut state = SessionStateBuilder::new()
         .with_config(config(limits))
         .with_runtime_env(Arc::new(runtime(limits, spill_dir, context)?))
         .with_catalog_list(catalogs(context)?)
@@ -56,6 +56,8 @@ pub(super) fn state(
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_physical_optimizer_rule(Arc::new(Interruptible { over }))
         .build();
+    // What `now()` is for the whole statement; without it the function is never evaluated.
+    state.mark_start_execution();
     Ok(state)
 }
 
