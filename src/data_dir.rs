@@ -74,6 +74,27 @@ impl DataDir {
         self.0.join("tmp").join("query")
     }
 
+    /// Makes the spill directory, empty: a server that was killed leaves rows there that are not encrypted. Only for who
+    /// holds the lock: another server's queries would lose their rows.
+    ///
+    /// # Errors
+    /// When it cannot be made or emptied.
+    pub fn clear_spill(&self) -> Result<()> {
+        let spill = self.spill();
+        private_file::create_dir(&spill)?;
+        let what = || format!("cannot empty the spill directory {}", spill.display());
+        for entry in std::fs::read_dir(&spill).context(what)? {
+            let entry = entry.context(what)?;
+            // The type of the entry itself: a link is removed, never followed.
+            let removed = match entry.file_type().context(what)?.is_dir() {
+                true => std::fs::remove_dir_all(entry.path()),
+                false => std::fs::remove_file(entry.path()),
+            };
+            removed.context(what)?;
+        }
+        Ok(())
+    }
+
     /// Makes a data directory: keys, internal CA, control database, configuration.
     ///
     /// # Errors
@@ -190,6 +211,23 @@ mod tests {
         assert!(foreign.init(now()).await.expect_err("refused").what().contains("not empty"));
         assert!(foreign.check().is_err());
         assert_eq!(std::fs::read_dir(foreign.path()).expect("listed").count(), 1, "nothing was added");
+    }
+
+    #[test]
+    fn what_a_crash_left_spilled_is_deleted() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data = DataDir::new(dir.path().join("data"));
+        data.clear_spill().expect("made");
+        let outside = dir.path().join("outside");
+        std::fs::create_dir(&outside).expect("made");
+        std::fs::write(outside.join("kept"), "x").expect("written");
+        std::fs::create_dir(data.spill().join("datafusion-x")).expect("made");
+        std::fs::write(data.spill().join("datafusion-x").join("rows"), "x").expect("written");
+        std::fs::write(data.spill().join("rows"), "x").expect("written");
+        std::os::unix::fs::symlink(&outside, data.spill().join("link")).expect("linked");
+        data.clear_spill().expect("emptied");
+        assert_eq!(std::fs::read_dir(data.spill()).expect("still there").count(), 0);
+        assert!(outside.join("kept").exists(), "nothing outside is touched");
     }
 
     #[tokio::test]

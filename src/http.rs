@@ -28,9 +28,11 @@ mod auth;
 mod error;
 mod export;
 mod health;
+mod listen;
 mod sql;
 
 use error::HttpError;
+pub(crate) use listen::serve;
 
 /// What answers questions once the engine has recovered.
 #[derive(Debug, Clone)]

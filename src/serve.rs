@@ -1,13 +1,12 @@
 //! The server, put together: engine, query, wire and HTTP over one data directory.
 //!
-//! Order of a start: lock, keys, control database, HTTP (which says "not ready"), recovery, readiness, wire. Order of a
+//! Order of a start: lock, spilled rows cleared, keys, control database, HTTP (which says "not ready"), recovery, readiness, wire. Order of a
 //! stop: wire (what was submitted is answered), HTTP (answers under way come to an end), engine. A fatal error of the
 //! engine ends the server with that error; what was acknowledged is in the WAL.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::serve::ListenerExt;
 use engine::{Clock, Engine, EngineParts, LocalDurable, MasterKey, RealFiles, SystemClock, SystemRandom};
 use ingest::{Server, ServerConfig, ServerTls, TimePolicy};
 use query::QueryEngine;
@@ -20,10 +19,10 @@ use crate::control::Control;
 use crate::data_dir::{DataDir, DirLock};
 use crate::error::{Context, Problem, Result};
 use crate::http::{self, Backend, HttpState};
+use crate::keys;
 use crate::pki::{self, Authority};
 use crate::ports::{Directory, Now, Orgs, Sink};
 use crate::telemetry::Metrics;
-use crate::{keys, private_file};
 
 /// A server at work.
 #[derive(Debug)]
@@ -42,7 +41,7 @@ pub struct Running {
 struct HttpServer {
     addr: SocketAddr,
     stop: watch::Sender<bool>,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 impl HttpServer {
@@ -50,18 +49,8 @@ impl HttpServer {
         let what = || format!("cannot listen for HTTP on {}", config.http.addr);
         let listener = TcpListener::bind(config.http.addr).await.context(what)?;
         let addr = listener.local_addr().context(what)?;
-        let listener = listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY is not set");
-            }
-        });
-        let (stop, mut stopped) = watch::channel(false);
-        let signal = async move {
-            // A sender that is gone means stop as well.
-            let _ = stopped.wait_for(|stop| *stop).await;
-        };
-        let serve = axum::serve(listener, http::router(state)).with_graceful_shutdown(signal);
-        let task = tokio::spawn(async move { serve.await });
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(http::serve(listener, http::router(state), config.http.clone(), stopped));
         tracing::info!(%addr, "http listens");
         Ok(Self { addr, stop, task })
     }
@@ -88,6 +77,7 @@ impl Running {
         let metrics = Metrics::install()?;
         let control = data.open_control().await?;
         let lock = data.lock()?;
+        data.clear_spill()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let now: Now = {
             let clock = Arc::clone(&clock);
@@ -116,7 +106,6 @@ impl Running {
         let engine = Engine::open(config.engine(data.path()), parts)
             .await
             .map_err(|error| Problem::new("the engine does not start").detail(error))?;
-        private_file::create_dir(&data.spill())?;
         let query = QueryEngine::with_spill_dir(
             Arc::clone(&engine),
             config.query.clone(),
@@ -182,8 +171,7 @@ impl Running {
             }
             ended = &mut self.http.task => {
                 let text = match ended {
-                    Ok(Err(error)) => error.to_string(),
-                    Ok(Ok(())) => "it ended".to_owned(),
+                    Ok(()) => "it ended".to_owned(),
                     Err(error) => error.to_string(),
                 };
                 Problem::new("the HTTP server has stopped").detail(text)

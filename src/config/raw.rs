@@ -51,6 +51,9 @@ pub(super) struct RawHttp {
     pub(super) export_time_max: Span,
     pub(super) requests_max: usize,
     pub(super) requests_per_org_max: usize,
+    pub(super) connections_max: usize,
+    pub(super) header_timeout: Span,
+    pub(super) stall_timeout: Span,
     pub(super) shutdown_grace: Span,
 }
 

@@ -60,6 +60,12 @@ pub struct HttpConfig {
     pub requests_max: usize,
     /// Requests at once of one organisation.
     pub requests_per_org_max: usize,
+    /// TCP connections at once.
+    pub connections_max: usize,
+    /// How long a request's header may take to come.
+    pub header_timeout: Duration,
+    /// How long a reader may take nothing of its answer.
+    pub stall_timeout: Duration,
     /// How long answers may take to end at shutdown.
     pub shutdown_grace: Duration,
 }
@@ -94,6 +100,17 @@ impl Config {
 type Rule = String;
 
 pub(super) fn resolve(raw: RawConfig) -> Result<Config, Rule> {
+    // A slow reader holds its query's turn for as long as it reads.
+    let (per_org, turns) = (raw.http.requests_per_org_max, raw.query.queries_max);
+    if turns < 2 {
+        return Err(format!("query.queries_max is {turns}, but must be at least 2: no organisation may hold every turn"));
+    }
+    if per_org >= turns {
+        return Err(format!(
+            "http.requests_per_org_max is {per_org}, but must be less than query.queries_max, which is {turns}: one \
+             organisation could hold every turn, and block all others"
+        ));
+    }
     let metadata_cache_bytes_max = size("query.metadata_cache", raw.query.metadata_cache)?;
     Ok(Config {
         ingest: ingest(raw.ingest)?,
@@ -178,6 +195,9 @@ fn http(raw: &RawHttp) -> Result<HttpConfig, Rule> {
         export_time_max: not_zero("http.export_time_max", raw.export_time_max.0)?,
         requests_max: at_least_one("http.requests_max", raw.requests_max)?,
         requests_per_org_max: at_least_one("http.requests_per_org_max", raw.requests_per_org_max)?,
+        connections_max: at_least_one("http.connections_max", raw.connections_max)?,
+        header_timeout: not_zero("http.header_timeout", raw.header_timeout.0)?,
+        stall_timeout: not_zero("http.stall_timeout", raw.stall_timeout.0)?,
         shutdown_grace: raw.shutdown_grace.0,
     })
 }

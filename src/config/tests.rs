@@ -60,6 +60,12 @@ fn mistakes_are_told_with_their_place() {
         ("[http]\naddr = \"0.0.0.0:80\"", &["http.addr", "allow_plain_on_network"]),
         ("[http]\naddr = \"localhost\"", &["http.addr"]),
         ("[http]\nrequests_max = 0", &["http.requests_max"]),
+        ("[http]\nrequests_per_org_max = 8", &["http.requests_per_org_max is 8", "query.queries_max, which is 8"]),
+        ("[query]\nqueries_max = 4", &["http.requests_per_org_max is 4", "query.queries_max, which is 4"]),
+        ("[query]\nqueries_max = 1", &["query.queries_max is 1", "at least 2"]),
+        ("[http]\nconnections_max = 0", &["http.connections_max"]),
+        ("[http]\nheader_timeout = \"0s\"", &["http.header_timeout"]),
+        ("[http]\nstall_timeout = \"0s\"", &["http.stall_timeout"]),
         ("[ingest]\nserver_names = []", &["ingest.server_names"]),
         ("[ingest]\nserver_names = [\"a b\"]", &["ingest.server_names"]),
         ("[ingest]\ntime_min = \"yesterday\"", &["ingest.time_min"]),
@@ -73,6 +79,7 @@ fn mistakes_are_told_with_their_place() {
             assert!(error.contains(part), "{text:?} should tell {part:?}: {error}");
         }
     }
+    assert!(read("[http]\nrequests_per_org_max = 8\n[query]\nqueries_max = 9").is_ok());
     assert!(read("[http]\naddr = \"0.0.0.0:80\"\nallow_plain_on_network = true").is_ok());
     assert!(load(Path::new("/nowhere/config.toml"), &Overrides::default()).is_err());
 }

@@ -1,5 +1,5 @@
-//! Answers that stream: batches are encoded as they come, in a task that ends when the reader goes away, when its time
-//! is over, or when the answer does.
+//! Answers that stream: batches are encoded as they come, in a task that ends when the reader goes away or stalls, when
+//! its time is over, or when the answer does.
 //!
 //! An error after the first byte cannot be a status any more: the body is cut without its proper end, which every HTTP
 //! client reports.
@@ -26,8 +26,11 @@ use super::Place;
 use super::error::HttpError;
 use crate::error::Problem;
 
-/// Encoded batches that wait for a slow reader.
-const CHUNKS_AHEAD: usize = 4;
+/// Pieces of the answer that wait for a slow reader.
+const CHUNKS_AHEAD: usize = 16;
+
+/// The largest piece, in bytes. Small, so that a reader that is slow takes one in time and is not held to be stalled.
+const CHUNK_BYTES_MAX: usize = 64 << 10;
 
 /// Turns batches into bytes.
 pub(super) trait Encoder: Send + 'static {
@@ -53,6 +56,7 @@ pub(super) async fn stream(
     mut encoder: Box<dyn Encoder>,
     place: Place,
     time_max: Duration,
+    stall_max: Duration,
 ) -> Result<Response, HttpError> {
     let deadline = Instant::now() + time_max;
     let cannot_encode =
@@ -68,7 +72,7 @@ pub(super) async fn stream(
     let head = encoder.encode(&first).map_err(cannot_encode)?;
     let (chunks, receiver) = mpsc::channel::<io::Result<Bytes>>(CHUNKS_AHEAD);
     tokio::spawn(async move {
-        let work = produce(batches, encoder, head, &chunks);
+        let work = produce(batches, encoder, head, &chunks, stall_max);
         let done = timeout_at(deadline, work).await.unwrap_or_else(|_| Err("it took longer than it may".to_owned()));
         if let Err(why) = done {
             tracing::warn!(why, "an answer was cut off");
@@ -99,26 +103,37 @@ async fn produce(
     mut encoder: Box<dyn Encoder>,
     head: Vec<u8>,
     chunks: &mpsc::Sender<io::Result<Bytes>>,
+    stall_max: Duration,
 ) -> Result<(), String> {
     let mut next = head;
     loop {
-        // An empty chunk would say "whole".
-        if !next.is_empty() && chunks.send(Ok(next.into())).await.is_err() {
-            return Err("the reader went away".to_owned());
-        }
+        send(next.into(), chunks, stall_max).await?;
         match batches.next().await {
             Some(Ok(batch)) => next = encoder.encode(&batch).map_err(|error| error.to_string())?,
             Some(Err(error)) => return Err(error.to_string()),
             None => break,
         }
     }
-    for last in [encoder.finish().map_err(|error| error.to_string())?, Vec::new()] {
-        let is_end = last.is_empty();
-        if chunks.send(Ok(last.into())).await.is_err() || is_end {
-            return Ok(());
-        }
+    send(encoder.finish().map_err(|error| error.to_string())?.into(), chunks, stall_max).await?;
+    send_one(Bytes::new(), chunks, stall_max).await
+}
+
+/// Sends bytes in pieces, none of them empty: an empty one would say "whole".
+async fn send(mut bytes: Bytes, chunks: &mpsc::Sender<io::Result<Bytes>>, stall_max: Duration) -> Result<(), String> {
+    while !bytes.is_empty() {
+        let piece = bytes.split_to(bytes.len().min(CHUNK_BYTES_MAX));
+        send_one(piece, chunks, stall_max).await?;
     }
     Ok(())
+}
+
+/// Sends one piece. A reader that takes nothing holds a query's turn, and memory, so it is not waited for without end.
+async fn send_one(piece: Bytes, chunks: &mpsc::Sender<io::Result<Bytes>>, stall_max: Duration) -> Result<(), String> {
+    match tokio::time::timeout(stall_max, chunks.send(Ok(piece))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err("the reader went away".to_owned()),
+        Err(_) => Err("the reader took nothing for too long".to_owned()),
+    }
 }
 
 /// The forms in which SQL is answered.

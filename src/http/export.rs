@@ -74,7 +74,8 @@ async fn export(state: &HttpState, headers: &HeaderMap, parameters: &Parameters)
     let snapshot = snapshot.map_err(|error| HttpError::internal(&Problem::new("no snapshot").detail(error)))?;
     let encoder = CsvEncoder::new(&batches.schema(), &snapshot.channels())
         .map_err(|error| HttpError::internal(&Problem::new("an export cannot be encoded").detail(error)))?;
-    answer::stream(batches.schema(), batches, Box::new(encoder), place, state.0.config.export_time_max).await
+    let (time_max, stall_max) = (state.0.config.export_time_max, state.0.config.stall_timeout);
+    answer::stream(batches.schema(), batches, Box::new(encoder), place, time_max, stall_max).await
 }
 
 fn request(parameters: &Parameters) -> Result<ExportRequest, HttpError> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::*;
 
-fn config() -> HttpConfig {
+pub(super) fn config() -> HttpConfig {
     HttpConfig {
         addr: SocketAddr::from(([127, 0, 0, 1], 0)),
         body_bytes_max: 1_000,
@@ -12,6 +12,9 @@ fn config() -> HttpConfig {
         export_time_max: Duration::from_secs(1),
         requests_max: 3,
         requests_per_org_max: 2,
+        connections_max: 8,
+        header_timeout: Duration::from_secs(1),
+        stall_timeout: Duration::from_secs(1),
         shutdown_grace: Duration::from_secs(1),
     }
 }

@@ -38,7 +38,7 @@ async fn fetch(format: Format, items: fn() -> Vec<Item>, then_hang: bool) -> (u1
         let hang = if then_hang { stream::pending().boxed() } else { stream::empty().boxed() };
         let batches = stream::iter(items()).chain(hang);
         let encoder = encoder(format, &schema()).map_err(|error| HttpError::bad_request(error.to_string()))?;
-        stream(schema(), Box::pin(batches), encoder, place(), Duration::from_millis(300)).await
+        stream(schema(), Box::pin(batches), encoder, place(), Duration::from_millis(300), Duration::from_secs(60)).await
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
@@ -81,4 +81,32 @@ async fn an_error_after_it_cuts_the_body() {
     assert_eq!(fetch(Format::Csv, slow, true).await, (200, None), "time is over");
     let never = || Vec::new();
     assert_eq!(fetch(Format::Csv, never, true).await.0, 408);
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_gives_its_place_back() {
+    let places = Arc::new(Semaphore::new(1));
+    let request = Arc::clone(&places).try_acquire_owned().expect("a permit");
+    let place = Place { _request: request, org: OrgId::new(1).expect("an id"), per_org: Arc::default() };
+    let batches = stream::repeat_with(|| Ok(batch(1)));
+    let encoder = encoder(Format::Csv, &schema()).expect("an encoder");
+    let (hours, stall_max) = (Duration::from_secs(4 * 3600), Duration::from_millis(100));
+    let answer = super::stream(schema(), batches, encoder, place, hours, stall_max).await.expect("begun");
+    let freed = tokio::time::timeout(Duration::from_secs(30), places.acquire()).await;
+    drop(freed.expect("long before the answer's time is over").expect("open"));
+    let rest = axum::body::to_bytes(answer.into_body(), usize::MAX).await;
+    assert!(rest.is_err(), "what is cut off does not look whole");
+}
+
+#[tokio::test]
+async fn a_large_batch_goes_out_in_pieces() {
+    let (chunks, mut receiver) = mpsc::channel(CHUNKS_AHEAD);
+    let bytes = Bytes::from(vec![7; 2 * CHUNK_BYTES_MAX + 1]);
+    send(bytes, &chunks, Duration::from_secs(1)).await.expect("room");
+    drop(chunks);
+    let mut sizes = Vec::new();
+    while let Some(piece) = receiver.recv().await {
+        sizes.push(piece.expect("bytes").len());
+    }
+    assert_eq!(sizes, [CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, 1]);
 }
