@@ -3,6 +3,8 @@
 //!
 //! `cargo bench --bench path -- [FRAMES]`. Not a criterion benchmark: percentiles of latencies are what it is about.
 
+#![allow(clippy::print_stdout, reason = "a report is what this program is for")]
+
 use std::fs::File;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::FileExt;
