@@ -5,7 +5,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use engine::{Clock, SystemClock};
 use storage_format::Millis;
 
@@ -143,6 +144,11 @@ fn parse_duration(text: &str) -> std::result::Result<std::time::Duration, String
     crate::config::parse_duration(text).ok_or_else(|| "expected a number with a unit, such as 30s, 5m or 4h".to_owned())
 }
 
+/// Ends as clap does for wrong usage, for what it cannot see by itself.
+fn usage(what: &str) -> ! {
+    Cli::command().error(ErrorKind::MissingRequiredArgument, what).exit()
+}
+
 /// A name as a file can have it.
 fn not_there(what: &str, path: &std::path::Path) -> Problem {
     Problem::new(format!("there is no {what} {}", path.display()))
@@ -150,8 +156,6 @@ fn not_there(what: &str, path: &std::path::Path) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

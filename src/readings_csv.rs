@@ -122,6 +122,19 @@ fn shown(cell: &[u8]) -> String {
     if text.len() < cell.len() { format!("{text:?}…") } else { format!("{text:?}") }
 }
 
+/// The usual reasons why a name is not known.
+fn misread(name: &[u8]) -> Option<String> {
+    if name.contains(&b';') {
+        return Some("the columns are separated by ;, commas are expected".to_owned());
+    }
+    if name.contains(&b'\t') {
+        return Some("the columns are separated by tabs, commas are expected".to_owned());
+    }
+    let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
+    let is_known = matches!(lower.as_str(), "time" | "logger") || Channel::by_name(&lower).is_some();
+    is_known.then(|| format!("column names are lower case: {lower}"))
+}
+
 /// What the header says each column is.
 fn columns(line: u64, names: &[Cow<'_, [u8]>]) -> Result<Vec<(Column, String)>, CsvError> {
     let mut found = Vec::with_capacity(names.len());
@@ -137,6 +150,9 @@ fn columns(line: u64, names: &[Cow<'_, [u8]>]) -> Result<Vec<(Column, String)>, 
             name => match std::str::from_utf8(name).ok().and_then(Channel::by_name) {
                 Some(channel) => Column::Channel(channel.code),
                 None => {
+                    if let Some(what) = misread(name) {
+                        return Err(here(what));
+                    }
                     let known: Vec<_> = channels().iter().map(|channel| channel.name).collect();
                     return Err(here(format!("{} is no channel; those known are {}", shown(name), known.join(", "))));
                 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ingest::RefusalCode;
 use ingest::client::{Client, ClientConfig, ClientError, Identity, Progress, RefusedFrame, Summary};
 use storage_format::{ChannelCode, FrameBuildError, FrameBuilder, FrameSequence, LoggerId, Millis};
 use tokio::sync::watch;
@@ -216,14 +217,42 @@ fn explain(error: &ClientError) -> Problem {
     }
 }
 
+/// A number of things, by the word for one of them.
+fn counted(number: u64, one: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+}
+
+/// What to do about a refusal. Readings that come from no file cannot be corrected in one.
+fn refusal_help(code: RefusalCode, from_file: bool) -> &'static str {
+    match code {
+        RefusalCode::OrgSuspended => {
+            "nothing is wrong with the readings: ask the server's operator, who lifts the suspension with \
+             `icecore org resume`, and send again, which is safe"
+        }
+        RefusalCode::CertificateRevoked => {
+            "nothing is wrong with the readings: enroll the gateway again (`icecore gateway enroll`), and send again, \
+             which is safe"
+        }
+        RefusalCode::NotKept => "the server's log says why; sending again is safe",
+        RefusalCode::TooLarge => "--frame-readings makes frames smaller; sending again is safe",
+        _ if from_file => "a frame is refused as a whole: correct what is named and send the file again, which is safe",
+        RefusalCode::TimeOutOfRange => {
+            "a frame is refused as a whole: --start and --days have to stay within the times that the server accepts"
+        }
+        _ => "are this program and the server of the same version?",
+    }
+}
+
 impl Outcome {
     /// One line that says it all.
     #[must_use]
     pub fn summary(&self) -> String {
         let seconds = self.elapsed.as_secs_f64();
         let mut text = format!(
-            "{} readings acknowledged, {} refused, {} frames, {seconds:.2} s",
-            self.acknowledged_readings, self.refused_readings, self.acknowledged_frames
+            "{} acknowledged, {} refused, {}, {seconds:.2} s",
+            counted(self.acknowledged_readings, "reading"),
+            self.refused_readings,
+            counted(self.acknowledged_frames, "frame")
         );
         if seconds > 0.0 && self.acknowledged_readings > 0 {
             // Readings are far below 2^53.
@@ -235,7 +264,7 @@ impl Outcome {
             text.push_str(&format!(", {} without an answer", self.unanswered_readings));
         }
         if self.reconnects > 0 {
-            text.push_str(&format!(", {} reconnects", self.reconnects));
+            text.push_str(&format!(", {}", counted(self.reconnects, "reconnect")));
         }
         text
     }
@@ -258,14 +287,27 @@ impl Outcome {
             let place = origin.map_or_else(String::new, |origin| {
                 format!(", the first of them {unit} {} of {}", origin.line, origin.time)
             });
-            lines.push(format!("{}: {} ({} readings{place})", frame.code, frame.detail, frame.readings));
+            // Some reasons have nothing to add to their code, and say it again.
+            let said = frame.code.to_string();
+            let reason = match frame.detail.as_str() {
+                "" => said,
+                detail if detail == said => said,
+                detail => format!("{said}: {detail}"),
+            };
+            lines.push(format!("{reason} ({}{place})", counted(frame.readings, "reading")));
         }
         if self.refused.len() > LISTED {
-            lines.push(format!("and {} frames more", self.refused.len() - LISTED));
+            lines.push(format!("and {} more", counted((self.refused.len() - LISTED) as u64, "frame")));
         }
-        let what = format!("the server refused {} readings; they are not stored", self.refused_readings);
-        Err(Problem::new(what)
-            .detail(lines.join("\n"))
-            .help("a frame is refused as a whole: correct what is named and send the file again, which is safe"))
+        let they = if self.refused_readings == 1 { "it is" } else { "they are" };
+        let what = format!("the server refused {}; {they} not stored", counted(self.refused_readings, "reading"));
+        let mut helps: Vec<&str> = Vec::new();
+        for (frame, _) in &self.refused {
+            let help = refusal_help(frame.code, unit == "line");
+            if !helps.contains(&help) {
+                helps.push(help);
+            }
+        }
+        Err(Problem::new(what).detail(lines.join("\n")).help(helps.join("\n")))
     }
 }

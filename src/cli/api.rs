@@ -19,7 +19,21 @@ pub(super) struct ServerArgs {
     pub(super) server: String,
     /// The token (`icecore token create` makes one)
     #[arg(long, value_name = "TOKEN", env = "ICECORE_TOKEN", hide_env_values = true)]
-    pub(super) token: String,
+    pub(super) token: Option<String>,
+}
+
+/// The token as it goes into a header: files and shells like to add a line break.
+fn header_token(token: Option<&str>) -> Result<String> {
+    let token = token.unwrap_or_default().trim();
+    if token.is_empty() {
+        super::usage("there is no token: pass --token, or set ICECORE_TOKEN (`icecore token create` makes one)");
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        // Without showing it: it may be most of a good one.
+        return Err(Problem::new("this is no token: it has blanks or other characters that no token has")
+            .help("pass --token or set ICECORE_TOKEN to the last line that `icecore token create` printed"));
+    }
+    Ok(token.to_owned())
 }
 
 /// A server that can be asked.
@@ -45,6 +59,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Api {
     pub(super) fn new(args: &ServerArgs) -> Result<Self> {
+        let token = header_token(args.token.as_deref())?;
         let base = args.server.trim_end_matches('/').to_owned();
         if base.starts_with("https://") {
             return Err(Problem::new("https is not supported yet")
@@ -58,23 +73,23 @@ impl Api {
         // No limit on the whole: an export takes as long as it takes.
         let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(None).no_proxy().build();
         let client = client.context(|| "cannot make an HTTP client".to_owned())?;
-        Ok(Self { base, token: args.token.clone(), client })
+        Ok(Self { base, token, client })
     }
 
-    fn send(&self, request: RequestBuilder) -> Result<Response> {
+    fn send(&self, request: RequestBuilder, what: &str) -> Result<Response> {
         let response = request.bearer_auth(&self.token).send().map_err(|error| {
             Problem::new(format!("the server {} cannot be reached", self.base))
                 .detail(chain(&error))
                 .help("is it running (`icecore serve`), and is --server its HTTP address?")
         })?;
-        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response)) }
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response, what)) }
     }
 
-    fn refusal(&self, response: Response) -> Problem {
+    fn refusal(&self, response: Response, asked: &str) -> Problem {
         let status = response.status();
         let what = match status {
             StatusCode::UNAUTHORIZED => format!("the server {} does not accept this token", self.base),
-            StatusCode::BAD_REQUEST => "the server does not understand the question".to_owned(),
+            StatusCode::BAD_REQUEST => format!("the {asked} is not valid"),
             StatusCode::FORBIDDEN => "the server refuses this".to_owned(),
             status => format!("the server answers {status}"),
         };
@@ -82,6 +97,11 @@ impl Api {
             Ok(ErrorBody { error: ErrorText { message, help } }) => {
                 let problem = Problem::new(what).detail(message);
                 match help {
+                    // What to type here is for this side to say.
+                    _ if status == StatusCode::UNAUTHORIZED => problem.help(
+                        "pass --token or set ICECORE_TOKEN; `icecore token list` shows which tokens there are, and \
+                         `icecore token create` makes one",
+                    ),
                     Some(help) => problem.help(help),
                     None => problem,
                 }
@@ -94,13 +114,13 @@ impl Api {
     pub(super) fn sql(&self, sql: &str, accept: &str) -> Result<Response> {
         let request = self.client.post(format!("{}/api/v1/sql", self.base));
         let request = request.header("accept", accept).header("content-type", "text/plain; charset=utf-8");
-        self.send(request.body(sql.to_owned()))
+        self.send(request.body(sql.to_owned()), "query")
     }
 
     /// An export with these parameters.
     pub(super) fn export(&self, parameters: &serde_json::Value) -> Result<Response> {
         let request = self.client.post(format!("{}/api/v1/export", self.base));
-        self.send(request.header("content-type", "application/json").body(parameters.to_string()))
+        self.send(request.header("content-type", "application/json").body(parameters.to_string()), "export")
     }
 }
 
@@ -130,4 +150,18 @@ pub(super) fn copy(mut response: Response, mut sink: impl FnMut(&[u8]) -> Result
 /// Hands an answer on to stdout.
 pub(super) fn print(response: Response) -> Result<()> {
     copy(response, output::write).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_fit_into_a_header() {
+        assert_eq!(header_token(Some(" abc_1\n")).as_deref(), Ok("abc_1"));
+        for bad in ["a b", "a\nb", "a\u{e9}b", "a\0"] {
+            let problem = header_token(Some(bad)).expect_err(bad).to_string();
+            assert!(problem.contains("token") && !problem.contains(bad), "{problem}");
+        }
+    }
 }

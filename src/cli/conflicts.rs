@@ -18,8 +18,8 @@ pub(super) struct ConflictsArgs {
     format: QueryFormat,
 }
 
-pub(super) const SQL: &str = "SELECT time, eui64_text(logger) AS logger, channel, kept, refused, gateway, received \
-                              FROM conflicts ORDER BY logger, time, channel, received";
+pub(super) const SQL: &str = "SELECT time, eui64_text(logger) AS logger, channel, kept, refused, \
+                              lower(eui64_text(gateway)) AS gateway, received FROM conflicts ORDER BY logger, time, channel, received";
 
 pub(super) fn run(args: &ConflictsArgs) -> Result<()> {
     query::print(&Api::new(&args.server)?, SQL, args.format)

@@ -33,7 +33,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 /// The answer, as `icecore query` prints it.
 pub(crate) async fn ask(question: Question) -> Result<String> {
     blocking(move || {
-        let api = Api::new(&ServerArgs { server: question.url, token: question.token })?;
+        let api = Api::new(&ServerArgs { server: question.url, token: Some(question.token) })?;
         query::table_text(&api, &question.sql)
     })
     .await
@@ -42,7 +42,7 @@ pub(crate) async fn ask(question: Question) -> Result<String> {
 /// As `icecore export`.
 pub(crate) async fn export(url: String, token: String, path: PathBuf) -> Result<()> {
     blocking(move || {
-        let api = Api::new(&ServerArgs { server: url, token })?;
+        let api = Api::new(&ServerArgs { server: url, token: Some(token) })?;
         export::write(&api, &json!({"format": "csv"}), &path)
     })
     .await

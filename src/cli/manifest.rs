@@ -2,11 +2,13 @@
 
 use clap::{Args, Subcommand};
 use engine::ManifestError;
+use storage_format::OrgId;
 use storage_format::manifest::{Manifest, SegmentEntry};
 
 use super::offline::manifests;
 use super::table::text_table;
 use super::{DataDirArgs, block_on, output};
+use crate::data_dir::DataDir;
 use crate::error::{Problem, Result, chain};
 
 /// Show an organisation's manifest, beside a running server or without one.
@@ -44,7 +46,8 @@ pub(super) fn run(args: &ManifestArgs) -> Result<()> {
                 return Err(Problem::new(format!("the manifest of {} cannot be read", org.name)).detail(chain(&error)));
             }
         };
-        show(&org.name, &manifest)
+        show(&org.name, &manifest)?;
+        paths(&data, org.id, &manifest)
     })
 }
 
@@ -52,6 +55,7 @@ fn show(org: &str, manifest: &Manifest) -> Result<()> {
     let entries = || manifest.segments().iter().chain(manifest.conflicts());
     let bytes: u64 = entries().map(|entry| entry.bytes).sum();
     output::line(format_args!("organisation  {org}"))?;
+    output::line("shows         what is flushed; newer readings are in the WAL, and in what queries answer")?;
     output::line(format_args!("version       {}, written by epoch {}", manifest.version(), manifest.epoch()))?;
     output::line(format_args!("flushes       {}", manifest.flush()))?;
     output::line(format_args!("covers        every record up to LSN {}", manifest.lsn_covered()))?;
@@ -67,6 +71,15 @@ fn show(org: &str, manifest: &Manifest) -> Result<()> {
     ))?;
     let header = ["kind", "window", "segment", "flushes", "rows", "bytes", "first", "last", "channels"];
     output::line(text_table(&header, entries().map(row)))
+}
+
+/// One line per object, below the table: as wide as they are, nobody could read or copy them in it.
+fn paths(data: &DataDir, org: OrgId, manifest: &Manifest) -> Result<()> {
+    let store = data.store();
+    for entry in manifest.segments().iter().chain(manifest.conflicts()) {
+        output::line(store.join(entry.object_key(org).to_string()).display())?;
+    }
+    Ok(())
 }
 
 fn row(entry: &SegmentEntry) -> Vec<String> {

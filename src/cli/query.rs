@@ -7,6 +7,8 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use clap::{Args, ValueEnum};
+use storage_format::channels;
+use storage_format::segment::CONFLICT_COLUMNS;
 
 use super::api::{self, Api, ServerArgs};
 use super::{output, table};
@@ -14,9 +16,9 @@ use crate::error::{Problem, Result};
 
 /// Ask a question in SQL.
 ///
-/// Tables: readings (logger, time, a column per channel, gateway, received), conflicts, totals. Functions:
-/// eui64('00124B000A6E0001') and eui64_text(logger). Only queries run: SELECT, WITH, UNION, EXPLAIN.
+/// Only queries run: SELECT, WITH, UNION, EXPLAIN. --help lists the tables, their columns and an example.
 #[derive(Debug, Args)]
+#[command(after_long_help = tables())]
 pub(super) struct QueryArgs {
     /// The query
     sql: String,
@@ -25,6 +27,25 @@ pub(super) struct QueryArgs {
     /// How to print the answer; json is one array of rows
     #[arg(long, value_enum, default_value_t = QueryFormat::Table)]
     format: QueryFormat,
+}
+
+/// What can be asked for, with the columns as they are.
+fn tables() -> String {
+    let channels: Vec<_> = channels().iter().map(|channel| channel.name).collect();
+    format!(
+        "Tables:\n  \
+         readings   logger, time, a column per channel, gateway, received\n  \
+         conflicts  {}\n  \
+         totals     readings, duplicates, conflicts, unflushed: one row of counts\n\n\
+         Channels: {}.\n\n\
+         Loggers and gateways are numbers. eui64('00124B000A6E0001') makes a logger's number of its EUI-64, \
+         eui64_text(logger) the other way round.\n\n\
+         Example:\n  \
+         icecore query \"SELECT time, temperature FROM readings WHERE logger = eui64('00124B000A6E0001') \
+         AND time >= '2024-05-01T00:00:00Z' ORDER BY time LIMIT 10\"",
+        CONFLICT_COLUMNS.join(", "),
+        channels.join(", ")
+    )
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -65,6 +65,8 @@ struct Opened<'a> {
     key: SecretKey,
 }
 
+const WRONG_DATA_DIR: &str = "is it the data directory that the file came from? --data-dir DIR names another";
+
 fn damaged(path: &Path, error: &FormatError) -> Problem {
     Problem::new(format!("{} does not open", path.display())).detail(format!("{}: {error}", path.display()))
 }
@@ -78,9 +80,11 @@ impl<'a> Opened<'a> {
         let key = block_on(async {
             let manifests = manifests(&data)?;
             let org_key = manifests.keys().get(whose.org, whose.key_version).await;
-            org_key.context(|| format!("the key of organisation {} cannot be read", whose.org))
+            org_key
+                .context(|| format!("the key of organisation {} cannot be read", whose.org))
+                .map_err(|problem| problem.help(WRONG_DATA_DIR))
         })?;
-        let key = whose.unwrap(&key).map_err(|error| damaged(path, &error))?;
+        let key = whose.unwrap(&key).map_err(|error| damaged(path, &error).help(WRONG_DATA_DIR))?;
         Ok(Self { path, bytes, tail, key })
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, stderr, stdin};
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use ingest::client::Progress;
+use storage_format::channels;
 use tokio::task::JoinHandle;
 
 use super::{block_on, not_there, output, parse_duration};
@@ -18,18 +20,31 @@ use crate::sender::{FRAME_READINGS, Sender};
 
 /// Send a CSV file of readings.
 ///
-/// Columns: time (RFC 3339 with a zone), logger (16 hex digits), and one or more channels (temperature, humidity,
-/// battery, rssi, pressure, co2, illuminance, differential_pressure), in any order; an empty cell means "not measured".
-///
 /// Ends with success only if every reading was acknowledged, that is, is on the server's disk. A mistake in the file is
 /// told with line and column: what stands before that line is sent and acknowledged, nothing from it on. Sending a file
 /// again is always safe: what is there already is kept once.
 #[derive(Debug, Args)]
+#[command(after_long_help = form())]
 pub(super) struct SendArgs {
     #[command(flatten)]
     gateway: GatewaySide,
     /// The file, or - for stdin
     file: PathBuf,
+}
+
+/// The form of the file, with the channels of the registry.
+fn form() -> String {
+    let channels: Vec<_> = channels().iter().map(|channel| channel.name).collect();
+    format!(
+        "The file: CSV with commas, and a header that names the columns, in lower case and in any order:\n  \
+         time    RFC 3339 with a zone, such as 2024-05-01T12:00:00Z or 2024-05-01T14:00:00+02:00\n  \
+         logger  its EUI-64, 16 hex digits\n\
+         and one or more channels: {}.\n\
+         An empty cell means \"not measured\".\n\n\
+         Acknowledged means on stable storage. A value that came second, for a logger, time and channel that have \
+         another one already, is acknowledged too, and listed by `icecore conflicts`.",
+        channels.join(", ")
+    )
 }
 
 /// Who sends, and where to.
@@ -39,7 +54,7 @@ pub(super) struct GatewaySide {
     #[arg(long, value_name = "DIR")]
     identity: PathBuf,
     /// The server's ingest address, such as ice.example.org:4433
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_server)]
     server: String,
     /// How long to go on trying while nothing is acknowledged
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
@@ -58,6 +73,18 @@ impl GatewaySide {
         let frame_readings = usize::try_from(self.frame_readings).unwrap_or(FRAME_READINGS);
         Sender::new(&self.identity, &self.server, self.patience, frame_readings)
     }
+}
+
+/// A host and a port. The host is looked up later: it may not be known yet.
+fn parse_server(text: &str) -> std::result::Result<String, String> {
+    let parts = text.rsplit_once(':').filter(|(host, port)| {
+        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    // The last group of such an address would pass for a port.
+    if parts.is_none() || text.parse::<Ipv6Addr>().is_ok() {
+        return Err("expected a host and a port, such as localhost:4433 or [::1]:4433".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) fn run(args: &SendArgs) -> Result<()> {
@@ -109,6 +136,7 @@ async fn send(mut sender: Sender, source: Box<dyn BufRead>, bytes: u64, name: &s
         Some(error) => {
             let before = match outcome.acknowledged_readings {
                 0 => "nothing was sent".to_owned(),
+                1 => "the 1 reading before it was sent and acknowledged, nothing from that line on".to_owned(),
                 count => {
                     format!("the {count} readings before it were sent and acknowledged, nothing from that line on")
                 }
@@ -185,5 +213,27 @@ async fn watch(bar: ProgressBar, mut progress: tokio::sync::watch::Receiver<Prog
             told = now.trouble;
         }
         bar.set_message(format!("{} acknowledged", output::grouped(now.acknowledged_readings)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_has_a_port() {
+        for good in ["localhost:4433", "127.0.0.1:1", "[::1]:4433", "ice.example.org:65535"] {
+            assert_eq!(parse_server(good).as_deref(), Ok(good));
+        }
+        for bad in
+            ["localhost", "localhost:", ":4433", "localhost:0", "localhost:65536", "::1", "http://localhost:8080"]
+        {
+            assert!(parse_server(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_help_has_every_channel() {
+        assert!(channels().iter().all(|channel| form().contains(channel.name)));
     }
 }

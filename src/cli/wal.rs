@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use storage_format::FrameHeader;
 use storage_format::encryption::{SecretKey, unwrap_key};
 use storage_format::wal::{WalBlock, WalEnd, WalRecordKind, scan_wal};
+use storage_format::{FormatError, FormatErrorKind, FrameHeader};
 
 use super::offline::{OfflineArgs, master_key};
 use super::output;
@@ -50,14 +50,15 @@ pub(super) fn run(args: &WalArgs) -> Result<()> {
 }
 
 fn inspect(path: &Path, key: &SecretKey, list_records: bool) -> Result<()> {
-    let damaged = |error| {
+    let damaged = |error: FormatError| {
         Problem::new(format!("{} is damaged", path.display()))
             .detail(format!("{}: {error}", path.display()))
             .help("what stands before that byte is whole. A server does not start over it by itself")
     };
     let bytes = std::fs::read(path).context(|| format!("cannot read {}", path.display()))?;
     let unwrap = |wrapped: &_, aad: &[u8]| unwrap_key(key, wrapped, aad);
-    let mut scan = scan_wal(&bytes, &unwrap).map_err(damaged)?;
+    let mut scan = scan_wal(&bytes, &unwrap)
+        .map_err(|error| if is_foreign(&bytes, &error) { foreign(path, &error) } else { damaged(error) })?;
     let header = *scan.header();
     output::line(format_args!(
         "{}: WAL file {}, made {}, {} bytes, first LSN {}",
@@ -83,6 +84,18 @@ fn inspect(path: &Path, key: &SecretKey, list_records: bool) -> Result<()> {
         None => "unknown end".to_owned(),
     };
     output::line(format_args!("  {blocks} blocks, {records} records, {readings} readings; {end}"))
+}
+
+/// Was this file made by another data directory, by another version, or by no icecore at all? Its blocks are not read
+/// then, so that nothing can be told about damage. A header that begins as one and breaks its checksum is damaged.
+fn is_foreign(bytes: &[u8], error: &FormatError) -> bool {
+    matches!(error.kind, FormatErrorKind::WrongKey | FormatErrorKind::UnknownVersion) || !bytes.starts_with(b"ICEW")
+}
+
+fn foreign(path: &Path, error: &FormatError) -> Problem {
+    Problem::new(format!("{} does not open as a WAL file of this data directory", path.display()))
+        .detail(format!("{}: {error}", path.display()))
+        .help("name the data directory that it came from: --data-dir DIR; nothing says that it is damaged")
 }
 
 /// Prints a block, tells how many readings are in it.

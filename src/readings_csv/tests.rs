@@ -61,6 +61,10 @@ fn errors_say_where_and_what() {
         ("time,temperature\n".to_owned(), 1, None, "logger is missing"),
         ("logger,temperature\n".to_owned(), 1, None, "time is missing"),
         ("time,logger\n".to_owned(), 1, None, "<channel> is missing"),
+        ("time;logger;temperature\n".to_owned(), 1, Some(1), "separated by ;, commas are expected"),
+        ("time\tlogger\ttemperature\n".to_owned(), 1, Some(1), "separated by tabs, commas are expected"),
+        ("time,Logger,temperature\n".to_owned(), 1, Some(2), "column names are lower case: logger"),
+        ("time,logger,Temperature\n".to_owned(), 1, Some(3), "column names are lower case: temperature"),
         (String::new(), 1, None, "empty"),
         ("\0\u{1}\u{2}\n".to_owned(), 1, Some(1), "no channel"),
     ] {
