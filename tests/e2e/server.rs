@@ -1,5 +1,7 @@
 //! One icecore under test: its data directory, its server process, and the commands that a user would type.
 
+#![allow(clippy::print_stderr, reason = "a failing test shows the server's log")]
+
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
