@@ -1,4 +1,6 @@
 //! `cargo +nightly fuzz run --features libfuzzer frame`: the body is [`fuzz::frame`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::frame(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz::frame(data);
+});

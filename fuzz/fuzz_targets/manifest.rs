@@ -1,4 +1,6 @@
 //! `cargo +nightly fuzz run --features libfuzzer manifest`: the body is [`fuzz::manifest`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::manifest(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz::manifest(data);
+});

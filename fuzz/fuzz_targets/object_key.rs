@@ -1,4 +1,6 @@
 //! `cargo +nightly fuzz run --features libfuzzer object_key`: the body is [`fuzz::object_key`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::object_key(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz::object_key(data);
+});

@@ -1,4 +1,6 @@
 //! `cargo +nightly fuzz run --features libfuzzer wal_scan`: the body is [`fuzz::wal_scan`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::wal_scan(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz::wal_scan(data);
+});

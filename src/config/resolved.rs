@@ -103,7 +103,9 @@ pub(super) fn resolve(raw: RawConfig) -> Result<Config, Rule> {
     // A slow reader holds its query's turn for as long as it reads.
     let (per_org, turns) = (raw.http.requests_per_org_max, raw.query.queries_max);
     if turns < 2 {
-        return Err(format!("query.queries_max is {turns}, but must be at least 2: no organisation may hold every turn"));
+        return Err(format!(
+            "query.queries_max is {turns}, but must be at least 2: no organisation may hold every turn"
+        ));
     }
     if per_org >= turns {
         return Err(format!(
