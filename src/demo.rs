@@ -177,7 +177,9 @@ async fn ask(running: &Running, owner: &Owner, print: Print<'_>) -> Result<()> {
 }
 
 async fn resend_and_contradict(running: &Running, owner: &Owner, print: Print<'_>) -> Result<()> {
-    print("\n== The same readings again, as after a lost acknowledgement: kept once, counted as duplicates (value by value)")?;
+    print(
+        "\n== The same readings again, as after a lost acknowledgement: kept once, counted as duplicates (value by value)",
+    )?;
     send(running, owner, Fleet::new(&owner.fleet)?).await?;
     question(running, owner, "SELECT readings, duplicates, conflicts FROM totals", print).await?;
 
