@@ -28,15 +28,20 @@ impl Drop for Server {
     }
 }
 
+/// The program that is measured; `ICECORE` names another build of it.
+fn program() -> std::ffi::OsString {
+    std::env::var_os("ICECORE").unwrap_or_else(|| env!("CARGO_BIN_EXE_icecore").into())
+}
+
 fn icecore(args: &[&str]) -> Result<(), Error> {
-    let status = Command::new(env!("CARGO_BIN_EXE_icecore")).args(args).stdout(Stdio::null()).status()?;
+    let status = Command::new(program()).args(args).stdout(Stdio::null()).status()?;
     if status.success() { Ok(()) } else { Err(format!("icecore {args:?} ended with {status}").into()) }
 }
 
 fn serve(data: &str) -> Result<(Server, String), Error> {
     let udp = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let tcp = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let child = Command::new(env!("CARGO_BIN_EXE_icecore"))
+    let child = Command::new(program())
         .args(["serve", "--data-dir", data, "--ingest-addr", &udp, "--http-addr", &tcp])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
