@@ -36,6 +36,18 @@ fn a_flipped_bit_in_the_wal_stops_the_start() {
 }
 
 #[test]
+fn a_wal_file_of_another_directory_is_not_called_damaged() {
+    let (icecore, _) = killed_with_readings();
+    let other = Icecore::new();
+    let wal = icecore.files("/wal/");
+    let wal = wal.first().expect("a WAL file").to_string_lossy().into_owned();
+    let printed = icecore.run(&["wal", "inspect", &wal, "--data-dir", &other.data_dir()]);
+    let printed = printed.refused(&["does not open as a WAL file of this data directory", "--data-dir"]);
+    assert!(!printed.stderr.contains("is damaged:"), "{printed:#?}");
+    icecore.run(&["wal", "inspect", &wal, "--data-dir", &icecore.data_dir()]).ok();
+}
+
+#[test]
 fn a_truncated_wal_stops_the_start() {
     let (icecore, _) = killed_with_readings();
     let wal = icecore.files("/wal/");

@@ -95,6 +95,10 @@ fn twice_at_once_and_in_conflict() {
     assert_eq!(icecore.number(&org, "SELECT count(*) FROM conflicts"), 100);
     assert_eq!(readings::parse_export(&icecore.export(&org)), sent, "the first values stay");
 
+    let command = ["conflicts", "--server", &icecore.url(), "--token", &org.token];
+    let told = icecore.run(&command).ok().stdout;
+    assert!(told.contains("00124B000A6E0001") && told.contains("99.5"), "{told}");
+
     // Listed with who, when, what was kept and what was refused; the same after everything is flushed and restarted.
     let list = "SELECT logger, time, channel, kept, refused, gateway FROM conflicts ORDER BY logger, time, channel";
     let listed = icecore.query(&org, list).ok().stdout;
