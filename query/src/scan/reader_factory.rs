@@ -46,6 +46,10 @@ impl SegmentReaderFactory {
 
     fn remember(&self, entry: &SegmentEntry) {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        // Partitions that share a segment open it each for itself.
+        if opened.iter().any(|known| known.id == entry.id) {
+            return;
+        }
         if opened.len() == SUSPECTS_MAX {
             opened.pop_front();
         }
