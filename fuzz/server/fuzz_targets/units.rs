@@ -1,0 +1,6 @@
+//! `cargo +nightly fuzz run --fuzz-dir fuzz/server --features libfuzzer units`: the body is [`fuzz_server::units`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz_server::units(data);
+});
