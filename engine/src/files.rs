@@ -13,13 +13,16 @@ mod faulty;
 mod real;
 
 #[cfg(any(test, feature = "fault"))]
-pub use faulty::{FaultyFiles, Loss};
+pub use faulty::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};
 pub use real::RealFiles;
 
 /// A file system, or something that behaves like one.
 pub trait Files: Send + Sync + Debug {
     /// Makes a directory and those above it, and makes all new names durable.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes one directory in one that is there. Its name is durable after [`Files::sync_dir`] of the parent, not before.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
 
     /// The names (not paths) of the plain files in a directory, sorted.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
@@ -41,6 +44,13 @@ pub trait Files: Send + Sync + Debug {
 
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Opens a directory, so that after a change to its names only the sync itself can fail.
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn Dir>>;
+
+    /// Makes all that was changed so far on the file system of this directory durable, names and bytes, by whichever
+    /// process.
+    fn sync_file_system(&self, dir: &Path) -> io::Result<()>;
 
     /// Locks a file (made when missing) against other processes until the lock is dropped; `None` when another has it.
     fn lock_exclusive(&self, path: &Path) -> io::Result<Option<Box<dyn FileLock>>>;
@@ -73,6 +83,12 @@ pub trait File: Send + Sync + Debug {
 
     /// Cuts or lengthens the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
+}
+
+/// An open directory.
+pub trait Dir: Send + Sync + Debug {
+    /// Makes the names in it durable.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// A held lock; given up when dropped.

@@ -12,7 +12,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{File, FileLock, Files};
+mod faults;
+
+pub use faults::{FaultCounts, FaultRates, SyncKind};
+
+use super::{Dir as OpenDir, File, FileLock, Files};
 
 const SECTOR: usize = 512;
 
@@ -164,6 +168,30 @@ impl FaultyFiles {
         self.state().fail_writes = count;
     }
 
+    /// The sync, of a file or of a directory, that comes after so many others fails, and loses what it should have made
+    /// durable.
+    pub fn fail_sync_after(&self, _syncs: u64) {}
+
+    /// Faults drawn from this seed, until the next restart or call.
+    pub fn set_faults(&self, _seed: u64, _rates: FaultRates) {}
+
+    /// What was injected so far; a restart does not reset it.
+    #[must_use]
+    pub fn counts(&self) -> FaultCounts {
+        FaultCounts::default()
+    }
+
+    /// Called by every sync before it returns, whether it fails or not, so that simulated time can pass. Stays over
+    /// restarts.
+    pub fn set_sync_cost(&self, _cost: Option<Arc<dyn Fn(SyncKind) + Send + Sync>>) {}
+
+    /// The same file system for the present process only: after a restart all that is done through it fails. What
+    /// the process before left running cannot disturb the next one.
+    #[must_use]
+    pub fn of_this_process(&self) -> Self {
+        self.clone()
+    }
+
     /// All files together may take so many bytes; `None` for no limit.
     pub fn set_space(&self, bytes: Option<u64>) {
         self.state().space = bytes;
@@ -280,6 +308,18 @@ impl Files for FaultyFiles {
         Ok(())
     }
 
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.create_dir_all(path)
+    }
+
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn OpenDir>> {
+        Ok(Box::new(FaultyDir { files: self.clone(), dir: dir.to_path_buf() }))
+    }
+
+    fn sync_file_system(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         Ok(self.state().dir(dir)?.seen.keys().cloned().collect())
     }
@@ -359,6 +399,18 @@ impl Files for FaultyFiles {
             return Ok(None);
         }
         Ok(Some(Box::new(FaultyLock { files: self.clone(), path: path.to_path_buf(), process })))
+    }
+}
+
+#[derive(Debug)]
+struct FaultyDir {
+    files: FaultyFiles,
+    dir: PathBuf,
+}
+
+impl OpenDir for FaultyDir {
+    fn sync(&self) -> io::Result<()> {
+        self.files.sync_dir(&self.dir)
     }
 }
 

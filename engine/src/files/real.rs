@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use super::{File, FileLock, Files};
+use super::{Dir, File, FileLock, Files};
 
 /// The machine's file system.
 #[derive(Debug, Default, Clone, Copy)]
@@ -35,6 +35,10 @@ impl Files for RealFiles {
             }
         }
         if path.is_dir() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::NotADirectory)) }
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -73,8 +77,36 @@ impl Files for RealFiles {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        fs::File::open(dir)?.sync_all()
+        open_dir(dir)?.sync_all()
+    }
+
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn Dir>> {
+        Ok(Box::new(RealDir(open_dir(dir)?)))
+    }
+
+    /// One call, however many directories.
+    #[cfg(target_os = "linux")]
+    fn sync_file_system(&self, dir: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(open_dir(dir)?)?)
+    }
+
+    /// Where there is no such call: every file and directory below this one, one by one.
+    #[cfg(not(target_os = "linux"))]
+    fn sync_file_system(&self, dir: &Path) -> io::Result<()> {
+        let mut left = vec![dir.to_owned()];
+        while let Some(dir) = left.pop() {
+            for entry in fs::read_dir(&dir)? {
+                let entry = entry?;
+                let kind = entry.file_type()?;
+                if kind.is_dir() {
+                    left.push(entry.path());
+                } else if kind.is_file() {
+                    fs::File::open(entry.path())?.sync_all()?;
+                }
+            }
+            self.sync_dir(&dir)?;
+        }
+        Ok(())
     }
 
     fn lock_exclusive(&self, path: &Path) -> io::Result<Option<Box<dyn FileLock>>> {
@@ -84,6 +116,19 @@ impl Files for RealFiles {
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+fn open_dir(dir: &Path) -> io::Result<fs::File> {
+    fs::File::open(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
+}
+
+#[derive(Debug)]
+struct RealDir(fs::File);
+
+impl Dir for RealDir {
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
     }
 }
 

@@ -62,6 +62,17 @@ impl LocalDurable {
         Ok(Self { inner: LocalFileSystem::new_with_prefix(disk.root())?, disk: Arc::new(disk) })
     }
 
+    /// Opens the store on a file system of tests and simulations, as [`LocalDurable::open`] does on the machine's. All
+    /// is synchronous where there is no runtime. It belongs to the present process: after a restart all of it fails.
+    ///
+    /// # Errors
+    /// As [`LocalDurable::open`].
+    #[cfg(any(test, feature = "fault"))]
+    pub fn open_on(files: crate::FaultyFiles, root: PathBuf, staging: PathBuf) -> Result<Self> {
+        let _ = (files, root, staging);
+        Err(unsupported("not yet"))
+    }
+
     fn target(&self, location: &Path) -> Result<PathBuf> {
         // Refuses names that end in `#` and digits, which the library's lists hide.
         self.inner.path_to_filesystem(location)
