@@ -14,7 +14,7 @@ mod thread;
 
 pub(crate) use queue::{AppendQueue, append_queue};
 pub use queue::{Submission, SubmitError};
-#[cfg(test)]
+#[cfg(any(test, feature = "fault"))]
 pub(crate) use step::AppendProgress;
 pub(crate) use step::{AppendStep, GroupLimits};
 pub(crate) use thread::{StopPreparer, spawn_appender, spawn_wal_preparer};

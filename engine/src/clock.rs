@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures::future::BoxFuture;
 use storage_format::Millis;
 
 /// Tells the time.
@@ -13,6 +14,11 @@ pub trait Clock: Send + Sync + Debug {
 
     /// Time since some fixed moment: never goes back. For ages, back-off and latencies.
     fn monotonic(&self) -> Duration;
+
+    /// Ready after so long. Only drivers wait; steps never do. Unless a clock has time of its own, this is tokio's.
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(time))
+    }
 }
 
 /// The machine's clock.

@@ -10,7 +10,10 @@
 mod load;
 mod lock;
 mod open;
+mod spawn;
 mod status;
+#[cfg(any(test, feature = "fault"))]
+mod stepped;
 mod threads;
 
 use std::collections::HashSet;
@@ -40,7 +43,10 @@ use crate::snapshot::Snapshot;
 use crate::wal::WalDirectory;
 
 pub(crate) use load::Loader;
+pub use spawn::Spawn;
 pub use status::{EngineStatus, FlushTrouble};
+#[cfg(any(test, feature = "fault"))]
+pub use stepped::{Appended, Stepped};
 use threads::Threads;
 
 /// How long `close` waits for the queue to drain before it flushes.
@@ -64,6 +70,7 @@ pub struct EngineParts {
 /// An open engine. Dropped without [`Engine::close`] it stops in its own time, as after a crash without the loss.
 pub struct Engine {
     core: Arc<Core>,
+    /// None in an engine whose steps are called by somebody else.
     threads: tokio::sync::Mutex<Option<Threads>>,
 }
 
@@ -79,8 +86,9 @@ struct Core {
     segments: Arc<Segments>,
     store: Arc<dyn ObjectStore>,
     recovery: RecoveryReport,
+    clock: Arc<dyn Clock>,
     /// Loads that submissions ask for run here: submitting cannot wait.
-    runtime: tokio::runtime::Handle,
+    spawn: Arc<dyn Spawn>,
     /// Organisations that a submission asked for, and that are not there: the next submission is answered so.
     unknown: Mutex<HashSet<OrgId>>,
     closing: AtomicBool,
@@ -156,7 +164,7 @@ impl Engine {
         let core = Arc::clone(&self.core);
         // Counted from now on, so that whoever waits for room waits for this.
         let load = core.loader.begin();
-        self.core.runtime.spawn(async move {
+        self.core.spawn.spawn(Box::pin(async move {
             match core.loader.load(org).await {
                 Ok(_) => {}
                 Err(error) if error.kind() == EngineErrorKind::Invalid => {
@@ -165,11 +173,11 @@ impl Engine {
                 }
                 Err(error) => {
                     tracing::warn!(%org, %error, "an organisation cannot be loaded; its gateways wait");
-                    pause(core.config.flush_retry_min).await;
+                    core.clock.sleep(core.config.flush_retry_min).await;
                 }
             }
             drop(load);
-        });
+        }));
         Err(SubmitError::Full(Box::new(submission)))
     }
 
@@ -183,6 +191,7 @@ impl Engine {
             core.queue.room(bytes).await;
         };
         tokio::select! {
+            biased;
             () = room => {}
             _ = ended.wait_for(|ended| *ended) => {}
         }
@@ -292,8 +301,9 @@ impl Engine {
             // All room is there when the queue is empty and all of it answered; on a full disk it never is.
             let drained = core.queue.room(usize::MAX);
             tokio::select! {
+                biased;
                 () = drained => {}
-                () = pause(DRAIN_MAX) => {}
+                () = core.clock.sleep(DRAIN_MAX) => {}
             }
             flushed = self.request_flush(None).await.map(drop);
         }
@@ -315,11 +325,6 @@ impl Drop for Engine {
         self.core.closing.store(true, Ordering::Release);
         self.core.queue.close();
     }
-}
-
-/// A pause in a driver. Steps never pause.
-async fn pause(time: Duration) {
-    tokio::time::sleep(time).await;
 }
 
 /// An error of the file layer.

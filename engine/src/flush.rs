@@ -16,7 +16,7 @@ mod commit;
 mod resolve;
 mod schedule;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -162,7 +162,8 @@ impl FlushStep {
         let requests = std::mem::take(&mut *self.requests.lock().unwrap_or_else(PoisonError::into_inner));
         let due = self.due(&requests);
         let mut outcome = FlushOutcome::default();
-        let mut results: HashMap<OrgId, Result<FlushReport, EngineError>> = HashMap::new();
+        // In the order of the organisations: which error is told must not hang on a hash.
+        let mut results: BTreeMap<OrgId, Result<FlushReport, EngineError>> = BTreeMap::new();
         {
             let mut running = futures::stream::iter(due)
                 .map(|(org, reason)| async move { (org.id(), self.flush(&org, reason).await) })
@@ -296,7 +297,7 @@ impl FlushStep {
 /// What to tell somebody who asked for `org` (or for all).
 fn answer(
     org: Option<OrgId>,
-    results: &HashMap<OrgId, Result<FlushReport, EngineError>>,
+    results: &BTreeMap<OrgId, Result<FlushReport, EngineError>>,
 ) -> Result<FlushReport, EngineError> {
     let mut report = FlushReport::default();
     for (id, result) in results {

@@ -22,6 +22,7 @@ mod keys;
 mod limits;
 mod manifest;
 mod metrics;
+mod planted;
 mod random;
 mod recover;
 mod segments;
@@ -34,17 +35,21 @@ pub use append::{AckSink, Submission, SubmitError, SubmitFailure};
 pub use buffer::{BufferView, SortedBatches, WriteBuffer};
 pub use clock::{Clock, SystemClock};
 pub use config::EngineConfig;
-pub use engine::{Engine, EngineParts, EngineStatus, FlushTrouble};
+#[cfg(any(test, feature = "fault"))]
+pub use engine::{Appended, Stepped};
+pub use engine::{Engine, EngineParts, EngineStatus, FlushTrouble, Spawn};
 pub use error::{EngineError, EngineErrorKind};
 #[cfg(any(test, feature = "fault"))]
-pub use files::{FaultyFiles, Loss};
-pub use files::{File, FileLock, Files, RealFiles};
+pub use files::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};
+pub use files::{Dir, File, FileLock, Files, RealFiles};
 pub use first_wins::{
     MERGE_BATCH_ROWS, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
 };
 pub use flush::FlushReport;
 pub use keys::{KeyError, KeyProvider, MasterKey, OrgKeys};
 pub use manifest::{BASE_EVERY, CommitError, InvariantError, ManifestChange, ManifestError, ManifestStore};
+#[cfg(any(test, feature = "fault"))]
+pub use planted::{PlantedBug, plant};
 pub use random::{Random, SystemRandom};
 pub use recover::RecoveryReport;
 pub use segments::{NewSegment, SegmentFilter, SegmentReadError, SegmentStream, Segments};

@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::files::Files;
 use crate::keys::KeyProvider;
+use crate::planted::{self, PlantedBug};
 use crate::random::Random;
 use crate::wal::{WalDirectory, WalFile, WalFileEnd, WalFileScan, WalReader, WalWriter, corrupt};
 use set_aside::SetAside;
@@ -87,6 +88,8 @@ pub struct RecoveryReport {
     pub set_aside: u64,
     /// Blocks that a crash had torn, and that were cut; nothing in them was acknowledged.
     pub torn: u64,
+    /// The LSN that the log goes on with: every record before it was found.
+    pub next_lsn: Lsn,
     /// Was the log closed cleanly, or not there yet?
     pub clean: bool,
     /// How long it took.
@@ -142,6 +145,7 @@ pub(crate) async fn recover(
         return Err(refuse("there are no more WAL file numbers"));
     };
     let Replay { writers, mut report, .. } = replay;
+    report.next_lsn = next_lsn;
     report.took = parts.clock.monotonic().saturating_sub(start);
     let RecoveryParts { files, keys, random, clock } = parts;
     let directory = WalDirectory::new(files, settings.dir.clone(), found, settings.file_bytes, settings.bytes_max);
@@ -240,7 +244,7 @@ impl Replay<'_> {
         self.covered_max = self.covered_max.max(covered.unwrap_or(Lsn::ZERO));
         let org_state = match covered {
             None => OrgState::Missing,
-            Some(covered) if lsn <= covered => OrgState::Covered,
+            Some(covered) if lsn <= covered && !planted::has(PlantedBug::ForgetCovered) => OrgState::Covered,
             Some(_) => OrgState::Open,
         };
         let decoded = match org_state {

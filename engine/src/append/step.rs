@@ -11,6 +11,7 @@ use crate::apply::{FrameRecord, apply};
 use crate::buffer::Writers;
 use crate::clock::Clock;
 use crate::error::{EngineError, EngineErrorKind};
+use crate::planted::{self, PlantedBug};
 use crate::wal::{WalRoom, WalWait, WalWriter};
 
 /// First pause before trying again to make a WAL file; it doubles up to [`RETRY_MAX`].
@@ -221,6 +222,11 @@ impl AppendStep {
 
     fn commit(&mut self) -> Result<(), EngineError> {
         let start = self.clock.monotonic();
+        if planted::has(PlantedBug::AcknowledgeBeforeSync) {
+            for Pending { submission, .. } in &self.group {
+                submission.acks.durable(submission.frame.sequence());
+            }
+        }
         let bytes = self.wal.commit()?;
         let took = self.clock.monotonic().saturating_sub(start);
 

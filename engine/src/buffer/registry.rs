@@ -17,6 +17,7 @@ use storage_format::{FrameSequence, GatewayId, Lsn, OrgId, SpoolId};
 use tokio::sync::{Notify, oneshot};
 
 use super::{Budget, BufferWriter, WriteBuffer};
+use crate::planted::{self, PlantedBug};
 
 /// What an organisation's readings are at one instant: segments, then frozen buffers (oldest first), then the active
 /// one. Every acknowledged reading is in exactly one of them.
@@ -35,6 +36,9 @@ impl OrgState {
 
     /// The first LSN that no segment holds; `None` if segments hold all.
     pub(crate) fn first_unflushed(&self) -> Option<Lsn> {
+        if planted::has(PlantedBug::TrimBeforeCommit) {
+            return self.active.lsn_first();
+        }
         self.buffers().find_map(|buffer| buffer.lsn_first())
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::lock::DirectoryLock;
 use super::threads::Threads;
-use super::{Core, Engine, EngineParts, Loader, io_error};
+use super::{Core, Engine, EngineParts, Loader, Spawn, io_error};
 use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
 use crate::buffer::{Budget, Orgs, WriterCommand, Writers};
 use crate::config::EngineConfig;
@@ -39,6 +39,27 @@ impl Engine {
         config.check()?;
         metrics::describe();
         crate::append::metrics::describe();
+        let spawn = Arc::new(tokio::runtime::Handle::current());
+        let Opened { core, append, prepare, lock } = Opened::open(config, parts, spawn).await?;
+        let threads = Threads::start(&core, append, prepare, lock)?;
+        Ok(Arc::new(Self { core, threads: tokio::sync::Mutex::new(Some(threads)) }))
+    }
+}
+
+/// An engine that is recovered, with its steps, which nobody calls yet.
+pub(super) struct Opened {
+    pub(super) core: Arc<Core>,
+    pub(super) append: AppendStep,
+    pub(super) prepare: WalPrepareStep,
+    pub(super) lock: Arc<DirectoryLock>,
+}
+
+impl Opened {
+    pub(super) async fn open(
+        config: EngineConfig,
+        parts: EngineParts,
+        spawn: Arc<dyn Spawn>,
+    ) -> Result<Self, EngineError> {
         let data_dir = config.data_dir.as_path();
         let (wal_dir, files) = (data_dir.join("wal"), &*parts.files);
         files.create_dir_all(&wal_dir).map_err(|error| io_error("cannot make the data directory", &wal_dir, error))?;
@@ -97,15 +118,15 @@ impl Engine {
             segments,
             store: parts.store,
             recovery: recovered.report,
-            runtime: tokio::runtime::Handle::current(),
+            clock: parts.clock,
+            spawn,
             unknown: Mutex::default(),
             closing: AtomicBool::new(false),
             fatal: watch::Sender::new(None),
             appender_ended,
             flush_ended: watch::Sender::new(false),
         });
-        let threads = Threads::start(&core, append, prepare, lock)?;
-        Ok(Arc::new(Self { core, threads: tokio::sync::Mutex::new(Some(threads)) }))
+        Ok(Self { core, append, prepare, lock })
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::Core;
 use super::lock::DirectoryLock;
-use super::{Core, pause};
 use crate::append::{AppendStep, StopPreparer, spawn_appender, spawn_wal_preparer};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::ManifestError;
@@ -110,6 +110,26 @@ fn stops_the_engine(error: &EngineError) -> bool {
     error.kind() == EngineErrorKind::Fenced || error.source().is_some_and(lost)
 }
 
+/// Calls the flush step until it is told to stop, or until an error ends the engine.
+pub(super) async fn run_flushes(core: &Core, stop: &mut watch::Receiver<bool>) -> Result<(), EngineError> {
+    loop {
+        let outcome = core.flush.run_once().await;
+        if let Some((_, error)) = outcome.failed.iter().find(|(_, error)| stops_the_engine(error)) {
+            return Err(error.clone());
+        }
+        if outcome.is_idle() {
+            core.clock.sleep(IDLE_PAUSE.min(core.config.schedule_interval)).await;
+        }
+        tokio::select! {
+            biased;
+            // An error means that the engine was dropped.
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            () = core.orgs.flush_wanted().notified() => {}
+            () = core.clock.sleep(core.config.schedule_interval) => {}
+        }
+    }
+}
+
 fn spawn_flush(ended: Ended, mut stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, EngineError> {
     let failed = |error| {
         EngineError::new(EngineErrorKind::Failed, "a thread could not be started", "Raise the limit of threads.")
@@ -118,25 +138,7 @@ fn spawn_flush(ended: Ended, mut stop: watch::Receiver<bool>) -> Result<JoinHand
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let body = move || {
-        let result = runtime.block_on(async {
-            loop {
-                let core = &ended.core;
-                let outcome = core.flush.run_once().await;
-                let fatal = outcome.failed.iter().find(|(_, error)| stops_the_engine(error));
-                if let Some((_, error)) = fatal {
-                    break Err(error.clone());
-                }
-                if outcome.is_idle() {
-                    pause(IDLE_PAUSE.min(core.config.schedule_interval)).await;
-                }
-                tokio::select! {
-                    () = core.orgs.flush_wanted().notified() => {}
-                    () = pause(core.config.schedule_interval) => {}
-                    // An error means that the engine was dropped.
-                    _ = stop.wait_for(|stop| *stop) => break Ok(()),
-                }
-            }
-        });
+        let result = runtime.block_on(run_flushes(&ended.core, &mut stop));
         ended.with(result);
     };
     std::thread::Builder::new().name(FLUSH.into()).spawn(body).map_err(failed)

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::run::{Batch, Key};
+use crate::planted::{self, PlantedBug};
 
 /// A conflict that was found.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +69,8 @@ impl Pending {
         let first = self.origin.is_none();
         for channel in 0..self.known.len() {
             let value = batch.value(channel, row);
-            if self.known[channel].is_nan() && !value.is_nan() {
+            let wins = self.known[channel].is_nan() || planted::has(PlantedBug::LastWins);
+            if wins && !value.is_nan() {
                 self.known[channel] = value;
                 self.added[channel] = value;
                 self.altered |= !first;
@@ -97,7 +99,7 @@ impl Pending {
                 continue;
             }
             let kept = self.known[channel];
-            if kept.is_nan() {
+            if kept.is_nan() || planted::has(PlantedBug::LastWins) {
                 self.known[channel] = value;
                 self.added[channel] = value;
                 effect.adds = true;

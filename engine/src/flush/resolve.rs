@@ -20,6 +20,7 @@ use super::commit::{FlushSpan, Flusher, Written, defect};
 use crate::buffer::{BufferView, RowRef, SortedBatches};
 use crate::error::EngineError;
 use crate::first_wins::{MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch};
+use crate::planted::{self, PlantedBug};
 use crate::segments::{NewSegment, SegmentFilter, SegmentStream, encode_error};
 
 /// How many older segments are opened at a time.
@@ -66,6 +67,7 @@ impl WindowFlush<'_> {
             .segments_in(self.window)
             .filter(|entry| entry.overlaps_loggers(loggers.0, loggers.1))
             .filter(|entry| range.is_none_or(|range| entry.overlaps_time(range)))
+            .filter(|_| !planted::has(PlantedBug::SkipDedup))
             .collect();
         let schema = readings_schema(self.channels);
         let mut runs = if older.len() <= self.flusher.merge_runs_max {

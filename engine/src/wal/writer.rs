@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::files::File;
 use crate::keys::KeyProvider;
+use crate::planted::{self, PlantedBug};
 use crate::random::Random;
 
 /// Is there a file with room for a record?
@@ -176,6 +177,9 @@ impl WalWriter {
         prepared.file.write_at(&header.encode(), 0)?;
         prepared.file.sync_data()?;
         self.directory.files().rename(&prepared.path, &self.directory.file_path(header.id))?;
+        if planted::has(PlantedBug::ForgetDirectorySync) {
+            return Ok(());
+        }
         self.directory.files().sync_dir(self.directory.path())
     }
 
@@ -206,7 +210,11 @@ impl WalWriter {
         };
         let block = self.block.seal(&active.key, active.offset);
         let bytes = block.len() as u64;
-        active.file.write_at(block, active.offset).and_then(|()| active.file.sync_data()).map_err(|error| {
+        let sync = || match active.file.sync_data() {
+            Err(_) if planted::has(PlantedBug::RetryFailedSync) => active.file.sync_data(),
+            synced => synced,
+        };
+        active.file.write_at(block, active.offset).and_then(|()| sync()).map_err(|error| {
             failure("a WAL block could not be written and synced")
                 .at(format_args!("{} at byte {}", self.directory.file_path(active.id).display(), active.offset))
                 .because(error)

@@ -1,0 +1,58 @@
+//! Defects on purpose, one at a time, on the thread that asks for it: the proof that the simulation would find them.
+//! Outside of tests and simulations [`has`] is `false` when it is compiled, and nothing is left of it.
+
+/// A defect that the engine must not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PlantedBug {
+    /// Acknowledge a group before its block is written and synced.
+    AcknowledgeBeforeSync,
+    /// Give a WAL file its name without syncing the directory.
+    ForgetDirectorySync,
+    /// Let the WAL go as soon as a buffer is frozen, before the manifest commit.
+    TrimBeforeCommit,
+    /// Of two values for one key, keep the one that came last.
+    LastWins,
+    /// Flush without looking whether older segments have the key.
+    SkipDedup,
+    /// After a failed sync, sync again and believe it.
+    RetryFailedSync,
+    /// Replay records that a manifest covers.
+    ForgetCovered,
+    /// Take a put that was answered with an error for one that did not happen.
+    TrustPutErrors,
+}
+
+impl PlantedBug {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::AcknowledgeBeforeSync,
+        Self::ForgetDirectorySync,
+        Self::TrimBeforeCommit,
+        Self::LastWins,
+        Self::SkipDedup,
+        Self::RetryFailedSync,
+        Self::ForgetCovered,
+        Self::TrustPutErrors,
+    ];
+}
+
+#[cfg(any(test, feature = "fault"))]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<PlantedBug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Gives every engine that runs on this thread this defect, or none.
+#[cfg(any(test, feature = "fault"))]
+pub fn plant(bug: Option<PlantedBug>) {
+    PLANTED.set(bug);
+}
+
+#[cfg(any(test, feature = "fault"))]
+pub(crate) fn has(bug: PlantedBug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+#[cfg(not(any(test, feature = "fault")))]
+pub(crate) const fn has(_: PlantedBug) -> bool {
+    false
+}
