@@ -1,99 +1,95 @@
 //! The fuzz bodies on the stable toolchain: over the kept inputs, over the golden files, and over mutations of both.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::panic::catch_unwind;
 
 use proptest::prelude::*;
 
-type Body = fn(&[u8]) -> bool;
+use crate::replay::{Mutation, Target, check_names, check_seeds, fuzz_dir, run_mutated, seeds};
 
-/// Every target, and what the names of its golden files hold.
-const TARGETS: &[(&str, Body, &str)] = &[
-    ("frame", crate::frame, "frame"),
-    ("wal_scan", crate::wal_scan, ".wal"),
-    ("manifest", crate::manifest, "manifest"),
-    ("segment_tail", crate::segment_tail, ".parquet"),
-    ("object_key", crate::object_key, "object-key"),
+const TARGETS: &[Target] = &[
+    Target { name: "frame", body: crate::frame, golden: Some("frame") },
+    Target { name: "session", body: crate::session, golden: None },
+    Target { name: "wal_scan", body: crate::wal_scan, golden: Some(".wal") },
+    Target { name: "wal_records", body: crate::wal_records, golden: None },
+    Target { name: "manifest", body: crate::manifest, golden: Some("manifest") },
+    Target { name: "manifest_body", body: crate::manifest_body, golden: None },
+    Target { name: "manifest_script", body: crate::manifest_script, golden: None },
+    Target { name: "segment_tail", body: crate::segment_tail, golden: Some(".parquet") },
+    Target { name: "segment", body: crate::segment, golden: Some("segment.parquet") },
+    Target { name: "object_key", body: crate::object_key, golden: None },
+    Target { name: "names", body: crate::names, golden: None },
 ];
 
-fn files(dir: &Path, part: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut files: Vec<_> = entries
-        .filter(|path| path.is_file() && path.file_name().is_some_and(|name| name.to_string_lossy().contains(part)))
-        .collect();
-    files.sort();
-    files
-}
-
-fn seeds(target: &str, part: &str) -> Vec<Vec<u8>> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let mut paths = files(&root.join("corpora").join(target), "");
-    paths.extend(files(&root.join("../storage-format/fixtures/v1"), part));
-    paths.into_iter().map(|path| fs::read(path).expect("a seed can be read")).collect()
-}
+/// The one that must fail.
+const CANARY: Target = Target { name: "canary", body: crate::canary, golden: None };
 
 #[test]
-fn seeds_pass_through_every_target() {
-    for (target, body, part) in TARGETS {
-        let seeds = seeds(target, part);
-        assert!(!seeds.is_empty(), "{target} has no seed, neither of its own nor a golden file");
-        for seed in seeds {
-            assert!(body(&seed), "a seed of {target} is not good: nothing behind the first checks is reached");
-        }
-    }
+fn seeds_are_what_their_names_say() {
+    check_seeds(TARGETS);
 }
 
 #[test]
 fn every_target_of_the_fuzzer_is_replayed_here() {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets");
-    let mut names: Vec<_> =
-        files(&root, "").iter().map(|p| p.file_stem().expect("a name").to_string_lossy().into_owned()).collect();
-    names.sort();
-    let mut replayed: Vec<_> = TARGETS.iter().map(|(name, ..)| (*name).to_owned()).collect();
-    replayed.sort();
-    assert_eq!(names, replayed);
+    let mut all: Vec<Target> = TARGETS.iter().map(|target| Target { ..*target }).collect();
+    all.push(CANARY);
+    check_names(&all);
 }
 
 #[test]
-#[should_panic(expected = "the canary")]
 fn a_broken_promise_is_reported() {
-    let canary: Body = |data| {
-        assert!(data.first() != Some(&b'I'), "the canary");
-        true
-    };
-    assert!(seeds("frame", "frame").iter().all(|seed| canary(seed)));
+    check_seeds(&[CANARY]);
+    let reported = catch_unwind(|| run_mutated(&CANARY, &(vec![(u32::MAX / 2, 0)], Some(u32::MAX))));
+    let message = reported.expect_err("the canary breaks its promise");
+    let message = message.downcast_ref::<String>().expect("a text");
+    assert!(message.starts_with("the canary"), "{message}");
+}
+
+/// What is behind a seal is reached by plain texts of the golden files, which are seeds. To make them anew after a new
+/// version of a format: remove them, and `UPDATE_FIXTURES=1 cargo test -p fuzz`.
+#[test]
+fn plain_texts_of_the_golden_files_are_seeds() {
+    let golden =
+        |name: &str| fs::read(fuzz_dir().join("../storage-format/fixtures/v1").join(name)).expect("a golden file");
+    for (seed, bytes) in [
+        ("manifest_body/golden-delta", crate::manifest::golden_body(&golden("manifest-delta.bin"))),
+        ("manifest_body/golden-base", crate::manifest::golden_body(&golden("manifest-base.bin"))),
+        ("wal_records/golden-closed", crate::wal::golden_records()),
+    ] {
+        let path = fuzz_dir().join("corpora").join(seed);
+        if std::env::var_os("UPDATE_FIXTURES").is_some() && !path.exists() {
+            fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+            fs::write(&path, &bytes).expect("written");
+        }
+        assert_eq!(fs::read(&path).expect("the seed is there"), bytes, "{seed}");
+    }
+}
+
+fn mutations() -> impl Strategy<Value = Mutation> {
+    (prop::collection::vec(any::<(u32, u8)>(), 1..8), any::<Option<u32>>())
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn mutated_seeds_pass_through_every_target(
-        at in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
-        cut in any::<prop::sample::Index>(),
-        cutting in any::<bool>(),
-    ) {
-        for (target, body, part) in TARGETS {
-            for mut seed in seeds(target, part) {
-                if seed.is_empty() {
-                    continue;
-                }
-                for (index, value) in &at {
-                    let index = index.index(seed.len());
-                    seed[index] ^= value;
-                }
-                if cutting {
-                    seed.truncate(cut.index(seed.len()));
-                }
-                body(&seed);
-            }
+    fn mutated_seeds_pass_through_every_target(mutation in mutations()) {
+        for target in TARGETS {
+            run_mutated(target, &mutation);
         }
     }
 
     #[test]
     fn any_bytes_pass_through_every_target(data in prop::collection::vec(any::<u8>(), 0..512)) {
-        for (_, body, _) in TARGETS {
-            body(&data);
+        for target in TARGETS {
+            (target.body)(&data);
         }
     }
+}
+
+#[test]
+fn there_are_few_seeds_and_they_are_small() {
+    let all = TARGETS.iter().chain([&CANARY]).flat_map(seeds);
+    let sizes: Vec<usize> = all.map(|(_, seed)| seed.len()).collect();
+    assert!(sizes.len() < 200 && sizes.iter().sum::<usize>() < 256 << 10, "{} seeds", sizes.len());
 }

@@ -1,0 +1,6 @@
+//! `cargo +nightly fuzz run -s none --features libfuzzer canary`: the body is [`fuzz::canary`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz::canary(data);
+});

@@ -1,0 +1,6 @@
+//! `cargo +nightly fuzz run -s none --features libfuzzer manifest_script`: the body is [`fuzz::manifest_script`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz::manifest_script(data);
+});

@@ -1,0 +1,6 @@
+//! `cargo +nightly fuzz run -s none --features libfuzzer session`: the body is [`fuzz::session`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz::session(data);
+});
