@@ -1,15 +1,25 @@
 //! Every limit of the wire, gathered: what it bounds and why it has its default.
 //!
-//! The most that a hostile set of gateways can make the server hold is `connections_max` × (`connection_window_bytes`
-//! + `streams_max` × `frame_bytes_max`); an idle connection holds none of it.
+//! The most that a hostile set of gateways can make the server hold of what they send is `frame_memory_bytes` +
+//! `connections_max` × ([`WINDOW_BYTES_MIN`] + `streams_max` × [`COLLECTED_BYTES_FREE`]); an idle connection holds none
+//! of it.
 
 use std::time::Duration;
+
+use storage_format::limits::{FRAME_CELLS_MAX, FRAME_READINGS_MAX};
 
 /// The most bytes of a message that is not a frame. What such messages hold today fits ten times.
 pub const CONTROL_BYTES_MAX: u32 = 1024;
 
 /// The most bytes of a refusal's text.
 pub const DETAIL_BYTES_MAX: usize = 256;
+
+/// The window that every connection has, whatever the memory of frames is: enough for a gateway's usual pace, small
+/// enough for ten thousand of them.
+pub(crate) const WINDOW_BYTES_MIN: u32 = 64 << 10;
+
+/// What a stream may collect of a frame without asking for memory: a datagram, about.
+pub(crate) const COLLECTED_BYTES_FREE: usize = 2 << 10;
 
 /// What the server allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +28,8 @@ pub struct IngestLimits {
     pub connections_max: usize,
     /// Connections at once of one gateway: one, another that replaces it, and some for a restless network.
     pub connections_per_gateway_max: usize,
-    /// Handshakes at once. Each costs about a millisecond of CPU; more at once do not end sooner.
+    /// Handshakes at once. More at once do not end sooner, but whoever leaves them half open needs more of them. Each
+    /// costs some tens of KiB and about a millisecond of CPU.
     pub handshakes_max: usize,
     /// Attempts to connect that wait for a handshake's place. What comes past it is refused, and comes again.
     pub handshakes_waiting_max: usize,
@@ -28,6 +39,11 @@ pub struct IngestLimits {
     pub stream_window_bytes: u32,
     /// Bytes that may be on their way on one connection, and so wait in memory while the server does not read.
     pub connection_window_bytes: u32,
+    /// Memory for frames on their way in, of the whole process: half for what may be on its way on all connections
+    /// (beyond the 64 KiB that each has), a quarter for frames that are not complete, a quarter for decoded frames that
+    /// wait for the sink. One gateway gets a sixteenth of each at most, one organisation half. Past it, flow control
+    /// holds the senders back.
+    pub frame_memory_bytes: usize,
     /// Bytes of answers that wait for a client that does not read them.
     pub send_window_bytes: u32,
     /// The largest frame.
@@ -53,11 +69,12 @@ impl Default for IngestLimits {
         Self {
             connections_max: 10_000,
             connections_per_gateway_max: 16,
-            handshakes_max: 128,
+            handshakes_max: 1024,
             handshakes_waiting_max: 4096,
             streams_max: 8,
             stream_window_bytes: 1 << 20,
             connection_window_bytes: 2 << 20,
+            frame_memory_bytes: 512 << 20,
             send_window_bytes: 256 << 10,
             frame_bytes_max: 1 << 20,
             idle_timeout: Duration::from_secs(30),
@@ -82,12 +99,29 @@ pub struct LimitError {
 }
 
 impl IngestLimits {
+    /// What a connection's window may have beyond what each has.
+    pub(crate) fn window_beyond_bytes(&self) -> u32 {
+        self.connection_window_bytes.saturating_sub(WINDOW_BYTES_MIN)
+    }
+
+    /// The most that a frame takes while it is collected: its bytes, and its number.
+    pub(crate) fn collected_bytes_max(&self) -> usize {
+        self.frame_bytes_max as usize + 8
+    }
+
+    /// The most that a decoded frame takes: its bytes and its columns, which take eight bytes for a cell whether it was
+    /// measured or not. So 100 KB may become 2.5 MB. A run takes less than its bytes do.
+    pub(crate) fn decoded_bytes_max(&self) -> usize {
+        let bytes = self.frame_bytes_max as usize;
+        1024 + 2 * bytes + 8 * FRAME_READINGS_MAX.min(bytes) + 8 * FRAME_CELLS_MAX.min(16 * bytes)
+    }
+
     /// Can these limits work together?
     ///
     /// # Errors
     /// The first limit that cannot.
     pub fn check(&self) -> Result<(), LimitError> {
-        let rules: [(&'static str, bool, &'static str); 9] = [
+        let rules: [(&'static str, bool, &'static str); 10] = [
             ("connections_max", self.connections_max > 0, "must not be zero"),
             ("connections_per_gateway_max", self.connections_per_gateway_max > 0, "must not be zero"),
             ("handshakes_max", self.handshakes_max > 0, "must not be zero"),
@@ -97,6 +131,15 @@ impl IngestLimits {
                 "connection_window_bytes",
                 self.connection_window_bytes >= self.stream_window_bytes,
                 "must be at least stream_window_bytes",
+            ),
+            (
+                "frame_memory_bytes",
+                self.frame_memory_bytes / 8
+                    >= self
+                        .decoded_bytes_max()
+                        .max(self.collected_bytes_max())
+                        .max(self.window_beyond_bytes() as usize),
+                "must be at least eight times what the largest decoded frame takes, and connection_window_bytes",
             ),
             ("frame_bytes_max", self.frame_bytes_max >= 256, "must be at least 256"),
             ("idle_timeout", self.idle_timeout >= Duration::from_millis(100), "must be at least 100 ms"),

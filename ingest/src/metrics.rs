@@ -15,7 +15,7 @@ pub(crate) fn connection_closed() {
     gauge!("icecore_ingest_connections").decrement(1.0);
 }
 
-/// `why`: `limit`, `handshake`, `certificate`, `gateway_limit`, `directory`.
+/// `why`: `limit`, `network_limit`, `handshake`, `certificate`, `gateway_limit`, `directory`.
 pub(crate) fn connection_refused(why: &'static str) {
     counter!("icecore_ingest_connections_refused_total", "why" => why).increment(1);
 }
@@ -59,6 +59,19 @@ impl FrameCounters {
 
 pub(crate) fn refused(code: RefusalCode) {
     counter!("icecore_ingest_frames_refused_total", "code" => code.name()).increment(1);
+}
+
+/// A stream was not read because the memory of frames was taken. `stage`: `receiving`, `decoded`.
+pub(crate) fn memory_waited(stage: &'static str) {
+    counter!("icecore_ingest_frame_memory_waits_total", "stage" => stage).increment(1);
+}
+
+/// Bytes held of the memory of frames.
+pub(crate) fn memory_held(bytes: [(&'static str, usize); 3]) {
+    for (stage, bytes) in bytes {
+        #[allow(clippy::cast_precision_loss, reason = "a gauge; exact up to 2^53 bytes")]
+        gauge!("icecore_ingest_frame_memory_bytes", "stage" => stage).set(bytes as f64);
+    }
 }
 
 /// A stream was not read because the sink was full.

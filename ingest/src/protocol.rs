@@ -12,5 +12,5 @@ mod version;
 pub use message::{FRAME_HEAD_BYTES, Message, MessageReader, Received, Welcome, frame_head};
 pub use session::{ClientEvent, ClientSession, ServerEvent, ServerSession, WelcomeSession};
 #[cfg(feature = "server")]
-pub use validate::{FrameRefusal, TimePolicy, check_frame};
+pub use validate::{FrameRefusal, TimePolicy, check_frame, decoded_bytes};
 pub use version::{ALPN, ProtocolVersion};

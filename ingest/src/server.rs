@@ -1,12 +1,15 @@
 //! The QUIC server: a thin driver around the protocol's state machines.
 //!
 //! `endpoint` binds, accepts and shuts down; `admission` decides who may connect and stay; `connection` is one
-//! connection's task; `stream` one stream's; `answers` is what the two halves of a stream share.
+//! connection's task; `stream` one stream's; `answers` is what the two halves of a stream share. `handshakes` and
+//! `budget` hold what strangers and gateways may take of it.
 
 mod admission;
 mod answers;
+mod budget;
 mod connection;
 mod endpoint;
+mod handshakes;
 mod stream;
 
 pub use endpoint::{NowFn, Server, ServerConfig, ServerError};

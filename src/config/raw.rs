@@ -30,6 +30,7 @@ pub(super) struct RawIngest {
     pub(super) stream_window: ByteSize,
     pub(super) connection_window: ByteSize,
     pub(super) send_window: ByteSize,
+    pub(super) frame_memory_max: ByteSize,
     pub(super) frame_max: ByteSize,
     pub(super) idle_timeout: Span,
     pub(super) handshake_timeout: Span,

@@ -158,6 +158,7 @@ fn ingest(raw: RawIngest) -> Result<IngestConfig, Rule> {
         stream_window_bytes: size("ingest.stream_window", raw.stream_window)?,
         connection_window_bytes: size("ingest.connection_window", raw.connection_window)?,
         send_window_bytes: size("ingest.send_window", raw.send_window)?,
+        frame_memory_bytes: size("ingest.frame_memory_max", raw.frame_memory_max)?,
         frame_bytes_max: size("ingest.frame_max", raw.frame_max)?,
         idle_timeout: raw.idle_timeout.0,
         handshake_timeout: raw.handshake_timeout.0,

@@ -1,15 +1,15 @@
 //! Messages and their bytes, and the reader that cuts a stream of bytes into them.
 //!
 //! Invariants: the reader holds at most one message, never more than the larger of `frame_bytes_max` and
-//! `CONTROL_BYTES_MAX` plus its head; it reserves memory for bytes only as they arrive; a frame declared too large is
-//! told at once and its bytes are passed over, not kept.
+//! `CONTROL_BYTES_MAX` plus its head; it reserves memory for bytes only as they arrive, and for no more than the message
+//! has; a frame declared too large is told at once and its bytes are passed over, not kept.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use storage_format::{FrameSequence, Millis, SpoolId};
 
 use super::version::ProtocolVersion;
 use crate::error::{ProtocolError, RefusalCode};
-use crate::limits::{CONTROL_BYTES_MAX, DETAIL_BYTES_MAX};
+use crate::limits::{COLLECTED_BYTES_FREE, CONTROL_BYTES_MAX, DETAIL_BYTES_MAX};
 
 /// Length and kind, before every message's body.
 const HEAD_BYTES: usize = 5;
@@ -17,8 +17,6 @@ const HEAD_BYTES: usize = 5;
 const SEQUENCE_BYTES: u32 = 8;
 /// Everything that goes before the bytes of a frame.
 pub const FRAME_HEAD_BYTES: usize = HEAD_BYTES + 8;
-/// How much is reserved for a message before its bytes are there.
-const RESERVE_BYTES: usize = 16 << 10;
 
 const WELCOME: u8 = 1;
 const OPEN: u8 = 2;
@@ -308,6 +306,15 @@ impl MessageReader {
         self.ended
     }
 
+    /// The frame that is being collected takes so many bytes when all of it is there; `None` when there is none.
+    #[must_use]
+    pub fn collecting(&self) -> Option<usize> {
+        match self.state {
+            State::Body { kind: FRAME, missing } => Some(self.buffer.len() + missing),
+            _ => None,
+        }
+    }
+
     /// Bytes reserved at present.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
@@ -341,6 +348,7 @@ impl MessageReader {
                 }
                 State::Body { kind, ref mut missing } => {
                     let n = (*missing).min(input.len());
+                    make_room(&mut self.buffer, n, *missing);
                     *missing -= n;
                     let done = *missing == 0;
                     self.buffer.extend_from_slice(&input[..n]);
@@ -388,7 +396,7 @@ impl MessageReader {
             return Err(ProtocolError::Length { kind, length });
         }
         let missing = body as usize;
-        self.buffer = BytesMut::with_capacity(missing.min(RESERVE_BYTES));
+        self.buffer = BytesMut::with_capacity(missing.min(COLLECTED_BYTES_FREE));
         Ok(State::Body { kind, missing })
     }
 
@@ -404,6 +412,18 @@ impl MessageReader {
         }
         full
     }
+}
+
+/// Room for `n` bytes more, of `missing` that the message still lacks. Grows by doubling as bytes come, and never past
+/// the message's own size.
+fn make_room(buffer: &mut BytesMut, n: usize, missing: usize) {
+    if buffer.capacity() - buffer.len() >= n {
+        return;
+    }
+    let capacity = (2 * buffer.capacity()).max(buffer.len() + n).min(buffer.len() + missing);
+    let mut larger = BytesMut::with_capacity(capacity);
+    larger.extend_from_slice(buffer);
+    *buffer = larger;
 }
 
 #[cfg(test)]

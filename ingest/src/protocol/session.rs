@@ -82,6 +82,12 @@ impl ServerSession {
         self.reader.memory_bytes()
     }
 
+    /// The frame that is being collected takes so many bytes when all of it is there; `None` when there is none.
+    #[must_use]
+    pub fn collecting(&self) -> Option<usize> {
+        self.reader.collecting()
+    }
+
     /// Takes from the front of `input` until there is something to tell. `None`: all of it is taken.
     ///
     /// # Errors

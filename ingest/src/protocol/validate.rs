@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use storage_format::{FormatErrorKind, Frame, FrameSequence, Millis, SpoolId};
+use storage_format::{ChannelCode, FormatErrorKind, Frame, FrameHeader, FrameSequence, LoggerRun, Millis, SpoolId};
 
 use crate::error::RefusalCode;
 
@@ -41,6 +41,24 @@ pub struct FrameRefusal {
     pub code: RefusalCode,
     /// What exactly, for people.
     pub detail: String,
+}
+
+/// What these bytes take in memory as a decoded frame, told by their head alone: exactly for a valid frame, its bytes
+/// for what the decoder refuses before it allocates anything.
+#[must_use]
+pub fn decoded_bytes(bytes: &[u8]) -> usize {
+    let Ok(header) = FrameHeader::peek(bytes) else { return bytes.len() };
+    let (readings, loggers) = (header.readings as usize, header.loggers as usize);
+    // A reading takes a byte at least, and a logger 18: what claims more is refused by the decoder, which is stricter.
+    if readings > bytes.len() || loggers * 18 > bytes.len() {
+        return bytes.len();
+    }
+    let channels = usize::from(header.channels);
+    size_of::<Frame>()
+        + bytes.len()
+        + channels * size_of::<ChannelCode>()
+        + loggers * size_of::<LoggerRun>()
+        + readings * (1 + channels) * size_of::<f64>()
 }
 
 /// Decodes a frame and holds it against what the stream and the server allow.
@@ -116,6 +134,16 @@ mod tests {
             let answer = check(frame(time), 1, 1).map(|frame| frame.len());
             assert_eq!(answer, if fits { Ok(1) } else { Err(RefusalCode::TimeOutOfRange) }, "{time}");
         }
+    }
+
+    #[test]
+    fn what_a_frame_takes_is_known_before_it_is_decoded() {
+        let good = frame(YEAR_2000_MS);
+        assert_eq!(decoded_bytes(&good), Frame::decode(good.clone()).expect("valid").memory_bytes());
+        assert_eq!(decoded_bytes(&good[..20]), 20);
+        let mut claims = good.to_vec();
+        claims[24..28].copy_from_slice(&65_536_u32.to_le_bytes());
+        assert_eq!(decoded_bytes(&claims), good.len(), "more readings than bytes");
     }
 
     #[test]

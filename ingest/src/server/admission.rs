@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use storage_format::GatewayId;
 
+use super::budget::Share;
 use crate::error::{CloseCode, RefusalCode};
 use crate::ports::{GatewayDirectory, GatewayIdentity, Refusal};
 
@@ -23,6 +24,7 @@ pub(super) enum Standing {
 /// One live connection, as the recheck sees it.
 pub(super) struct Live {
     pub(super) connection: quinn::Connection,
+    pub(super) share: Share,
     certificate: CertificateDer<'static>,
     standing: RwLock<Standing>,
 }
@@ -101,6 +103,7 @@ impl Admission {
         connection: quinn::Connection,
         certificate: CertificateDer<'static>,
         answer: Result<GatewayIdentity, Refusal>,
+        share: Share,
         per_gateway_max: usize,
     ) -> Result<Entry<'_>, CloseCode> {
         let (standing, gateway) = match answer {
@@ -117,7 +120,7 @@ impl Admission {
             }
             *count += 1;
         }
-        let live = Arc::new(Live { connection, certificate, standing: RwLock::new(standing) });
+        let live = Arc::new(Live { connection, share, certificate, standing: RwLock::new(standing) });
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.live).insert(number, Arc::clone(&live));
         Ok(Entry { admission: self, number, gateway, live })

@@ -2,22 +2,23 @@
 
 use std::sync::Arc;
 
-use quinn::{Connection, Incoming};
+use quinn::{Connection, Incoming, VarInt};
 use rustls_pki_types::CertificateDer;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::admission::Place;
+use super::admission::{Live, Place};
+use super::budget::{Held, Stage};
 use super::endpoint::Shared;
+use super::handshakes::Handshake;
 use super::stream;
 use crate::error::CloseCode;
 use crate::metrics;
 use crate::protocol::{Message, ProtocolVersion, Welcome};
 use crate::tls::ask;
 
-pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, _place: Place, handshake: OwnedSemaphorePermit) {
+pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, _place: Place, handshake: Handshake) {
     let Some(connection) = shake_hands(&shared, incoming).await else {
         metrics::connection_refused("handshake");
         return;
@@ -30,7 +31,8 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, _place: Place
     };
     let answer = ask(shared.directory.as_ref(), &certificate);
     let per_gateway_max = shared.limits.connections_per_gateway_max;
-    let entry = match shared.admission.enter(connection.clone(), certificate, answer, per_gateway_max) {
+    let share = shared.budget.share(answer.ok());
+    let entry = match shared.admission.enter(connection.clone(), certificate, answer, share, per_gateway_max) {
         Ok(entry) => entry,
         Err(code) => {
             metrics::connection_refused(match code {
@@ -69,19 +71,19 @@ fn peer_certificate(connection: &Connection) -> Option<CertificateDer<'static>> 
     chain.into_iter().next()
 }
 
-async fn converse(
-    shared: &Arc<Shared>,
-    connection: &Connection,
-    live: &Arc<super::admission::Live>,
-) -> quinn::ConnectionError {
+async fn converse(shared: &Arc<Shared>, connection: &Connection, live: &Arc<Live>) -> quinn::ConnectionError {
     let welcome = welcome(shared);
     let opened_at = welcome.server_time;
+    let mut window = None;
     let mut streams = JoinSet::new();
     streams.spawn(greet(connection.clone(), welcome));
     loop {
         tokio::select! {
             accepted = connection.accept_bi() => match accepted {
                 Ok((send, receive)) => {
+                    if window.is_none() {
+                        window = widen(shared, connection, live);
+                    }
                     streams.spawn(stream::serve(Arc::clone(shared), Arc::clone(live), opened_at, send, receive));
                 }
                 // Dropping the set ends every stream's task.
@@ -90,6 +92,14 @@ async fn converse(
             Some(_) = streams.join_next(), if !streams.is_empty() => {}
         }
     }
+}
+
+/// Gives a connection that sends something its whole window, while there is memory for it. Credit that was given cannot
+/// be taken back, so it is held until the connection ends.
+fn widen(shared: &Shared, connection: &Connection, live: &Live) -> Option<Held> {
+    let held = live.share.try_hold(Stage::Windows, shared.limits.window_beyond_bytes() as usize)?;
+    connection.set_receive_window(VarInt::from_u32(shared.limits.connection_window_bytes));
+    Some(held)
 }
 
 fn welcome(shared: &Shared) -> Welcome {

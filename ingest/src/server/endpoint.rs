@@ -10,21 +10,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::udp::UdpSocketState;
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, Incoming, TokioRuntime, TransportConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
 use storage_format::Millis;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::admission::Admission;
+use super::budget::{Budget, Stage};
 use super::connection;
+use super::handshakes::Handshakes;
 use crate::error::CloseCode;
-use crate::limits::{IngestLimits, LimitError};
+use crate::limits::{IngestLimits, LimitError, WINDOW_BYTES_MIN};
 use crate::metrics::{self, FrameCounters};
 use crate::ports::{FrameSink, GatewayDirectory};
 use crate::protocol::TimePolicy;
 use crate::tls::{ConnectionIds, ServerTls, StableReset, TlsError, server_crypto};
+
+/// How often the gauges of memory are set.
+const MEMORY_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The wall clock, injected.
 pub type NowFn = Arc<dyn Fn() -> Millis + Send + Sync>;
@@ -79,6 +84,7 @@ pub(super) struct Shared {
     pub(super) sink: Arc<dyn FrameSink>,
     pub(super) directory: Arc<dyn GatewayDirectory>,
     pub(super) admission: Arc<Admission>,
+    pub(super) budget: Arc<Budget>,
     pub(super) counters: FrameCounters,
     pub(super) draining: watch::Sender<bool>,
 }
@@ -88,7 +94,7 @@ pub struct Server {
     endpoint: Endpoint,
     local_addr: SocketAddr,
     shared: Arc<Shared>,
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl fmt::Debug for Server {
@@ -124,6 +130,7 @@ impl Server {
         let endpoint = Endpoint::new(endpoint_config, Some(quic), socket, Arc::new(TokioRuntime)).map_err(bind)?;
         let local_addr = endpoint.local_addr().map_err(bind)?;
 
+        let budget = Budget::new(&limits);
         let shared = Arc::new(Shared {
             limits,
             times,
@@ -131,12 +138,15 @@ impl Server {
             sink,
             directory,
             admission: Arc::new(Admission::default()),
+            budget,
             counters: FrameCounters::new(),
             draining: watch::Sender::new(false),
         });
         let recheck =
             Arc::clone(&shared.admission).recheck(Arc::clone(&shared.directory), shared.limits.recheck_interval);
-        let tasks = [tokio::spawn(accept(endpoint.clone(), Arc::clone(&shared))), tokio::spawn(recheck)];
+        let accept = accept(endpoint.clone(), Arc::clone(&shared));
+        let tasks =
+            [tokio::spawn(accept), tokio::spawn(recheck), tokio::spawn(watch_memory(Arc::clone(&shared.budget)))];
         info!(%local_addr, "ingest listens");
         Ok(Self { endpoint, local_addr, shared, tasks })
     }
@@ -151,6 +161,12 @@ impl Server {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.admission.connections()
+    }
+
+    /// Bytes of the memory of frames that are held at present: for windows, incomplete frames, and decoded frames.
+    #[must_use]
+    pub fn frame_memory(&self) -> [usize; 3] {
+        Stage::ALL.map(|stage| self.shared.budget.held(stage))
     }
 
     /// Stops in order: accepts nobody more, reads no further, answers what was submitted for at most `grace`, and
@@ -193,7 +209,7 @@ fn transport(limits: &IngestLimits) -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(limits.stream_window_bytes))
-        .receive_window(VarInt::from_u32(limits.connection_window_bytes))
+        .receive_window(VarInt::from_u32(limits.connection_window_bytes.min(WINDOW_BYTES_MIN)))
         .send_window(u64::from(limits.send_window_bytes))
         .max_idle_timeout(Some(idle));
     transport
@@ -212,13 +228,20 @@ fn enlarge_buffers(socket: &UdpSocket, bytes: usize) {
     }
 }
 
+async fn watch_memory(budget: Arc<Budget>) {
+    loop {
+        metrics::memory_held(Stage::ALL.map(|stage| (stage.name(), budget.held(stage))));
+        tokio::time::sleep(MEMORY_WATCH_INTERVAL).await;
+    }
+}
+
 async fn accept(endpoint: Endpoint, shared: Arc<Shared>) {
-    let handshakes = Arc::new(Semaphore::new(shared.limits.handshakes_max));
+    let handshakes = Handshakes::new(shared.limits.handshakes_max);
     loop {
         // A place first, then the next attempt: those that wait do so in quinn's queue, which is bounded.
-        let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let Some(handshake) = handshakes.place().await else { return };
         let Some(incoming) = endpoint.accept().await else { return };
-        let Some(incoming) = validated(incoming, &handshakes, shared.limits.handshakes_max) else { continue };
+        let Some((incoming, handshake)) = handshakes.admit(incoming, handshake) else { continue };
         let Some(place) = shared.admission.place(shared.limits.connections_max) else {
             metrics::connection_refused("limit");
             incoming.refuse();
@@ -226,15 +249,4 @@ async fn accept(endpoint: Endpoint, shared: Arc<Shared>) {
         };
         tokio::spawn(connection::serve(Arc::clone(&shared), incoming, place, handshake));
     }
-}
-
-/// Under a rush, an address must prove that it can receive before it gets a handshake: forged ones cannot.
-fn validated(incoming: Incoming, handshakes: &Semaphore, handshakes_max: usize) -> Option<Incoming> {
-    let rush = handshakes.available_permits() < handshakes_max / 2;
-    if rush && !incoming.remote_address_validated() && incoming.may_retry() {
-        // It fails only when a retry is not possible, which was just asked.
-        let _ = incoming.retry();
-        return None;
-    }
-    Some(incoming)
 }

@@ -1,7 +1,8 @@
 //! One stream: a half that reads frames and hands them to the sink, and a half that sends answers back.
 //!
-//! The reading half takes nothing from the stream while the sink is full: QUIC's flow control then holds the client
-//! back, and what is in memory for this stream is one frame and its window.
+//! The reading half takes nothing from the stream while the sink is full, or while the memory that all frames share is
+//! taken: QUIC's flow control then holds the client back. What is in memory for this stream is one frame, of which all
+//! but a datagram's worth is accounted for (`budget`), and its window.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +16,12 @@ use tracing::debug;
 
 use super::admission::{Live, Standing};
 use super::answers::Answers;
+use super::budget::{Held, Stage};
 use super::endpoint::Shared;
 use crate::error::{CloseCode, RefusalCode};
 use crate::metrics;
 use crate::ports::{AckSink, GatewayIdentity, SinkError};
-use crate::protocol::{FrameRefusal, ServerEvent, ServerSession, check_frame};
+use crate::protocol::{FrameRefusal, ServerEvent, ServerSession, check_frame, decoded_bytes};
 
 /// What is taken from the stream at a time.
 const READ_BYTES_MAX: usize = 64 << 10;
@@ -49,6 +51,8 @@ pub(super) async fn serve(
         connected_at,
         from: None,
         refuses: None,
+        receiving: None,
+        held_back: Duration::ZERO,
         draining: shared.draining.subscribe(),
     };
     let read = async {
@@ -84,6 +88,10 @@ pub(super) async fn serve(
     // unless the client breaks the protocol: then it must learn why even when it has nothing more to send.
     let _ = receive.stop(code.var_int());
     let _ = if code == CloseCode::ProtocolViolation { send.reset(code.var_int()) } else { send.finish() };
+    if *shared.draining.borrow() {
+        // Closing the connection drops what has not left yet: a shutdown waits for this stream until the client has it.
+        let _ = timeout(shared.limits.answer_timeout, send.stopped()).await;
+    }
 }
 
 struct Reading<'a> {
@@ -96,6 +104,10 @@ struct Reading<'a> {
     /// Once a frame was refused for who sends it, every later frame of the stream is refused, too: so a spool's durable
     /// number never passes over a frame whose refusal got lost.
     refuses: Option<RefusalCode>,
+    /// The memory of the frame that is being collected.
+    receiving: Option<Held>,
+    /// How long this stream waited for memory in the midst of a message, which does not count as the client's time.
+    held_back: Duration,
     draining: watch::Receiver<bool>,
 }
 
@@ -106,7 +118,7 @@ impl Reading<'_> {
         let mut session =
             ServerSession::new(Duration::ZERO, limits.frame_bytes_max, limits.open_timeout, limits.message_timeout);
         loop {
-            let deadline = session.deadline().map(|after| started + after);
+            let deadline = session.deadline().map(|after| started + after + self.held_back);
             let Some(chunk) = self.read(receive, deadline, session.time_allowed()).await? else {
                 if *self.draining.borrow() {
                     return Ok(());
@@ -115,13 +127,37 @@ impl Reading<'_> {
             };
             let mut input = &chunk.bytes[..];
             while let Some(event) = session
-                .receive(started.elapsed(), &mut input)
+                .receive(started.elapsed().saturating_sub(self.held_back), &mut input)
                 .map_err(|error| Cut::Close(CloseCode::ProtocolViolation, error.to_string()))?
             {
                 if !self.handle(event, session.spool()).await? {
                     return Ok(());
                 }
             }
+            drop(chunk);
+            if let Some(bytes) = session.collecting()
+                && self.receiving.is_none()
+            {
+                let since = Instant::now();
+                self.receiving = self.hold(Stage::Receiving, bytes).await;
+                self.held_back += since.elapsed();
+                if self.receiving.is_none() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits for memory. `None`: the server drains.
+    async fn hold(&mut self, stage: Stage, bytes: usize) -> Option<Held> {
+        if let Some(held) = self.live.share.try_hold(stage, bytes) {
+            return Some(held);
+        }
+        metrics::memory_waited(stage.name());
+        tokio::select! {
+            biased;
+            _ = self.draining.wait_for(|draining| *draining) => None,
+            held = self.live.share.hold(stage, bytes) => held,
         }
     }
 
@@ -154,21 +190,24 @@ impl Reading<'_> {
 
     /// False: the server drains, read no further.
     async fn handle(&mut self, event: ServerEvent, spool: Option<SpoolId>) -> Result<bool, Cut> {
-        let (sequence, checked) = match event {
+        let (sequence, refusal) = match event {
             ServerEvent::Open { spool } => {
                 self.open(spool);
                 return Ok(true);
             }
-            ServerEvent::TooLarge { sequence, bytes } => (sequence, Err(self.too_large(bytes))),
-            ServerEvent::Frame { sequence, frame } => (sequence, self.check(sequence, frame, spool)?),
-        };
-        match checked {
-            Ok((from, frame)) => self.submit(from, sequence, frame).await,
-            Err(refusal) => {
-                self.answers.refuse(sequence, refusal).await;
-                Ok(true)
+            ServerEvent::TooLarge { sequence, bytes } => (sequence, self.too_large(bytes)),
+            ServerEvent::Frame { sequence, frame } => {
+                let receiving = self.receiving.take();
+                let Some(decoded) = self.hold(Stage::Decoded, decoded_bytes(&frame)).await else { return Ok(false) };
+                drop(receiving);
+                match self.check(sequence, frame, spool)? {
+                    Ok((from, frame)) => return self.submit(from, sequence, frame, decoded).await,
+                    Err(refusal) => (sequence, refusal),
+                }
             }
-        }
+        };
+        self.answers.refuse(sequence, refusal).await;
+        Ok(true)
     }
 
     fn open(&mut self, spool: SpoolId) {
@@ -216,8 +255,15 @@ impl Reading<'_> {
         Ok(check_frame(bytes, spool, sequence, &self.shared.times, now).map(|frame| (from, frame)))
     }
 
-    /// Waits for room while the sink is full. False: the server drains.
-    async fn submit(&mut self, from: GatewayIdentity, sequence: FrameSequence, frame: Frame) -> Result<bool, Cut> {
+    /// Waits for room while the sink is full. False: the server drains. The frame's memory is the sink's to count once
+    /// it has taken it.
+    async fn submit(
+        &mut self,
+        from: GatewayIdentity,
+        sequence: FrameSequence,
+        frame: Frame,
+        _decoded: Held,
+    ) -> Result<bool, Cut> {
         let (readings, bytes, memory) = (frame.len(), frame.bytes().len(), frame.memory_bytes());
         let before = self.answers.submitted();
         let mut frame = frame;
