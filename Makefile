@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test loom check lint deps bench fuzz
+.PHONY: help demo test loom check lint deps bench fuzz kill
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -33,3 +33,12 @@ bench: ## Criterion micro-benchmarks
 
 fuzz: ## How to fuzz one target (needs cargo-fuzz and a nightly toolchain)
 	@echo "cargo +nightly fuzz run --features libfuzzer TARGET   # TARGET: one of"; ls fuzz/fuzz_targets | sed 's/\.rs$$//; s/^/  /'
+
+CYCLES ?= 200
+
+kill: ## SIGKILL the release build under load, CYCLES=1000 times; KILL_SEED=N draws the same kills and readings again
+	$(CARGO) build --release --locked
+	@report=$$(mktemp); \
+	ICECORE="$${CARGO_TARGET_DIR:-target}/release/icecore" KILL_CYCLES=$(CYCLES) KILL_REPORT=$$report \
+	    $(CARGO) test --locked --test e2e -- --exact kills::acknowledged_readings_survive_any_kill --nocapture; \
+	code=$$?; cat $$report; rm -f $$report; exit $$code

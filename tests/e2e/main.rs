@@ -3,7 +3,10 @@
 
 mod access;
 mod damage;
+mod kills;
 mod lifecycle;
+mod load;
+mod model;
 mod other_reader;
 mod path;
 mod readings;

@@ -18,6 +18,7 @@ pub(crate) struct Icecore {
     http_port: u16,
     process: Option<Child>,
     environment: Vec<(String, String)>,
+    limit: Option<String>,
 }
 
 /// What an organisation has for its gateways and programs.
@@ -64,9 +65,18 @@ impl From<Output> for Printed {
     }
 }
 
+/// The program under test; `ICECORE` names another build of it.
+fn program() -> std::ffi::OsString {
+    std::env::var_os("ICECORE").unwrap_or_else(|| env!("CARGO_BIN_EXE_icecore").into())
+}
+
 /// The program under test, ready for arguments.
 pub(crate) fn icecore() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));
+    without_settings(Command::new(program()))
+}
+
+/// Settings of whoever runs the tests are not those of the server under test.
+fn without_settings(mut command: Command) -> Command {
     command.stdin(Stdio::null());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ICECORE_")) {
         command.env_remove(name);
@@ -98,7 +108,13 @@ impl Icecore {
             http_port: tcp,
             process: None,
             environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            limit: None,
         }
+    }
+
+    /// From the next start on the server has this limit, in words of the shell's `ulimit`; commands have none.
+    pub(crate) fn limit(&mut self, ulimit: Option<&str>) {
+        self.limit = ulimit.map(str::to_owned);
     }
 
     pub(crate) fn work(&self) -> &Path {
@@ -128,7 +144,15 @@ impl Icecore {
     }
 
     fn serve(&self) -> Command {
-        let mut command = icecore();
+        let mut command = match &self.limit {
+            None => icecore(),
+            Some(ulimit) => {
+                // The shell becomes the server, so its process id is the server's.
+                let mut shell = without_settings(Command::new("sh"));
+                shell.args(["-c", &format!("ulimit {ulimit} && exec \"$0\" \"$@\"")]).arg(program());
+                shell
+            }
+        };
         command
             .args(["serve", "--data-dir", &self.data_dir(), "--ingest-addr", &self.ingest()])
             .args(["--http-addr", &format!("127.0.0.1:{}", self.http_port)])
@@ -139,20 +163,48 @@ impl Icecore {
     /// Starts the server and waits until it is ready.
     #[track_caller]
     pub(crate) fn start(&mut self) {
+        self.launch();
+        self.wait_until_ready();
+    }
+
+    /// Starts the server and does not wait for anything.
+    #[track_caller]
+    pub(crate) fn launch(&mut self) {
         assert!(self.process.is_none(), "already running");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut command = self.serve();
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
-        let mut process = command.spawn().expect("the server starts");
+        self.process = Some(command.spawn().expect("the server starts"));
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_until_ready(&mut self) {
         let begun = Instant::now();
         while !self.is_ready() {
-            if let Some(status) = process.try_wait().expect("the process can be asked") {
-                panic!("the server ended with {status}:\n{}", self.log());
+            if let Some(code) = self.ended() {
+                panic!("the server ended with {code:?}:\n{}", self.log());
             }
             assert!(begun.elapsed() < PATIENCE, "the server is not ready:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
         }
-        self.process = Some(process);
+    }
+
+    /// The exit code, if the server has ended by itself; the code is none when a signal ended it.
+    pub(crate) fn ended(&mut self) -> Option<Option<i32>> {
+        let process = self.process.as_mut().expect("started");
+        let status = process.try_wait().expect("the process can be asked")?;
+        self.process = None;
+        Some(status.code())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("running").id()
+    }
+
+    /// Sends the server a signal, such as `STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        assert!(status.expect("kill is there").success(), "the process can be signalled");
     }
 
     /// A server start that must end by itself, with what it printed.
@@ -169,7 +221,7 @@ impl Icecore {
         process.wait_with_output().expect("the output can be read").into()
     }
 
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         TcpStream::connect(("127.0.0.1", self.http_port)).is_ok() && self.get("/readyz").starts_with("HTTP/1.1 200")
     }
 
@@ -209,9 +261,8 @@ impl Icecore {
 
     /// SIGTERM, and the exit code of a clean end.
     pub(crate) fn terminate(&mut self) -> Option<i32> {
+        self.signal("TERM");
         let mut process = self.process.take().expect("running");
-        let status = Command::new("kill").args(["-TERM", &process.id().to_string()]).status().expect("kill is there");
-        assert!(status.success(), "the process can be signalled");
         let begun = Instant::now();
         loop {
             if let Some(status) = process.try_wait().expect("the process can be asked") {
@@ -255,6 +306,22 @@ impl Icecore {
     /// `query`, as CSV.
     pub(crate) fn query(&self, org: &Org, sql: &str) -> Printed {
         self.run(&["query", sql, "--server", &self.url(), "--token", &org.token, "--format", "csv"])
+    }
+
+    /// A query's answer as CSV, asked by this process itself: cheaper than a command's start.
+    pub(crate) fn sql(&self, org: &Org, sql: &str) -> Result<String, String> {
+        let ask = || -> reqwest::Result<(reqwest::StatusCode, String)> {
+            let client = reqwest::blocking::Client::builder().timeout(PATIENCE).build()?;
+            let request = client.post(format!("{}/api/v1/sql", self.url())).bearer_auth(&org.token);
+            let request = request.header("Content-Type", "text/plain").header("Accept", "text/csv");
+            let answer = request.body(sql.to_owned()).send()?;
+            Ok((answer.status(), answer.text()?))
+        };
+        match ask() {
+            Ok((status, text)) if status.is_success() => Ok(text),
+            Ok((status, text)) => Err(format!("{sql}: {status}: {text}")),
+            Err(error) => Err(format!("{sql}: {error}")),
+        }
     }
 
     /// The one number that a query answers with.
@@ -302,6 +369,10 @@ impl Drop for Icecore {
         }
         if std::thread::panicking() {
             eprintln!("--- the server's log ---\n{}", self.log());
+            if std::env::var_os("E2E_KEEP").is_some() {
+                self.work.disable_cleanup(true);
+                eprintln!("--- its directory is kept: {}", self.work.path().display());
+            }
         }
     }
 }
