@@ -1,4 +1,4 @@
-//! The file layer: what the WAL, the lock and the keys need of a file system, as traits, so that tests put one
+//! The file layer: what the WAL, the lock, the keys and the local object store need of a file system, as traits, so that tests put one
 //! beneath that loses what was not synced, runs full, or fails.
 //!
 //! Rules that callers rely on: a file's bytes are safe after [`File::sync_data`] (or [`File::sync_all`]) returned; a
@@ -12,6 +12,9 @@ use std::path::Path;
 mod faulty;
 mod real;
 
+#[cfg(any(test, feature = "fault"))]
+#[cfg(any(test, feature = "fault"))]
+pub(crate) use faulty::Listed;
 #[cfg(any(test, feature = "fault"))]
 pub use faulty::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};
 pub use real::RealFiles;

@@ -36,6 +36,28 @@ fn behaves(files: &dyn Files, root: &Path) {
     files.sync_dir(&dir).expect("syncs");
     assert_eq!(files.list(&dir).expect("lists"), ["three"]);
 
+    // Directories, and names that go from one to another.
+    let inner = dir.join("inner");
+    files.create_dir(&inner).expect("makes");
+    assert_eq!(files.create_dir(&inner).expect_err("there").kind(), ErrorKind::AlreadyExists);
+    assert_eq!(files.create_dir(&dir.join("no/inner")).expect_err("no parent").kind(), ErrorKind::NotFound);
+    assert_eq!(files.create_dir(&dir.join("three/inner")).expect_err("a file").kind(), ErrorKind::NotADirectory);
+    assert_eq!(files.create_new(&inner).expect_err("there").kind(), ErrorKind::AlreadyExists);
+    assert_eq!(files.open(&inner).expect_err("a directory").kind(), ErrorKind::IsADirectory);
+    assert_eq!(files.remove(&inner).expect_err("a directory").kind(), ErrorKind::IsADirectory);
+    assert_eq!(files.rename(&dir.join("three"), &inner).expect_err("a directory").kind(), ErrorKind::IsADirectory);
+    assert!(files.create_dir_all(&dir.join("three/inner")).is_err());
+    files.hard_link(&dir.join("three"), &inner.join("linked")).expect("links");
+    files.rename(&dir.join("three"), &inner.join("moved")).expect("moves");
+    assert_eq!(files.list(&dir).expect("lists"), [""; 0], "only files");
+    assert_eq!(files.list(&inner).expect("lists"), ["linked", "moved"]);
+    assert_eq!(files.open(&inner.join("moved")).expect("opens").read_all().expect("reads"), b"\0\0\0h");
+    let opened = files.open_dir(&inner).expect("opens");
+    opened.sync().expect("syncs");
+    assert_eq!(files.open_dir(&dir.join("none")).expect_err("not there").kind(), ErrorKind::NotFound);
+    assert_eq!(files.sync_dir(&dir.join("none")).expect_err("not there").kind(), ErrorKind::NotFound);
+    files.sync_file_system(root).expect("syncs");
+
     let lock = files.lock_exclusive(&dir.join("lock")).expect("asks").expect("free");
     assert!(files.lock_exclusive(&dir.join("lock")).expect("asks").is_none());
     drop(lock);
@@ -117,3 +139,5 @@ fn it_runs_full_and_stops_where_told() {
     files.restart(Loss::Unsynced);
     files.create_new(Path::new("d/g")).expect("the next process lives");
 }
+
+mod faults;

@@ -12,6 +12,8 @@
 //! Owns the staging directory. Does not own locking: one process at a time may write.
 
 mod disk;
+#[cfg(any(test, feature = "fault"))]
+mod faulty_reads;
 mod upload;
 
 use std::fmt;
@@ -31,8 +33,10 @@ use object_store::{
 };
 
 pub use disk::LocalDurableError;
-use disk::{Disk, Target};
+use disk::{Disk, Target, before};
 use upload::Upload;
+
+use crate::files::{Files, RealFiles};
 
 /// How many deletes run at once.
 const DELETES_MAX: usize = 8;
@@ -40,7 +44,8 @@ const DELETES_MAX: usize = 8;
 /// A local directory as an object store.
 #[derive(Debug)]
 pub struct LocalDurable {
-    inner: LocalFileSystem,
+    /// What reads. It writes nothing.
+    reads: Arc<dyn ObjectStore>,
     disk: Arc<Disk>,
 }
 
@@ -58,8 +63,13 @@ impl LocalDurable {
     /// # Errors
     /// [`Error`] when a directory cannot be made, synced or read, or `staging` is inside `root`.
     pub fn open(root: impl Into<PathBuf>, staging: impl Into<PathBuf>) -> Result<Self> {
-        let disk = Disk::open(root.into(), staging.into())?;
-        Ok(Self { inner: LocalFileSystem::new_with_prefix(disk.root())?, disk: Arc::new(disk) })
+        let (root, staging) = (root.into(), staging.into());
+        let files: Arc<dyn Files> = Arc::new(RealFiles);
+        make(files.as_ref(), [&root, &staging])?;
+        let root = root.canonicalize().map_err(before("resolve", &root))?;
+        let staging = staging.canonicalize().map_err(before("resolve", &staging))?;
+        let disk = Disk::open(files, root, staging)?;
+        Ok(Self { reads: Arc::new(LocalFileSystem::new_with_prefix(disk.root())?), disk: Arc::new(disk) })
     }
 
     /// Opens the store on a file system of tests and simulations, as [`LocalDurable::open`] does on the machine's. All
@@ -69,19 +79,20 @@ impl LocalDurable {
     /// As [`LocalDurable::open`].
     #[cfg(any(test, feature = "fault"))]
     pub fn open_on(files: crate::FaultyFiles, root: PathBuf, staging: PathBuf) -> Result<Self> {
-        let _ = (files, root, staging);
-        Err(unsupported("not yet"))
+        let files = files.of_this_process();
+        make(&files, [&root, &staging])?;
+        let reads = faulty_reads::FaultyReads::new(files.clone(), root.clone());
+        let disk = Disk::open(Arc::new(files), root, staging)?;
+        Ok(Self { reads: Arc::new(reads), disk: Arc::new(disk) })
     }
+}
 
-    fn target(&self, location: &Path) -> Result<PathBuf> {
-        // Refuses names that end in `#` and digits, which the library's lists hide.
-        self.inner.path_to_filesystem(location)
+/// Makes the store's own directories.
+fn make(files: &dyn Files, dirs: [&PathBuf; 2]) -> Result<()> {
+    for dir in dirs {
+        files.create_dir_all(dir).map_err(before("make directory", dir))?;
     }
-
-    #[cfg(test)]
-    pub(super) fn disk(&self) -> &Disk {
-        &self.disk
-    }
+    Ok(())
 }
 
 /// Runs blocking work beside the async threads; where there is no runtime, here.
@@ -89,6 +100,21 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => runtime.spawn_blocking(work).await?,
         Err(_) => work(),
+    }
+}
+
+/// The file that an object is. As the library has it, whose reader must find it: no names that end in `#` and digits,
+/// which its lists hide.
+fn target(disk: &Disk, location: &Path) -> Result<PathBuf> {
+    let numbered = |name: &str| {
+        name.split_once('#').is_some_and(|(_, end)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    match location.filename() {
+        Some(name) if !numbered(name) => Ok(disk.root().join(location.as_ref())),
+        _ => {
+            let source = "the local store has no such names".into();
+            Err(Error::Generic { store: "LocalDurable", source })
+        }
     }
 }
 
@@ -103,8 +129,8 @@ impl ObjectStore for LocalDurable {
             return Err(unsupported("put with attributes"));
         }
         let target = match options.mode {
-            PutMode::Create => Target::create(location, self.target(location)?),
-            PutMode::Overwrite => Target::overwrite(location, self.target(location)?),
+            PutMode::Create => Target::create(location, target(&self.disk, location)?),
+            PutMode::Overwrite => Target::overwrite(location, target(&self.disk, location)?),
             PutMode::Update(_) => return Err(unsupported("put with a version to replace")),
         };
         let disk = Arc::clone(&self.disk);
@@ -120,30 +146,30 @@ impl ObjectStore for LocalDurable {
         if !options.attributes.is_empty() {
             return Err(unsupported("put with attributes"));
         }
-        let target = Target::overwrite(location, self.target(location)?);
+        let target = Target::overwrite(location, target(&self.disk, location)?);
         let disk = Arc::clone(&self.disk);
         let staged = blocking(move || disk.stage()).await?;
         Ok(Box::new(Upload::new(Arc::clone(&self.disk), target, staged)))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
+        self.reads.get_opts(location, options).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.inner.get_ranges(location, ranges).await
+        self.reads.get_ranges(location, ranges).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let (disk, inner) = (Arc::clone(&self.disk), self.inner.clone());
+        let disk = Arc::clone(&self.disk);
         locations
             .map(move |location| {
-                let (disk, inner) = (Arc::clone(&disk), inner.clone());
+                let disk = Arc::clone(&disk);
                 async move {
                     let location = location?;
-                    let target = inner.path_to_filesystem(&location)?;
+                    let file = target(&disk, &location)?;
                     let name = location.to_string();
-                    blocking(move || disk.remove(&name, &target)).await?;
+                    blocking(move || disk.remove(&name, &file)).await?;
                     Ok(location)
                 }
             })
@@ -152,22 +178,22 @@ impl ObjectStore for LocalDurable {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        self.reads.list(prefix)
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
+        self.reads.list_with_offset(prefix, offset)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
+        self.reads.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        let source = self.target(from)?;
+        let source = target(&self.disk, from)?;
         let target = match options.mode {
-            CopyMode::Create => Target::create(to, self.target(to)?),
-            CopyMode::Overwrite => Target::overwrite(to, self.target(to)?),
+            CopyMode::Create => Target::create(to, target(&self.disk, to)?),
+            CopyMode::Overwrite => Target::overwrite(to, target(&self.disk, to)?),
         };
         let (disk, name) = (Arc::clone(&self.disk), from.to_string());
         blocking(move || disk.copy(&name, &source, &target)).await
@@ -177,7 +203,7 @@ impl ObjectStore for LocalDurable {
 impl LocalDurable {
     async fn result(&self, location: &Path) -> Result<PutResult> {
         // The object is durable: failing to look at it again must not say that it is not.
-        let e_tag = self.inner.head(location).await.ok().and_then(|meta| meta.e_tag);
+        let e_tag = self.reads.head(location).await.ok().and_then(|meta| meta.e_tag);
         Ok(PutResult { e_tag, version: None })
     }
 }

@@ -1,7 +1,9 @@
-//! One behavioural suite for stores, run over the local one and the library's in-memory one; what only the local one
-//! has to do (sync, hide staging files, stop after a failed sync); puts over a faulty store.
+//! One behavioural suite for stores, run over the local one (on the machine's file system and on the faulty one) and
+//! the library's in-memory one; what only the local one has to do (sync, hide staging files, stop after a failed sync);
+//! puts over a faulty store.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::{FutureExt as _, TryStreamExt as _};
@@ -11,11 +13,32 @@ use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _
 use tempfile::TempDir;
 
 use super::*;
+use crate::files::{FaultyFiles, Files as _, Loss, SyncKind};
+
+mod power;
 
 fn local() -> (TempDir, LocalDurable) {
     let dir = tempfile::tempdir().expect("a directory");
     let store = LocalDurable::open(dir.path().join("store"), dir.path().join("tmp")).expect("a store");
     (dir, store)
+}
+
+fn root() -> PathBuf {
+    PathBuf::from("data/store")
+}
+
+fn staging() -> PathBuf {
+    PathBuf::from("data/tmp")
+}
+
+fn open_on(files: &FaultyFiles) -> LocalDurable {
+    LocalDurable::open_on(files.clone(), root(), staging()).expect("a store")
+}
+
+fn faulty() -> (FaultyFiles, LocalDurable) {
+    let files = FaultyFiles::new();
+    let store = open_on(&files);
+    (files, store)
 }
 
 fn path(name: &str) -> Path {
@@ -126,6 +149,35 @@ async fn the_local_store_behaves() {
 fn the_local_store_behaves_without_a_runtime() {
     let (_dir, store) = local();
     behaves(&store).now_or_never().expect("there is nothing to wait for");
+    let (files, store) = faulty();
+    behaves(&store).now_or_never().expect("there is nothing to wait for");
+    assert!(matches!(store.delete(&path("a/none")).now_or_never().expect("at once"), Err(Error::NotFound { .. })));
+    assert_eq!(files.list(&staging()).expect("lists"), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_local_store_behaves_on_the_faulty_files() {
+    behaves(&faulty().1).await;
+}
+
+#[tokio::test]
+async fn odd_names_are_the_same_on_both_file_systems() {
+    let (_dir, real) = local();
+    let faulty = faulty().1;
+    for name in ["a b/c%2Fd/ä+.x", "#/1", "a#b", "a#1b", "x#1", "x##2", "..a", "a/x#9", "new\nline", "~"] {
+        let location = path(name);
+        let mut found = Vec::new();
+        for store in [&real, &faulty] {
+            let done = store.put(&location, "x".into()).await.is_ok();
+            let got = store.get(&location).await.is_ok();
+            assert_eq!(done, got, "{name}");
+            found.push((done, names(store, None).await, store.list_with_delimiter(None).await.expect("a list")));
+        }
+        let [(_, real, real_level), (_, faulty, faulty_level)] = &found[..] else { panic!("two") };
+        assert_eq!((found[0].0, real), (found[1].0, faulty), "{name}");
+        assert_eq!(real_level.common_prefixes, faulty_level.common_prefixes, "{name}");
+        assert_eq!(real_level.objects.len(), faulty_level.objects.len(), "{name}");
+    }
 }
 
 #[tokio::test]
@@ -154,38 +206,41 @@ async fn of_many_creators_one_wins() {
     assert_eq!(store.get(&path("deep/down/one")).await.expect("there").bytes().await.expect("read"), vec![winner; 100]);
 }
 
+/// What a put syncs. That it is the right files and directories, in the right order, is what the power cuts show.
 #[tokio::test]
-async fn everything_on_the_way_is_synced_before_a_put_returns() {
-    let (dir, store) = local();
-    let root = dir.path().join("store").canonicalize().expect("there");
-    let synced = || std::mem::take(&mut *store.disk().hooks.synced.lock().expect("not poisoned"));
+async fn each_write_syncs_what_it_must_and_no_more() {
+    use SyncKind::{Dir, File, FileSystem};
+    let files = FaultyFiles::new();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = Arc::clone(&log);
+    files.set_sync_cost(Some(Arc::new(move |kind| writer.lock().expect("not poisoned").push(kind))));
+    let synced = || std::mem::take(&mut *log.lock().expect("not poisoned"));
+    let store = open_on(&files);
+    assert_eq!(synced(), [FileSystem]);
     put(&store, "a/b/c", "x", PutMode::Create).await.expect("created");
-    let order = synced();
-    assert!(order[0].starts_with(dir.path().join("tmp").canonicalize().expect("there")), "the file: {order:?}");
-    assert_eq!(order[1..], [root.clone(), root.join("a"), root.join("a/b")], "then each entry, outermost first");
+    assert_eq!(synced(), [File, Dir, Dir, Dir], "the file, then the root, a and a/b");
     put(&store, "a/b/d", "x", PutMode::Create).await.expect("created");
-    assert_eq!(synced()[1..], [root.join("a/b")], "what is durable is not synced again");
+    assert_eq!(synced(), [File, Dir], "what is durable is not synced again");
     put(&store, "a/b/d", "y", PutMode::Create).await.expect_err("it exists");
-    assert_eq!(synced()[1..], [root.join("a/b")], "whoever is told that it exists may rely on it");
+    assert_eq!(synced(), [File, Dir], "whoever is told that it exists may rely on it");
     store.delete(&path("a/b/d")).await.expect("deleted");
-    assert_eq!(synced(), [root.join("a/b")]);
+    assert_eq!(synced(), [Dir]);
     store.copy(&path("a/b/c"), &path("z")).await.expect("copied");
-    assert_eq!(synced()[1..], std::slice::from_ref(&root)[..]);
-    // A directory that another process made, and may not have synced, counts as new.
-    std::fs::create_dir(root.join("other")).expect("made");
+    assert_eq!(synced(), [File, Dir]);
+    // A directory that another put made, and may not have synced, counts as new.
+    files.create_dir(&root().join("other")).expect("made");
     put(&store, "other/c", "x", PutMode::Overwrite).await.expect("made");
-    assert_eq!(synced()[1..], [root.clone(), root.join("other")]);
+    assert_eq!(synced(), [File, Dir, Dir]);
 }
 
 #[tokio::test]
 async fn a_failed_sync_stops_all_writing() {
     for syncs_before in 0..4 {
-        let (_dir, store) = local();
+        let (files, store) = faulty();
         put(&store, "kept", "x", PutMode::Create).await.expect("created");
-        *store.disk().hooks.fail_sync_after.lock().expect("not poisoned") = Some(syncs_before);
+        files.fail_sync_after(syncs_before);
         let error = put(&store, "a/b/c", "x", PutMode::Create).await.expect_err("a sync failed");
         assert!(is_fatal(&error), "{error:?}");
-        *store.disk().hooks.fail_sync_after.lock().expect("not poisoned") = None;
         for name in ["a/b/c", "d"] {
             let error = put(&store, name, "x", PutMode::Overwrite).await.expect_err("stopped");
             assert!(is_fatal(&error), "{error:?}");
@@ -195,18 +250,33 @@ async fn a_failed_sync_stops_all_writing() {
         assert_eq!(text(&store, "kept").await, "x", "reading goes on");
         let bytes = Bytes::from_static(b"x");
         assert!(matches!(put_create(&store, &path("f"), &bytes).await, Err(PutError::Fatal { .. })));
+        // The next process finds one or the other, and that lasts.
+        files.restart(Loss::Process);
+        let found = names(&open_on(&files), None).await;
+        files.restart(Loss::Unsynced);
+        let store = open_on(&files);
+        assert_eq!(names(&store, None).await, found);
+        for name in &found {
+            assert_eq!(text(&store, name).await, "x");
+        }
+        assert!(found.iter().any(|name| name == "kept"));
     }
 }
 
 #[tokio::test]
 async fn a_full_disk_leaves_nothing_and_is_over_when_it_is_over() {
-    let (dir, store) = local();
-    *store.disk().hooks.disk_full.lock().expect("not poisoned") = true;
+    let (files, store) = faulty();
+    // With a file or without one: nothing can be made, or the bytes do not fit.
+    for space in [0, 100] {
+        files.set_space(Some(space));
+        let bytes = Bytes::from_static(&[7; 101]);
+        let error = put_create(&store, &path("a"), &bytes).await.expect_err("no space");
+        assert!(matches!(error, PutError::DidNotHappen { .. }), "{error:?}");
+        assert_eq!(files.list(&staging()).expect("lists"), [""; 0], "no staging file is left");
+        assert_eq!(names(&store, None).await, [""; 0]);
+    }
+    files.set_space(None);
     let bytes = Bytes::from_static(b"x");
-    let error = put_create(&store, &path("a"), &bytes).await.expect_err("no space");
-    assert!(matches!(error, PutError::DidNotHappen { .. }), "{error:?}");
-    assert_eq!(std::fs::read_dir(dir.path().join("tmp")).expect("there").count(), 0, "no staging file is left");
-    *store.disk().hooks.disk_full.lock().expect("not poisoned") = false;
     assert_eq!(put_create(&store, &path("a"), &bytes).await.expect("there is space"), PutOutcome::Created);
 }
 
@@ -230,7 +300,7 @@ async fn leftovers_go_at_open_and_are_never_listed() {
 
 #[tokio::test]
 async fn an_upload_with_a_hole_does_not_become_an_object() {
-    let (_dir, store) = local();
+    let store = faulty().1;
     let mut upload = store.put_multipart(&path("holes")).await.expect("an upload");
     drop(upload.put_part("dropped".into()));
     upload.put_part("written".into()).await.expect("written");

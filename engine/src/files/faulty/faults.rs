@@ -9,7 +9,8 @@ pub struct FaultRates {
     pub torn_write: u32,
     /// A sync of a file (or of the file system) fails, and loses what it should have made durable.
     pub sync_error: u32,
-    /// A sync of a directory fails, and loses what it should have made durable.
+    /// A sync of a directory fails, and loses what it should have made durable. A restart after it, even one that only
+    /// the process was to be lost in, is a power cut.
     pub dir_sync_error: u32,
     /// A read fails.
     pub read_error: u32,

@@ -1,20 +1,24 @@
 //! The blocking part: staging files, names, and syncs.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use object_store::{Error, Result};
+
+use crate::files::{Dir, File, Files};
 
 /// Directories known to be durable. Past so many the memory is not worth it: they are synced once more instead.
 const DURABLE_DIRS_MAX: usize = 65_536;
 
 /// Staging files are called `<number>.staged`.
-const STAGED: &str = "staged";
+const STAGED: &str = ".staged";
+
+/// A copy goes through memory in pieces of so many bytes.
+const COPY_BYTES: usize = 256 << 10;
 
 /// What went wrong in a write.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +79,7 @@ impl From<LocalDurableError> for Error {
     }
 }
 
-fn before(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LocalDurableError {
+pub(super) fn before(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LocalDurableError {
     let path = path.to_owned();
     move |source| LocalDurableError::Before { what, path, source }
 }
@@ -101,15 +105,15 @@ impl Target {
 /// A staging file; removed when dropped, unless it has become an object.
 #[derive(Debug)]
 pub(super) struct Staged {
-    file: File,
+    files: Arc<dyn Files>,
+    file: Box<dyn File>,
     path: PathBuf,
     named: bool,
 }
 
 impl Staged {
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        use std::os::unix::fs::FileExt as _;
-        Ok(self.file.write_all_at(bytes, offset).map_err(before("write", &self.path))?)
+        Ok(self.file.write_at(bytes, offset).map_err(before("write", &self.path))?)
     }
 }
 
@@ -117,13 +121,14 @@ impl Drop for Staged {
     fn drop(&mut self) {
         if !self.named {
             // What cannot be removed now goes at the next open.
-            let _ = fs::remove_file(&self.path);
+            let _ = self.files.remove(&self.path);
         }
     }
 }
 
 #[derive(Debug)]
-pub(in crate::store) struct Disk {
+pub(super) struct Disk {
+    files: Arc<dyn Files>,
     root: PathBuf,
     staging: PathBuf,
     next: AtomicU64,
@@ -131,39 +136,31 @@ pub(in crate::store) struct Disk {
     stopped: AtomicBool,
     /// Directories below the root whose own entry has been synced.
     durable: Mutex<HashSet<PathBuf>>,
-    #[cfg(test)]
-    pub(in crate::store) hooks: hooks::Hooks,
 }
 
 impl Disk {
-    pub(super) fn open(root: PathBuf, staging: PathBuf) -> Result<Self> {
-        for dir in [&root, &staging] {
-            make_durable_root(dir)?;
-        }
-        let root = root.canonicalize().map_err(before("resolve", &root))?;
-        let staging = staging.canonicalize().map_err(before("resolve", &staging))?;
+    /// Opens the store in directories that are there, by paths that stay as they are.
+    pub(super) fn open(files: Arc<dyn Files>, root: PathBuf, staging: PathBuf) -> Result<Self> {
         if staging.starts_with(&root) {
             let source = io::Error::new(ErrorKind::InvalidInput, "the staging directory is inside the store");
             return Err(before("open", &staging)(source).into());
         }
         // A process killed between a name and its directory's sync left a name that can be read and may yet vanish.
         // What is read from here on is relied on (a manifest lets the WAL go), so all names are made durable first.
-        sync_file_system(&root)?;
-        let listed = fs::read_dir(&staging).map_err(before("list", &staging))?;
-        for entry in listed {
-            let path = entry.map_err(before("list", &staging))?.path();
-            if path.extension().is_some_and(|extension| extension == STAGED) {
-                fs::remove_file(&path).map_err(before("remove", &path))?;
+        files.sync_file_system(&root).map_err(|source| LocalDurableError::Sync { path: root.clone(), source })?;
+        for name in files.list(&staging).map_err(before("list", &staging))? {
+            if name.ends_with(STAGED) {
+                let path = staging.join(name);
+                files.remove(&path).map_err(before("remove", &path))?;
             }
         }
         Ok(Self {
+            files,
             root,
             staging,
             next: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             durable: Mutex::new(HashSet::new()),
-            #[cfg(test)]
-            hooks: hooks::Hooks::default(),
         })
     }
 
@@ -176,11 +173,8 @@ impl Disk {
         if self.stopped.load(Ordering::Acquire) { Err(LocalDurableError::Stopped.into()) } else { Ok(()) }
     }
 
-    fn sync(&self, file: &File, path: &Path) -> Result<()> {
-        #[cfg(test)]
-        let done = self.hooks.sync(path).and_then(|()| file.sync_all());
-        #[cfg(not(test))]
-        let done = file.sync_all();
+    /// Every sync goes through here: a failed one is the last.
+    fn synced(&self, done: io::Result<()>, path: &Path) -> Result<()> {
         done.map_err(|source| {
             self.stopped.store(true, Ordering::Release);
             LocalDurableError::Sync { path: path.to_owned(), source }.into()
@@ -188,20 +182,20 @@ impl Disk {
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<()> {
-        let file = File::open(dir).map_err(|source| LocalDurableError::Naming {
+        let opened = self.files.open_dir(dir).map_err(|source| LocalDurableError::Naming {
             what: "open for sync",
             path: dir.to_owned(),
             source,
         })?;
-        self.sync(&file, dir)
+        self.synced(opened.sync(), dir)
     }
 
     pub(super) fn stage(&self) -> Result<Staged> {
         self.check()?;
         loop {
-            let path = self.staging.join(format!("{}.{STAGED}", self.next.fetch_add(1, Ordering::Relaxed)));
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok(Staged { file, path, named: false }),
+            let path = self.staging.join(format!("{}{STAGED}", self.next.fetch_add(1, Ordering::Relaxed)));
+            match self.files.create_new(&path) {
+                Ok(file) => return Ok(Staged { files: Arc::clone(&self.files), file, path, named: false }),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(before("make", &path)(error).into()),
             }
@@ -209,51 +203,59 @@ impl Disk {
     }
 
     pub(super) fn put<'a>(&self, target: &Target, chunks: impl Iterator<Item = &'a Bytes>) -> Result<()> {
-        let mut staged = self.stage()?;
+        let staged = self.stage()?;
+        let mut at = 0;
         for chunk in chunks {
-            #[cfg(test)]
-            self.hooks.write().map_err(before("write", &staged.path))?;
-            staged.file.write_all(chunk).map_err(before("write", &staged.path))?;
+            staged.write_at(chunk, at)?;
+            at += chunk.len() as u64;
         }
         self.name(staged, target)
     }
 
     pub(super) fn copy(&self, name: &str, source: &Path, target: &Target) -> Result<()> {
-        let mut from = File::open(source).map_err(|e| not_found(name, e))?;
-        let mut staged = self.stage()?;
-        io::copy(&mut from, &mut staged.file).map_err(before("copy to", &staged.path))?;
-        self.name(staged, target)
+        let from = self.files.open(source).map_err(|e| not_found(name, e))?;
+        let staged = self.stage()?;
+        let mut buffer = vec![0; COPY_BYTES];
+        let mut at = 0;
+        loop {
+            let read = from.read_at(&mut buffer, at).map_err(before("read", source))?;
+            if read == 0 {
+                return self.name(staged, target);
+            }
+            staged.write_at(&buffer[..read], at)?;
+            at += read as u64;
+        }
     }
 
     /// Syncs a staged file and gives it its name.
     pub(super) fn name(&self, mut staged: Staged, target: &Target) -> Result<()> {
         self.check()?;
-        self.sync(&staged.file, &staged.path)?;
+        self.synced(staged.file.sync_all(), &staged.path)?;
         let dir = target.file.parent().unwrap_or(&self.root);
         self.make_dirs(dir)?;
         // Opened before there is a name: after it only the sync itself can fail, and that is fatal.
-        let dir_file = File::open(dir).map_err(before("open", dir))?;
+        let opened: Box<dyn Dir> = self.files.open_dir(dir).map_err(before("open", dir))?;
         let naming = |what| move |source| LocalDurableError::Naming { what, path: target.file.clone(), source };
         if target.create {
-            match fs::hard_link(&staged.path, &target.file) {
+            match self.files.hard_link(&staged.path, &target.file) {
                 Ok(()) => {}
                 Err(source) if source.kind() == ErrorKind::AlreadyExists => {
                     // Whoever is told that it exists may rely on it: perhaps it is their own put, cut short.
-                    self.sync(&dir_file, dir)?;
+                    self.synced(opened.sync(), dir)?;
                     return Err(Error::AlreadyExists { path: target.name.clone(), source: source.into() });
                 }
                 Err(source) => return Err(naming("link")(source).into()),
             }
         } else {
-            fs::rename(&staged.path, &target.file).map_err(naming("rename to"))?;
+            self.files.rename(&staged.path, &target.file).map_err(naming("rename to"))?;
             staged.named = true;
         }
-        self.sync(&dir_file, dir)
+        self.synced(opened.sync(), dir)
     }
 
     pub(super) fn remove(&self, name: &str, file: &Path) -> Result<()> {
         self.check()?;
-        fs::remove_file(file).map_err(|e| not_found(name, e))?;
+        self.files.remove(file).map_err(|e| not_found(name, e))?;
         self.sync_dir(file.parent().unwrap_or(&self.root))
     }
 
@@ -271,7 +273,7 @@ impl Disk {
             }
         }
         for dir in missing.into_iter().rev() {
-            match fs::create_dir(dir) {
+            match self.files.create_dir(dir) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(before("make directory", dir)(error).into()),
@@ -293,91 +295,11 @@ impl Disk {
     }
 }
 
-/// Makes one of the store's own directories, with those above it, and syncs every one that was made.
-fn make_durable_root(dir: &Path) -> Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    make_durable_root(parent)?;
-    match fs::create_dir(dir) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && dir.is_dir() => {}
-        Err(error) => return Err(before("make directory", dir)(error).into()),
-    }
-    let file = File::open(parent).map_err(before("open", parent))?;
-    file.sync_all().map_err(|source| LocalDurableError::Sync { path: parent.to_owned(), source })?;
-    Ok(())
-}
-
-/// Syncs everything on the file system that the store is on: one call, however many directories.
-#[cfg(target_os = "linux")]
-fn sync_file_system(root: &Path) -> Result<()> {
-    let file = File::open(root).map_err(before("open", root))?;
-    let done = rustix::fs::syncfs(&file).map_err(io::Error::from);
-    Ok(done.map_err(|source| LocalDurableError::Sync { path: root.to_owned(), source })?)
-}
-
-/// Syncs every directory of the store, one by one.
-#[cfg(not(target_os = "linux"))]
-fn sync_file_system(root: &Path) -> Result<()> {
-    let mut left = vec![root.to_owned()];
-    while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(&dir).map_err(before("list", &dir))? {
-            let path = entry.map_err(before("list", &dir))?.path();
-            if path.is_dir() {
-                left.push(path);
-            }
-        }
-        let file = File::open(&dir).map_err(before("open", &dir))?;
-        file.sync_all().map_err(|source| LocalDurableError::Sync { path: dir, source })?;
-    }
-    Ok(())
-}
-
 fn not_found(name: &str, error: io::Error) -> Error {
     match error.kind() {
         ErrorKind::NotFound => Error::NotFound { path: name.to_owned(), source: error.into() },
         // A directory is no object.
         ErrorKind::IsADirectory => Error::NotFound { path: name.to_owned(), source: error.into() },
         _ => LocalDurableError::Naming { what: "open or remove", path: PathBuf::from(name), source: error }.into(),
-    }
-}
-
-#[cfg(test)]
-pub(in crate::store) mod hooks {
-    //! What a test can see and spoil.
-
-    use std::io;
-    use std::path::{Path, PathBuf};
-    use std::sync::Mutex;
-
-    #[derive(Debug, Default)]
-    pub(in crate::store) struct Hooks {
-        pub(in crate::store) synced: Mutex<Vec<PathBuf>>,
-        /// Fails the sync after so many others.
-        pub(in crate::store) fail_sync_after: Mutex<Option<usize>>,
-        pub(in crate::store) disk_full: Mutex<bool>,
-    }
-
-    impl Hooks {
-        pub(super) fn sync(&self, path: &Path) -> io::Result<()> {
-            let mut left = self.fail_sync_after.lock().expect("not poisoned");
-            if let Some(left) = left.as_mut() {
-                if *left == 0 {
-                    return Err(io::Error::other("injected"));
-                }
-                *left -= 1;
-            }
-            self.synced.lock().expect("not poisoned").push(path.to_owned());
-            Ok(())
-        }
-
-        pub(super) fn write(&self) -> io::Result<()> {
-            if *self.disk_full.lock().expect("not poisoned") {
-                return Err(io::Error::new(io::ErrorKind::StorageFull, "injected"));
-            }
-            Ok(())
-        }
     }
 }
