@@ -13,7 +13,7 @@ use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _
 use tempfile::TempDir;
 
 use super::*;
-use crate::files::{FaultyFiles, Files as _, Loss, SyncKind};
+use crate::files::{FaultRates, FaultyFiles, Files as _, Loss, SyncKind};
 
 mod power;
 
@@ -261,6 +261,36 @@ async fn a_failed_sync_stops_all_writing() {
         }
         assert!(found.iter().any(|name| name == "kept"));
     }
+}
+
+#[tokio::test]
+async fn when_nothing_can_be_opened_nothing_happened() {
+    let (files, store) = faulty();
+    put(&store, "kept", "x", PutMode::Create).await.expect("created");
+    // Of uploads that are staged already, one makes its directories, the other has them.
+    let mut uploads = Vec::new();
+    for name in ["a/b/c", "d"] {
+        let mut upload = store.put_multipart(&path(name)).await.expect("an upload");
+        upload.put_part("x".into()).await.expect("written");
+        uploads.push(upload);
+    }
+    files.set_faults(1, FaultRates { open_error: 1_000_000, ..FaultRates::default() });
+    let mut errors = vec![
+        put(&store, "e", "x", PutMode::Create).await.expect_err("no file"),
+        store.copy(&path("kept"), &path("f")).await.expect_err("no file"),
+        store.delete(&path("kept")).await.expect_err("no directory"),
+    ];
+    for mut upload in uploads {
+        errors.push(upload.complete().await.expect_err("no directory"));
+    }
+    for error in errors {
+        let Error::Generic { source, .. } = error else { panic!("{error:?}") };
+        let error = source.downcast::<LocalDurableError>().expect("ours");
+        assert!(error.did_not_happen(), "{error:?}");
+    }
+    files.set_faults(1, FaultRates::default());
+    assert_eq!(names(&store, None).await, ["kept"]);
+    put(&store, "a/b/c", "x", PutMode::Create).await.expect("all is well again");
 }
 
 #[tokio::test]

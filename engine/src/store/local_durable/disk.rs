@@ -181,15 +181,6 @@ impl Disk {
         })
     }
 
-    fn sync_dir(&self, dir: &Path) -> Result<()> {
-        let opened = self.files.open_dir(dir).map_err(|source| LocalDurableError::Naming {
-            what: "open for sync",
-            path: dir.to_owned(),
-            source,
-        })?;
-        self.synced(opened.sync(), dir)
-    }
-
     pub(super) fn stage(&self) -> Result<Staged> {
         self.check()?;
         loop {
@@ -213,7 +204,7 @@ impl Disk {
     }
 
     pub(super) fn copy(&self, name: &str, source: &Path, target: &Target) -> Result<()> {
-        let from = self.files.open(source).map_err(|e| not_found(name, e))?;
+        let from = self.files.open(source).map_err(|e| not_found(name, source, e))?;
         let staged = self.stage()?;
         let mut buffer = vec![0; COPY_BYTES];
         let mut at = 0;
@@ -255,8 +246,15 @@ impl Disk {
 
     pub(super) fn remove(&self, name: &str, file: &Path) -> Result<()> {
         self.check()?;
-        self.files.remove(file).map_err(|e| not_found(name, e))?;
-        self.sync_dir(file.parent().unwrap_or(&self.root))
+        let dir = file.parent().unwrap_or(&self.root);
+        // As in `name`: after the change only the sync itself can fail.
+        let opened = self.files.open_dir(dir).map_err(|e| not_found(name, dir, e))?;
+        let removed = self.files.remove(file);
+        removed.map_err(|source| match source.kind() {
+            ErrorKind::NotFound | ErrorKind::IsADirectory => not_found(name, file, source),
+            _ => LocalDurableError::Naming { what: "remove", path: file.to_owned(), source }.into(),
+        })?;
+        self.synced(opened.sync(), dir)
     }
 
     /// Makes the directory and those above it, and syncs each one's entry. A directory that is there already may have
@@ -279,7 +277,8 @@ impl Disk {
                 Err(error) => return Err(before("make directory", dir)(error).into()),
             }
             if let Some(parent) = dir.parent() {
-                self.sync_dir(parent)?;
+                let opened = self.files.open_dir(parent).map_err(before("open", parent))?;
+                self.synced(opened.sync(), parent)?;
             }
             let mut durable = self.durable();
             if durable.len() >= DURABLE_DIRS_MAX {
@@ -295,11 +294,13 @@ impl Disk {
     }
 }
 
-fn not_found(name: &str, error: io::Error) -> Error {
+/// What an object's file, or the directory that it would be in, could not be opened for.
+fn not_found(name: &str, path: &Path, error: io::Error) -> Error {
     match error.kind() {
-        ErrorKind::NotFound => Error::NotFound { path: name.to_owned(), source: error.into() },
-        // A directory is no object.
-        ErrorKind::IsADirectory => Error::NotFound { path: name.to_owned(), source: error.into() },
-        _ => LocalDurableError::Naming { what: "open or remove", path: PathBuf::from(name), source: error }.into(),
+        // A directory is no object, and below an object there is none.
+        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
+            Error::NotFound { path: name.to_owned(), source: error.into() }
+        }
+        _ => before("open", path)(error).into(),
     }
 }
