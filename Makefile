@@ -31,8 +31,12 @@ deps: ## Dependency directions between the crates
 bench: ## Criterion micro-benchmarks
 	$(CARGO) bench --locked
 
-fuzz: ## How to fuzz one target (needs cargo-fuzz and a nightly toolchain)
-	@echo "cargo +nightly fuzz run --features libfuzzer TARGET   # TARGET: one of"; ls fuzz/fuzz_targets | sed 's/\.rs$$//; s/^/  /'
+# Every target for a minute, or one for longer: `make fuzz TARGET=frame SECONDS=600`.
+SECONDS ?= 60
+TARGET ?=
+
+fuzz: ## Run the fuzz targets, SECONDS each (needs rustup; installs a nightly toolchain and cargo-fuzz)
+	bash fuzz/run.sh $(SECONDS) $(TARGET)
 
 CYCLES ?= 200
 

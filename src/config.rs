@@ -36,8 +36,16 @@ pub struct Overrides {
 /// When the file cannot be read, a key is unknown, or a value breaks a rule; the text names where it stands.
 pub fn load(file: &Path, overrides: &Overrides) -> Result<Config> {
     let text = std::fs::read_to_string(file).context(|| format!("cannot read the configuration {}", file.display()))?;
+    parse(&text, file, overrides)
+}
+
+/// The same, of a file's text that was read already.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &str, file: &Path, overrides: &Overrides) -> Result<Config> {
     let environment = Env::prefixed("ICECORE_").filter(|key| key.as_str().contains("__")).split("__").lowercase(true);
-    let mut figment = Figment::from(Toml::string(DEFAULT_TOML)).merge(Toml::string(&text)).merge(environment);
+    let mut figment = Figment::from(Toml::string(DEFAULT_TOML)).merge(Toml::string(text)).merge(environment);
     if let Some(addr) = &overrides.ingest_addr {
         figment = figment.merge(Serialized::default("ingest.addr", addr));
     }

@@ -28,6 +28,9 @@ never -p engine -- quinn rustls datafusion axum sqlx ingest query icecore
 never -p ingest -- arrow parquet object_store datafusion engine query sqlx axum icecore
 never -p ingest --no-default-features --features client -- arrow parquet metrics object_store datafusion engine query icecore
 never -p query -- quinn axum sqlx ingest icecore
+# Fuzz targets of the formats and the wire are built in minutes; what needs all of the server is in fuzz/server.
+never -p fuzz -- datafusion object_store engine query sqlx axum icecore
+never -p icecore -- fuzz fuzz_server
 
 # The check itself must be able to fail: the root does know DataFusion.
 tree -p icecore | grep -qx datafusion || { echo "broken: the check sees no dependencies at all" >&2; broken=1; }

@@ -77,7 +77,7 @@ pub(crate) fn check_names(targets: &[Target]) {
 pub(crate) type Mutation = (Vec<(u32, u8)>, Option<u32>);
 
 fn place(part: u32, length: usize) -> usize {
-    let place = u64::from(part) * length as u64 >> 32;
+    let place = (u64::from(part) * length as u64) >> 32;
     usize::try_from(place).unwrap_or(0)
 }
 

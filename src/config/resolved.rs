@@ -96,6 +96,10 @@ impl Config {
     }
 }
 
+/// More of anything that is counted at once (connections, handshakes) is a slip of the finger, and more than a
+/// semaphore can hold.
+const COUNT_MAX: usize = u32::MAX as usize;
+
 /// A rule that a value breaks, as text that names the setting.
 type Rule = String;
 
@@ -140,6 +144,16 @@ fn not_zero(key: &str, value: Duration) -> Result<Duration, Rule> {
     if value.is_zero() { Err(format!("{key} must not be 0")) } else { Ok(value) }
 }
 
+/// The setting of a limit: the wire's names bear their unit, the settings have it in their values.
+fn ingest_key(limit: &str) -> String {
+    let key = match limit {
+        "frame_bytes_max" => "frame_max",
+        "frame_memory_bytes" => "frame_memory_max",
+        other => other.trim_end_matches("_bytes"),
+    };
+    format!("ingest.{key}")
+}
+
 fn ingest(raw: RawIngest) -> Result<IngestConfig, Rule> {
     if raw.server_names.is_empty() {
         return Err("ingest.server_names must have at least one name".to_owned());
@@ -168,7 +182,20 @@ fn ingest(raw: RawIngest) -> Result<IngestConfig, Rule> {
         recheck_interval: raw.recheck_interval.0,
         socket_buffer_bytes: size("ingest.socket_buffer", raw.socket_buffer)?,
     };
-    limits.check().map_err(|error| error.to_string())?;
+    for (key, count) in [
+        ("connections_max", limits.connections_max),
+        ("connections_per_gateway_max", limits.connections_per_gateway_max),
+        ("handshakes_max", limits.handshakes_max),
+        ("handshakes_waiting_max", limits.handshakes_waiting_max),
+    ] {
+        if count > COUNT_MAX {
+            return Err(format!("ingest.{key}: {count} are too many"));
+        }
+    }
+    limits.check().map_err(|error| {
+        let keys: Vec<_> = error.name.split(", ").map(ingest_key).collect();
+        format!("{}: {}", keys.join(", "), error.why)
+    })?;
     let frame_most = storage_format::limits::FRAME_BYTES_MAX;
     if u64::from(limits.frame_bytes_max) > u64::try_from(frame_most).unwrap_or(u64::MAX) {
         return Err(format!("ingest.frame_max: the format allows {frame_most} bytes at most"));

@@ -70,6 +70,8 @@ fn mistakes_are_told_with_their_place() {
         ("[ingest]\nserver_names = [\"a b\"]", &["ingest.server_names"]),
         ("[ingest]\ntime_min = \"yesterday\"", &["ingest.time_min"]),
         ("[ingest]\nframe_max = \"2 MiB\"", &["ingest.frame_max"]),
+        ("[ingest]\nframe_max = 1", &["ingest.frame_max: must be at least"]),
+        ("[engine]\nwal_file_bytes = \"16777215 TiB\"", &["engine.wal_file_bytes"]),
         ("[ingest]\nstreams_max = 0", &["streams_max"]),
         ("[log]\nformat = \"xml\"", &["log.format"]),
         ("this is no TOML", &["config"]),
@@ -82,6 +84,27 @@ fn mistakes_are_told_with_their_place() {
     assert!(read("[http]\nrequests_per_org_max = 8\n[query]\nqueries_max = 9").is_ok());
     assert!(read("[http]\naddr = \"0.0.0.0:80\"\nallow_plain_on_network = true").is_ok());
     assert!(load(Path::new("/nowhere/config.toml"), &Overrides::default()).is_err());
+}
+
+/// Whatever is wrong with a value, the setting's name is in the text.
+#[test]
+fn every_refusal_names_its_setting() {
+    let mut section = "";
+    let mut refused = 0;
+    for line in DEFAULT_TOML.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        }
+        let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) else { continue };
+        let values = ["0", "1", "-1", "9223372036854775807", "\"0s\"", "\"36600d\"", "\"1048576 TiB\"", "\"x\"", "[]"];
+        for value in values {
+            if let Err(error) = read(&format!("[{section}]\n{key} = {value}")) {
+                refused += 1;
+                assert!(error.contains(key), "{section}.{key} = {value}: {error}");
+            }
+        }
+    }
+    assert!(refused > 100, "only {refused} values were refused");
 }
 
 #[test]

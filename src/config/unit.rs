@@ -13,6 +13,9 @@ pub(super) struct ByteSize(pub(super) u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span(pub(super) Duration);
 
+/// An exbibyte is more than any setting means, and leaves room to reckon with sizes.
+const BYTES_MAX: u64 = 1 << 60;
+
 /// Splits `64 MiB` into its number and its unit.
 fn split(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
@@ -31,7 +34,7 @@ fn bytes(text: &str) -> Option<u64> {
         "TiB" => 1 << 40,
         _ => return None,
     };
-    number.checked_mul(unit)
+    number.checked_mul(unit).filter(|bytes| *bytes <= BYTES_MAX)
 }
 
 /// A duration as people write it: `250ms`, `30s`, `15m`, `4h`, `2d`.
@@ -59,12 +62,15 @@ impl Visitor<'_> for ByteSizeVisitor {
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<ByteSize, E> {
+        if value > BYTES_MAX {
+            return Err(E::invalid_value(de::Unexpected::Unsigned(value), &self));
+        }
         Ok(ByteSize(value))
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<ByteSize, E> {
         let bytes = u64::try_from(value).map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self))?;
-        Ok(ByteSize(bytes))
+        self.visit_u64(bytes)
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
@@ -106,9 +112,10 @@ mod tests {
     fn units() {
         assert_eq!(bytes("64 MiB"), Some(64 << 20));
         assert_eq!(bytes("1_000"), Some(1_000));
+        assert_eq!(bytes("1048576 TiB"), Some(1 << 60));
         assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
         assert_eq!(duration("5m"), Some(Duration::from_secs(300)));
-        for bad in ["", "MiB", "-1", "1.5 MiB", "64 MB", "99999999999 TiB"] {
+        for bad in ["", "MiB", "-1", "1.5 MiB", "64 MB", "99999999999 TiB", "1048577 TiB"] {
             assert_eq!(bytes(bad), None, "{bad:?}");
         }
         for bad in ["", "5", "s", "-5s", "5 weeks", "99999999999999999999s", "40000d"] {

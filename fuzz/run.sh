@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Runs the fuzz targets: `run.sh SECONDS [TARGET…]`, each target for so many seconds, all of them when none is named.
+# The canary goes first: it must fail, or nothing else that is said here means anything.
+#
+# Inputs that reach something new are kept in fuzz/corpus/<target> and are where the next run begins; what breaks a
+# promise is kept in fuzz/artifacts/<target>. Neither is committed: seeds are, in fuzz/corpora/<target>.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+seconds=${1:-60}
+shift || true
+wanted=("$@")
+toolchain=${FUZZ_TOOLCHAIN:-nightly}
+build_dir=${FUZZ_TARGET_DIR:-$PWD/target}
+
+light=(frame session wal_scan wal_records manifest manifest_body manifest_script segment_tail segment object_key names)
+server=(csv units config sql)
+
+rustup toolchain list | grep -q "^$toolchain" || rustup toolchain install "$toolchain" --profile minimal
+cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
+
+# No sanitizer: there is no `unsafe` of ours. No `cfg(fuzzing)`: what is fuzzed is what is shipped.
+options=(-s none --no-cfg-fuzzing --features libfuzzer)
+
+# The server's targets have all of DataFusion behind them, which optimising takes an hour to build and no more is found.
+cargo_fuzz() { # build or run, target, more arguments
+    local verb=$1 target=$2
+    shift 2
+    if [[ " ${server[*]} " == *" $target "* ]]; then
+        CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=0 cargo "+$toolchain" fuzz "$verb" \
+            --fuzz-dir server --dev "${options[@]}" --target-dir "$build_dir/server" "$target" "$@"
+    else
+        cargo "+$toolchain" fuzz "$verb" \
+            --fuzz-dir . --codegen-units 16 "${options[@]}" --target-dir "$build_dir/light" "$target" "$@"
+    fi
+}
+
+# What a run of a target gets beside the seconds.
+settings() { # target
+    case $1 in
+        sql) echo "-rss_limit_mb=3072 -timeout=60 -max_len=2048 -only_ascii=1 -dict=dictionaries/sql.dict" ;;
+        config) echo "-rss_limit_mb=2048 -timeout=20 -max_len=4096 -dict=dictionaries/config.dict" ;;
+        csv) echo "-rss_limit_mb=2048 -timeout=20 -max_len=8192 -dict=dictionaries/csv.dict" ;;
+        units) echo "-rss_limit_mb=2048 -timeout=20 -max_len=64" ;;
+        names | object_key) echo "-rss_limit_mb=512 -timeout=10 -max_len=128" ;;
+        # Far above what any of them needs: an input that unfolds ends here.
+        *) echo "-rss_limit_mb=512 -timeout=10 -max_len=16384" ;;
+    esac
+}
+
+run() { # target, log, more arguments of libFuzzer
+    local target=$1 log=$2
+    shift 2
+    local seeds=("corpora/$target")
+    case $target in
+        frame | wal_scan | manifest | segment_tail | segment) seeds+=(../storage-format/fixtures/v1) ;;
+    esac
+    mkdir -p "corpus/$target" "artifacts/$target"
+    # shellcheck disable=SC2046 # the settings are words
+    cargo_fuzz run "$target" "corpus/$target" "${seeds[@]}" -- $(settings "$target") \
+        "-artifact_prefix=$PWD/artifacts/$target/" -print_final_stats=1 "$@" >"$log" 2>&1
+}
+
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+
+last() { sed -nE "s/.*$1.*/\1/p" "$2" | tail -n 1; }
+
+if [ ${#wanted[@]} -eq 0 ]; then wanted=("${light[@]}" "${server[@]}"); fi
+for target in canary "${wanted[@]}"; do
+    echo "building $target" >&2
+    cargo_fuzz build "$target" >"$logs/build" 2>&1 || { tail -n 40 "$logs/build" >&2; exit 1; }
+done
+
+rm -rf corpus/canary artifacts/canary
+if run canary "$logs/canary" -runs=50000000 -max_total_time=120 || ! grep -q 'the canary: ' "$logs/canary"; then
+    tail -n 20 "$logs/canary" >&2
+    echo "the canary was not reported: this machinery would report nothing" >&2
+    exit 1
+fi
+echo "canary           reported, as it must be, after $(last '#([0-9]+)[^#]*' "$logs/canary") executions"
+
+passed=0 failed=0
+for target in "${wanted[@]}"; do
+    log=$logs/$target
+    result=ok
+    run "$target" "$log" "-max_total_time=$seconds" || result=FAILED
+    crashes=$(grep -c 'Test unit written to' "$log" || true)
+    printf '%-16s %6s s %10s executions %8s/s  cov %6s  ft %7s  corpus %5s  crashes %s  %s\n' "$target" "$seconds" \
+        "$(last 'number_of_executed_units: +([0-9]+)' "$log")" "$(last 'average_exec_per_sec: +([0-9]+)' "$log")" \
+        "$(last 'cov: ([0-9]+)' "$log")" "$(last 'ft: ([0-9]+)' "$log")" "$(last 'corp: ([0-9]+)' "$log")" \
+        "$crashes" "$result"
+    if [ "$result" = ok ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        grep -vE '^#[0-9]+' "$log" | tail -n 40 >&2
+    fi
+done
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

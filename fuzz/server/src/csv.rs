@@ -1,0 +1,98 @@
+//! CSV of readings: however it is read, the same readings and the same error; what is taken is written and read again.
+
+use std::fmt::Write as _;
+use std::io::{BufReader, Read};
+
+use icecore::readings_csv::{CsvError, ReadingsCsv};
+use storage_format::{Channel, ChannelCode, LoggerId, Millis};
+
+/// A reading as it was read: its line, then its key and values.
+type Row = (u64, LoggerId, Millis, Vec<(ChannelCode, f64)>);
+
+/// A file of readings.
+pub fn csv(data: &[u8]) -> bool {
+    let (rows, error, bytes) = read(data);
+    assert!(bytes <= data.len() as u64);
+    let lines = data.split(|byte| *byte == b'\n').count() as u64;
+    assert!(rows.is_sorted_by(|a, b| a.0 < b.0), "lines are counted upwards");
+    for (line, _, _, samples) in &rows {
+        assert!((2..=lines).contains(line), "line {line} of {lines}");
+        assert!(!samples.is_empty() && samples.iter().all(|(_, value)| value.is_finite()));
+        assert!(samples.iter().all(|(code, _)| code.channel().is_some()));
+    }
+    if let Some(error) = &error {
+        assert!((1..=lines).contains(&error.line), "an error in line {} of {lines}", error.line);
+        assert!(!error.what.is_empty());
+        let shown = error.to_string();
+        assert!(shown.starts_with(&format!("line {}", error.line)));
+        assert!(shown.len() < 2_000 && !shown.contains(['\r', '\0', '\u{1b}']), "it goes to a terminal: {shown:?}");
+        assert!(error.column.as_ref().is_none_or(|(_, number)| *number > 0));
+    }
+    // As a slow disk or a pipe would give it.
+    let slow = read(BufReader::with_capacity(3, Slow { data }));
+    assert_eq!((&slow.0, &slow.1), (&rows, &error));
+    if !rows.is_empty() {
+        let again = read(written(&rows).as_bytes());
+        assert_eq!(again.1, None, "what was read is written and read again");
+        let content = |rows: &[Row]| rows.iter().map(|row| (row.1, row.2, bits(row))).collect::<Vec<_>>();
+        assert_eq!(content(&again.0), content(&rows));
+    }
+    error.is_none()
+}
+
+/// Samples to the bit, by ascending channel.
+fn bits(row: &Row) -> Vec<(ChannelCode, u64)> {
+    let mut samples: Vec<_> = row.3.iter().map(|(code, value)| (*code, value.to_bits())).collect();
+    samples.sort_unstable();
+    samples
+}
+
+fn read(source: impl std::io::BufRead) -> (Vec<Row>, Option<CsvError>, u64) {
+    let mut rows = Vec::new();
+    let mut csv = match ReadingsCsv::new(source) {
+        Ok(csv) => csv,
+        Err(error) => return (rows, Some(error), 0),
+    };
+    let error = loop {
+        match csv.next_reading() {
+            Ok(Some(row)) => rows.push((row.line, row.logger, row.time, row.samples.to_vec())),
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        }
+    };
+    assert_eq!(csv.next_reading(), Ok(None), "nothing comes after the end");
+    (rows, error, csv.bytes_read())
+}
+
+fn written(rows: &[Row]) -> String {
+    let all = storage_format::channels();
+    let mut text = String::from("time,logger");
+    for Channel { name, .. } in all {
+        text.push(',');
+        text.push_str(name);
+    }
+    for (_, logger, time, samples) in rows {
+        let _ = write!(text, "\n{time},{logger}");
+        for channel in all {
+            let _ = match samples.iter().find(|(code, _)| *code == channel.code) {
+                Some((_, value)) => write!(text, ",{value:?}"),
+                None => write!(text, ","),
+            };
+        }
+    }
+    text
+}
+
+/// Gives two bytes at a time.
+struct Slow<'a> {
+    data: &'a [u8],
+}
+
+impl Read for Slow<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let (now, later) = self.data.split_at(self.data.len().min(out.len()).min(2));
+        out[..now.len()].copy_from_slice(now);
+        self.data = later;
+        Ok(now.len())
+    }
+}
