@@ -116,8 +116,10 @@ impl Manifest {
         if self.version.next() != Some(delta.version) {
             return Err(ApplyError::Version { current: self.version, found: delta.version });
         }
-        if delta.epoch < self.epoch {
-            return Err(ApplyError::Epoch { current: self.epoch, found: delta.epoch });
+        // Epochs count from 1, also those of a first commit: no reader takes another.
+        let current = self.epoch.max(WriterEpoch::new(1));
+        if delta.epoch < current {
+            return Err(ApplyError::Epoch { current, found: delta.epoch });
         }
         if delta.lsn_covered < self.lsn_covered {
             return Err(ApplyError::LsnCovered { current: self.lsn_covered, found: delta.lsn_covered });

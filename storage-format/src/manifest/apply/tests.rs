@@ -36,6 +36,14 @@ fn removed_segments_go() {
 }
 
 #[test]
+fn a_first_commit_has_an_epoch() {
+    let mut first = delta(1);
+    first.epoch = WriterEpoch::ZERO;
+    let refused = ApplyError::Epoch { current: WriterEpoch::new(1), found: WriterEpoch::ZERO };
+    assert_eq!(Manifest::empty().apply(&first), Err(refused));
+}
+
+#[test]
 fn what_breaks_a_rule_is_refused_whole() {
     let before = state(3);
     type Spoil = fn(&mut ManifestDelta);
