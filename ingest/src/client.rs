@@ -15,4 +15,4 @@ pub use config::ClientConfig;
 pub use error::ClientError;
 pub use identity::{CA_FILE, CERTIFICATE_FILE, Identity, IdentityError, KEY_FILE, SERVER_NAME_FILE};
 pub use session::{Client, Failure, Progress, Summary};
-pub use spool::RefusedFrame;
+pub use spool::{Fate, RefusedFrame, Spool};

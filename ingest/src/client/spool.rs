@@ -80,16 +80,22 @@ impl Terms {
 
 /// What became of the frames so far.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fate {
-    pub(super) acknowledged_frames: u64,
-    pub(super) acknowledged_readings: u64,
-    pub(super) refused_frames: u64,
-    pub(super) refused_readings: u64,
-    pub(super) refused: Vec<RefusedFrame>,
+pub struct Fate {
+    /// Frames that are durable.
+    pub acknowledged_frames: u64,
+    /// Readings in them.
+    pub acknowledged_readings: u64,
+    /// Frames that were refused.
+    pub refused_frames: u64,
+    /// Readings in them.
+    pub refused_readings: u64,
+    /// The refused frames one by one; the first ten thousand.
+    pub refused: Vec<RefusedFrame>,
 }
 
+/// The frames of one sender without an answer. Without I/O: for a client over any transport.
 #[derive(Debug)]
-pub(super) struct Spool {
+pub struct Spool {
     id: SpoolId,
     entries: VecDeque<Entry>,
     /// So many from the front have been sent on this stream.
@@ -106,7 +112,9 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    pub(super) fn new(id: SpoolId, bytes_max: usize) -> Self {
+    /// None yet. It has room up to so many bytes.
+    #[must_use]
+    pub fn new(id: SpoolId, bytes_max: usize) -> Self {
         Self {
             id,
             entries: VecDeque::new(),
@@ -122,42 +130,54 @@ impl Spool {
     }
 
     /// Numbers start here.
-    pub(super) fn start_after(&mut self, first: FrameSequence) {
+    pub fn start_after(&mut self, first: FrameSequence) {
         self.last = FrameSequence::new(first.get().saturating_sub(1));
     }
 
-    pub(super) fn id(&self) -> SpoolId {
+    /// The id that the numbers count in.
+    #[must_use]
+    pub fn id(&self) -> SpoolId {
         self.id
     }
 
-    pub(super) fn has_room(&self) -> bool {
+    /// May another frame be added?
+    #[must_use]
+    pub fn has_room(&self) -> bool {
         self.waiting_bytes < self.bytes_max
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Is everything answered?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// Frames without an answer, sent or not.
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(super) fn waiting_bytes(&self) -> usize {
+    /// Memory that they take.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
 
     /// The last number given to a frame.
-    pub(super) fn last(&self) -> FrameSequence {
+    #[must_use]
+    pub fn last(&self) -> FrameSequence {
         self.last
     }
 
     /// The last number sent on this stream.
-    pub(super) fn sent_up_to(&self) -> FrameSequence {
+    #[must_use]
+    pub fn sent_up_to(&self) -> FrameSequence {
         self.sent_up_to
     }
 
     /// Adds a frame; its number must be past all before it.
-    pub(super) fn push(&mut self, sequence: FrameSequence, bytes: Bytes, readings: u64) {
+    pub fn push(&mut self, sequence: FrameSequence, bytes: Bytes, readings: u64) {
         debug_assert!(sequence > self.last, "numbers grow");
         self.last = sequence;
         self.waiting_bytes += bytes.len() + ENTRY_BYTES;
@@ -165,7 +185,7 @@ impl Spool {
     }
 
     /// The next frame to send, from here on taken as sent.
-    pub(super) fn next_to_send(&mut self) -> Option<(FrameSequence, Bytes)> {
+    pub fn next_to_send(&mut self) -> Option<(FrameSequence, Bytes)> {
         let entry = self.entries.get(self.sent)?;
         self.sent += 1;
         self.sent_up_to = entry.sequence;
@@ -178,7 +198,7 @@ impl Spool {
     /// A frame up to `durable` whose answer got lost is either durable or was refused. Whatever fits the terms it was
     /// sent under cannot have been refused; whatever does not is sent again, so that a refusal is not taken for
     /// an acknowledgement. True: some are done by it.
-    pub(super) fn resume(&mut self, durable: FrameSequence, welcome: &Welcome) -> bool {
+    pub fn resume(&mut self, durable: FrameSequence, welcome: &Welcome) -> bool {
         let before = self.entries.len();
         if let Some(terms) = self.terms {
             let known = self.entries.partition_point(|e| e.sequence <= durable.min(self.ever_sent));
@@ -204,7 +224,7 @@ impl Spool {
     }
 
     /// Everything up to this number is answered.
-    pub(super) fn acknowledge(&mut self, up_to: FrameSequence) {
+    pub fn acknowledge(&mut self, up_to: FrameSequence) {
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.sequence <= up_to) {
             self.waiting_bytes -= entry.bytes.len() + ENTRY_BYTES;
             self.sent = self.sent.saturating_sub(1);
@@ -214,7 +234,7 @@ impl Spool {
     }
 
     /// One frame is refused. An answer for a frame that is not here is of one sent twice: it has had its answer.
-    pub(super) fn refuse(&mut self, sequence: FrameSequence, code: RefusalCode, detail: String) {
+    pub fn refuse(&mut self, sequence: FrameSequence, code: RefusalCode, detail: String) {
         let Ok(index) = self.entries.binary_search_by_key(&sequence, |entry| entry.sequence) else { return };
         let Some(entry) = self.entries.remove(index) else { return };
         if index < self.sent {
@@ -229,10 +249,21 @@ impl Spool {
     }
 
     /// Takes out what is not answered.
-    pub(super) fn take_waiting(&mut self) -> Vec<(FrameSequence, Bytes)> {
+    pub fn take_waiting(&mut self) -> Vec<(FrameSequence, Bytes)> {
         self.waiting_bytes = 0;
         self.sent = 0;
         self.entries.drain(..).map(|entry| (entry.sequence, entry.bytes)).collect()
+    }
+
+    /// What became of the frames that are not here any more.
+    #[must_use]
+    pub fn fate(&self) -> &Fate {
+        &self.fate
+    }
+
+    /// The numbers of the frames without an answer, ascending.
+    pub fn waiting(&self) -> impl Iterator<Item = FrameSequence> + '_ {
+        self.entries.iter().map(|entry| entry.sequence)
     }
 }
 

@@ -128,6 +128,10 @@ impl Running {
         self.server.as_ref().expect("runs").connections()
     }
 
+    pub(crate) fn frame_memory(&self) -> [usize; 3] {
+        self.server.as_ref().expect("runs").frame_memory()
+    }
+
     /// As SIGKILL would: not another packet leaves. Returns once the port is free again.
     pub(crate) fn kill(mut self) -> SocketAddr {
         let addr = self.addr();

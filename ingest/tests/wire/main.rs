@@ -1,11 +1,19 @@
 //! The wire over real QUIC on loopback, with real certificates, and a sink in memory.
 
+#![allow(clippy::print_stdout, reason = "seeds and figures")]
+
 mod abuse;
 mod certificates;
+mod crowd;
 mod flow;
+mod handshakes;
 mod house;
+mod memory;
+mod network;
+mod numbers;
 mod pki;
 mod raw;
 mod refusals;
 mod resume;
 mod sink;
+mod weather;

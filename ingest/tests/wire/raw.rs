@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ingest::protocol::{ALPN, ClientEvent, ClientSession, Message};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportConfig};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportConfig};
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -22,12 +22,8 @@ pub(crate) struct Raw {
 
 pub(crate) const SEND_WINDOW: u64 = 16 << 10;
 
-pub(crate) async fn connect(
-    addr: SocketAddr,
-    ca: &Ca,
-    issued: Option<&Issued>,
-    alpn: &[u8],
-) -> Result<Raw, ConnectionError> {
+/// What a connection by hand begins with.
+pub(crate) fn client_config(ca: &Ca, issued: Option<&Issued>, alpn: &[u8]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.pem.as_bytes()).expect("PEM")).expect("a root");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -43,14 +39,34 @@ pub(crate) async fn connect(
         None => builder.with_no_client_auth(),
     };
     tls.alpn_protocols = vec![alpn.to_vec()];
-    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("usable")));
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("usable")));
     let mut transport = TransportConfig::default();
     transport.send_window(SEND_WINDOW).keep_alive_interval(Some(Duration::from_secs(1)));
     config.transport_config(Arc::new(transport));
-    let endpoint = Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into()).expect("an endpoint");
-    let connecting = endpoint.connect_with(config, addr, SERVER_NAME).expect("an attempt");
-    let connection = within(connecting).await?;
-    Ok(Raw { connection, _endpoint: endpoint })
+    config
+}
+
+pub(crate) fn endpoint() -> Endpoint {
+    Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into()).expect("an endpoint")
+}
+
+/// A connection over an endpoint that others use, too.
+pub(crate) async fn connect_over(
+    endpoint: &Endpoint,
+    config: ClientConfig,
+    addr: SocketAddr,
+) -> Result<Raw, ConnectionError> {
+    let connection = endpoint.connect_with(config, addr, SERVER_NAME).expect("an attempt").await?;
+    Ok(Raw { connection, _endpoint: endpoint.clone() })
+}
+
+pub(crate) async fn connect(
+    addr: SocketAddr,
+    ca: &Ca,
+    issued: Option<&Issued>,
+    alpn: &[u8],
+) -> Result<Raw, ConnectionError> {
+    within(connect_over(&endpoint(), client_config(ca, issued, alpn), addr)).await
 }
 
 pub(crate) async fn connect_well(addr: SocketAddr, ca: &Ca, issued: &Issued) -> Raw {

@@ -1,8 +1,9 @@
 //! Somebody who keeps frames, in memory: with room for so many that are not yet durable, and a disk that outlives it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
 use ingest::{AckSink, BoxFuture, FrameSink, GatewayIdentity, RefusalCode, SinkError};
 use storage_format::{Frame, FrameSequence, Millis, SpoolId};
 use tokio::sync::Notify;
@@ -35,6 +36,17 @@ impl Disk {
     }
 }
 
+impl Disk {
+    /// Each frame of a spool as it was kept first, by ascending number.
+    pub(crate) fn first_frames(&self, spool: SpoolId) -> Vec<Bytes> {
+        let mut first = BTreeMap::new();
+        for (_, frame) in self.0.lock().expect("the lock").iter().filter(|(_, f)| f.spool() == spool) {
+            first.entry(frame.sequence()).or_insert_with(|| frame.bytes().clone());
+        }
+        first.into_values().collect()
+    }
+}
+
 struct Waiting {
     from: GatewayIdentity,
     frame: Frame,
@@ -56,6 +68,9 @@ struct State {
     waiting: VecDeque<Waiting>,
     received: Option<Millis>,
     waiting_max: usize,
+    /// Every frame that the sink was ever asked to take, whether it did or not.
+    shown: BTreeSet<(u64, u64, u64)>,
+    forgets: bool,
 }
 
 pub(crate) struct MemorySink {
@@ -67,7 +82,14 @@ pub(crate) struct MemorySink {
 
 impl MemorySink {
     pub(crate) fn new(disk: &Arc<Disk>, room_for: usize, mode: Mode) -> Arc<Self> {
-        let state = State { mode, waiting: VecDeque::new(), received: None, waiting_max: 0 };
+        let state = State {
+            mode,
+            waiting: VecDeque::new(),
+            received: None,
+            waiting_max: 0,
+            shown: BTreeSet::new(),
+            forgets: false,
+        };
         Arc::new(Self { disk: Arc::clone(disk), room_for, state: Mutex::new(state), room: Notify::new() })
     }
 
@@ -89,6 +111,16 @@ impl MemorySink {
     /// The most that ever waited.
     pub(crate) fn waiting_max(&self) -> usize {
         self.state().waiting_max
+    }
+
+    /// Tells no spool's durable number any more.
+    pub(crate) fn forget(&self) {
+        self.state().forgets = true;
+    }
+
+    /// Frames that it was asked to take, whether it did or not.
+    pub(crate) fn shown(&self) -> usize {
+        self.state().shown.len()
     }
 
     pub(crate) fn received(&self) -> Option<Millis> {
@@ -126,6 +158,7 @@ impl FrameSink for MemorySink {
         acks: &Arc<dyn AckSink>,
     ) -> Result<(), SinkError> {
         let mut state = self.state();
+        state.shown.insert((from.gateway.get(), frame.spool().get(), frame.sequence().get()));
         if state.mode == Mode::Unavailable {
             return Err(SinkError::Unavailable);
         }
@@ -155,6 +188,9 @@ impl FrameSink for MemorySink {
     }
 
     fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence {
+        if self.state().forgets {
+            return FrameSequence::ZERO;
+        }
         let kept = self.disk.0.lock().expect("the lock");
         let mine = kept.iter().filter(|(who, frame)| *who == from && frame.spool() == spool);
         mine.map(|(_, frame)| frame.sequence()).max().unwrap_or(FrameSequence::ZERO)
