@@ -13,6 +13,7 @@ mod faults;
 mod handle;
 mod nodes;
 mod operations;
+mod power;
 mod state;
 
 use std::io;

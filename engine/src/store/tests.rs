@@ -16,6 +16,7 @@ use super::*;
 use crate::files::{FaultRates, FaultyFiles, Files as _, Loss, SyncKind};
 
 mod power;
+mod random;
 
 fn local() -> (TempDir, LocalDurable) {
     let dir = tempfile::tempdir().expect("a directory");

@@ -21,9 +21,10 @@ pub(crate) enum Listed {
 impl FaultyFiles {
     /// The names in a directory and what they stand for, sorted.
     pub(crate) fn entries(&self, dir: &Path) -> io::Result<Vec<(String, Listed)>> {
-        let (state, process) = self.enter();
+        let (mut state, process) = self.enter();
         state.alive(process)?;
         let dir = state.dir(dir)?;
+        state.open_fails()?;
         let listed = |node: &Node| match *node {
             Node::Dir(_) => Listed::Dir,
             Node::File(id) => Listed::File { id, len: state.files[id].seen.len() as u64 },
@@ -82,9 +83,11 @@ impl Files for FaultyFiles {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let (state, process) = self.enter();
+        let (mut state, process) = self.enter();
         state.is_current(process)?;
-        let names = &state.dirs[state.dir(dir)?].seen;
+        let dir = state.dir(dir)?;
+        state.open_fails()?;
+        let names = &state.dirs[dir].seen;
         Ok(names.iter().filter(|(_, node)| matches!(node, Node::File(_))).map(|(name, _)| name.clone()).collect())
     }
 

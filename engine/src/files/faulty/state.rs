@@ -10,20 +10,19 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::Loss;
 use super::draw::Draw;
 use super::faults::{FaultCounts, FaultRates, SyncKind};
-use super::nodes::{Change, DirNode, Fate, FileNode, NameChange, Node};
+use super::nodes::{Change, DirNode, FileNode, NameChange, Node};
 
 /// The directory that every path starts from, with a slash before it or not.
-const ROOT: usize = 0;
+pub(super) const ROOT: usize = 0;
 
 #[derive(Debug, Clone)]
 pub(super) struct State {
     pub(super) files: Vec<FileNode>,
     pub(super) dirs: Vec<DirNode>,
-    dirty_files: BTreeSet<usize>,
-    dirty_dirs: BTreeSet<usize>,
+    pub(super) dirty_files: BTreeSet<usize>,
+    pub(super) dirty_dirs: BTreeSet<usize>,
     pub(super) locks: BTreeSet<PathBuf>,
     /// Counts restarts: handles of an earlier process are dead.
     pub(super) process: u64,
@@ -34,7 +33,7 @@ pub(super) struct State {
     pub(super) fail_sync_after: Option<u64>,
     pub(super) fail_writes: u32,
     pub(super) space: Option<u64>,
-    used: u64,
+    pub(super) used: u64,
     pub(super) draw: Draw,
     pub(super) rates: FaultRates,
     pub(super) counts: FaultCounts,
@@ -305,7 +304,7 @@ impl State {
         }
     }
 
-    fn drop_if_free(&mut self, file: usize) {
+    pub(super) fn drop_if_free(&mut self, file: usize) {
         if self.files[file].holds == 0 {
             self.files[file] = FileNode::default();
             self.dirty_files.remove(&file);
@@ -320,87 +319,5 @@ impl State {
     pub(super) fn close_handle(&mut self, file: usize) {
         self.files[file].handles -= 1;
         self.release(Node::File(file));
-    }
-
-    /// The process is gone, with its handles and locks.
-    pub(super) fn end_process(&mut self) {
-        self.process += 1;
-        self.locks.clear();
-        for file in 0..self.files.len() {
-            let handles = std::mem::take(&mut self.files[file].handles);
-            if handles > 0 {
-                self.files[file].holds -= handles;
-                self.drop_if_free(file);
-            }
-        }
-    }
-
-    /// A file system that could not write its names has stopped, and comes back as after a power cut.
-    pub(super) fn at_least(&mut self, loss: Loss) -> Loss {
-        let stopped = self.dirty_dirs.iter().any(|&dir| self.dirs[dir].strayed);
-        if stopped && loss == Loss::Process { Loss::Some(self.draw.next()) } else { loss }
-    }
-
-    /// The power is cut: the disk gets of what is between as much as the loss leaves, and is all there is.
-    pub(super) fn cut_power(&mut self, loss: Loss) {
-        let mut draw = match loss {
-            Loss::Process => return,
-            Loss::Unsynced => None,
-            Loss::Some(seed) => Some(Draw::new(seed)),
-        };
-        let mut keep = || draw.as_mut().is_some_and(Draw::coin);
-        let mut fate = Fate::default();
-        for file in std::mem::take(&mut self.dirty_files) {
-            let node = &mut self.files[file];
-            for change in std::mem::take(&mut node.between) {
-                change.apply_some(&mut node.disk, &mut keep, &mut fate);
-            }
-            node.seen.clone_from(&node.disk);
-            node.strayed = false;
-        }
-        self.counts.sectors_lost += fate.lost;
-        self.counts.sectors_kept += fate.kept;
-        for dir in std::mem::take(&mut self.dirty_dirs) {
-            let node = &mut self.dirs[dir];
-            for change in std::mem::take(&mut node.between) {
-                if keep() {
-                    self.counts.names_kept += 1;
-                    change.apply(&mut node.disk);
-                } else {
-                    self.counts.names_lost += 1;
-                }
-            }
-            node.seen.clone_from(&node.disk);
-            node.strayed = false;
-        }
-        self.count_again();
-    }
-
-    /// After a power cut names on the disk are all that holds anything. What no path leads to any more is gone.
-    fn count_again(&mut self) {
-        let mut links = vec![0; self.files.len()];
-        let mut reached = vec![false; self.dirs.len()];
-        let mut left = vec![ROOT];
-        while let Some(dir) = left.pop() {
-            reached[dir] = true;
-            for node in self.dirs[dir].disk.values() {
-                match *node {
-                    Node::File(file) => links[file] += 1,
-                    Node::Dir(dir) => left.push(dir),
-                }
-            }
-        }
-        for (dir, _) in self.dirs.iter_mut().zip(reached).filter(|(_, reached)| !reached) {
-            *dir = DirNode::default();
-        }
-        self.used = 0;
-        for (file, links) in self.files.iter_mut().zip(links) {
-            if links == 0 {
-                *file = FileNode::default();
-            } else {
-                (file.links, file.holds, file.handles) = (links, links * 2, 0);
-                self.used += file.seen.len() as u64;
-            }
-        }
     }
 }

@@ -195,14 +195,15 @@ fn every_fault_does_what_it_says_and_is_counted() {
     files.open_dir(path("d")).expect_err("fails");
     files.sync_dir(path("d")).expect_err("fails");
     files.lock_exclusive(path("d/lock")).expect_err("fails");
-    assert_eq!(files.counts().open_errors, 5);
+    files.list(path("d")).expect_err("fails");
+    assert_eq!(files.counts().open_errors, 6);
     files.set_space(Some(1));
     files.restart(Loss::Process);
     files.create_new(path("d/g")).expect_err("no space, but no fault either");
     assert_eq!(files.counts().no_space, 1);
     let mut sum = files.counts();
     sum.add(&files.counts());
-    assert_eq!((sum.open_errors, sum.no_space, sum.kills), (10, 2, 2));
+    assert_eq!((sum.open_errors, sum.no_space, sum.kills), (12, 2, 2));
 }
 
 #[test]

@@ -10,10 +10,10 @@ use futures::future::BoxFuture;
 use super::*;
 
 /// Objects by name.
-type Objects = BTreeMap<String, Bytes>;
+pub(super) type Objects = BTreeMap<String, Bytes>;
 
 /// A change, as asked for, and what it makes of the objects.
-enum Step {
+pub(super) enum Step {
     Create(&'static str, u8, usize),
     Overwrite(&'static str, u8, usize),
     Parts(&'static str, u8, usize),
@@ -46,7 +46,7 @@ fn bytes(fill: u8, len: usize) -> Bytes {
 }
 
 impl Step {
-    fn apply(&self, objects: &mut Objects) {
+    pub(super) fn apply(&self, objects: &mut Objects) {
         match *self {
             Create(name, fill, len) => {
                 objects.entry(name.to_owned()).or_insert_with(|| bytes(fill, len));
@@ -64,7 +64,7 @@ impl Step {
         }
     }
 
-    fn ask<'a>(&'a self, store: &'a LocalDurable) -> BoxFuture<'a, Result<(), Error>> {
+    pub(super) fn ask<'a>(&'a self, store: &'a LocalDurable) -> BoxFuture<'a, Result<(), Error>> {
         async move {
             match *self {
                 Create(name, fill, len) => {
@@ -106,7 +106,7 @@ fn live(store: &LocalDurable) -> (Objects, Objects) {
 }
 
 /// All there is, read in every way there is.
-fn found(store: &LocalDurable) -> Objects {
+pub(super) fn found(store: &LocalDurable) -> Objects {
     let all = async {
         let mut objects = Objects::new();
         for name in names(store, None).await {
