@@ -69,23 +69,29 @@ fn watch(house: &House, client: &Client) -> tokio::task::JoinHandle<()> {
 }
 
 /// Makes frames durable some time after they were taken, as a disk does.
-fn slow_disk(sink: &Arc<MemorySink>, seed: u64) -> Arc<AtomicBool> {
-    let (sink, stop) = (Arc::clone(sink), Arc::new(AtomicBool::new(false)));
-    let stopped = Arc::clone(&stop);
+struct SlowDisk {
+    /// Nothing becomes durable meanwhile.
+    stalls: AtomicBool,
+    ends: AtomicBool,
+}
+
+fn slow_disk(sink: &Arc<MemorySink>, seed: u64) -> Arc<SlowDisk> {
+    let disk = Arc::new(SlowDisk { stalls: AtomicBool::new(false), ends: AtomicBool::new(false) });
+    let (sink, shared) = (Arc::clone(sink), Arc::clone(&disk));
     tokio::spawn(async move {
         let mut draw = Draw::new(seed);
-        while !stopped.load(Ordering::Relaxed) {
-            // Now and then it takes so long that a client comes back before its frames are durable.
-            let ms = if draw.below(50) == 0 { 1000 } else { draw.below(10) };
-            tokio::time::sleep(Duration::from_millis(ms)).await;
-            sink.commit(usize::try_from(draw.below(20)).expect("small"));
+        while !shared.ends.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(draw.below(10))).await;
+            if !shared.stalls.load(Ordering::Relaxed) {
+                sink.commit(usize::try_from(draw.below(20)).expect("small"));
+            }
         }
         sink.set(Mode::Keeps);
     });
-    stop
+    disk
 }
 
-async fn storm(network: &Network, draw: &mut Draw) {
+async fn storm(network: &Network, disk: &SlowDisk, draw: &mut Draw) {
     let mut weather = || Weather {
         lost_per_mille: draw.below(150),
         doubled_per_mille: draw.below(100),
@@ -100,12 +106,16 @@ async fn storm(network: &Network, draw: &mut Draw) {
         kind @ 1..=3 => {
             // Cut off for about as long as either end waits; in one direction only, or in both.
             let gate = |shut| if shut { Gate::Shut } else { Gate::Open };
+            // In half of the cases the client is back before what it had sent is durable.
+            disk.stalls.store(draw.below(2) == 0, Ordering::Relaxed);
             network.rule(|rules| (rules.gate_up, rules.gate_down) = (gate(kind != 1), gate(kind != 2)));
             tokio::time::sleep(IDLE / 2 + Duration::from_millis(draw.below(1200))).await;
             network.rule(|rules| (rules.gate_up, rules.gate_down) = (Gate::Open, Gate::Open));
             if draw.below(2) == 0 {
                 network.rebind();
             }
+            tokio::time::sleep(IDLE / 2).await;
+            disk.stalls.store(false, Ordering::Relaxed);
         }
         _ => {}
     }
@@ -122,10 +132,10 @@ async fn run(seed: u64) {
     let mut client = within(Client::connect(config(&house, &network, &gateway))).await.expect("a client");
     let (id, watching) = (client.spool(), watch(&house, &client));
     let raging = {
-        let (network, mut draw) = (Arc::clone(&network), Draw::new(seed ^ 2));
+        let (network, disk, mut draw) = (Arc::clone(&network), Arc::clone(&disk), Draw::new(seed ^ 2));
         tokio::spawn(async move {
             loop {
-                storm(&network, &mut draw).await;
+                storm(&network, &disk, &mut draw).await;
             }
         })
     };
@@ -144,7 +154,7 @@ async fn run(seed: u64) {
     raging.abort();
     let _ = raging.await;
     network.rule(|rules| *rules = crate::network::Rules::default());
-    disk.store(true, Ordering::Relaxed);
+    disk.ends.store(true, Ordering::Relaxed);
     let summary = tokio::time::timeout(2 * LONG, client.finish()).await.expect("in time").expect("all acknowledged");
     within(watching).await.expect("what is acknowledged is durable");
     assert_eq!((summary.acknowledged_frames, summary.refused_frames), (frames, 0));
