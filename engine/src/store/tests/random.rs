@@ -114,7 +114,7 @@ fn life(seed: u64) -> FaultCounts {
 #[test]
 fn in_random_lives_every_answer_is_true() {
     let mut counts = FaultCounts::default();
-    for seed in 0..150 {
+    for seed in 0..50 {
         counts.add(&life(seed));
     }
     let happened = [
@@ -132,5 +132,5 @@ fn in_random_lives_every_answer_is_true() {
         counts.names_lost,
         counts.names_kept,
     ];
-    assert!(happened.iter().all(|&count| count > 100), "{counts:?}");
+    assert!(happened.iter().all(|&count| count > 40), "{counts:?}");
 }
