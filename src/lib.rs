@@ -12,6 +12,7 @@ pub mod error;
 pub mod export;
 pub mod http;
 pub mod keys;
+pub mod open_files;
 pub mod pki;
 pub mod ports;
 pub mod private_file;

@@ -20,6 +20,7 @@ use crate::data_dir::{DataDir, DirLock};
 use crate::error::{Context, Problem, Result};
 use crate::http::{self, Backend, HttpState};
 use crate::keys;
+use crate::open_files;
 use crate::pki::{self, Authority};
 use crate::ports::{Directory, Now, Orgs, Sink};
 use crate::telemetry::Metrics;
@@ -50,7 +51,19 @@ impl HttpServer {
         let listener = TcpListener::bind(config.http.addr).await.context(what)?;
         let addr = listener.local_addr().context(what)?;
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(http::serve(listener, http::router(state), config.http.clone(), stopped));
+        let mut http = config.http.clone();
+        let open_files = open_files::limit();
+        http.connections_max = open_files::http_connections(http.connections_max, open_files);
+        if http.connections_max < config.http.connections_max {
+            tracing::warn!(
+                connections_max = http.connections_max,
+                configured = config.http.connections_max,
+                open_files,
+                "this process may open few files, so HTTP gets fewer connections than configured; raise the limit of \
+                 open files (ulimit -n, LimitNOFILE)"
+            );
+        }
+        let task = tokio::spawn(http::serve(listener, http::router(state), http, stopped));
         tracing::info!(%addr, "http listens");
         Ok(Self { addr, stop, task })
     }

@@ -27,6 +27,10 @@ pub(crate) struct Shape {
     pub(crate) gateways_per_org: u8,
     /// Rows in a frame: up to so many, and now and then twenty times as many.
     pub(crate) rows_max: u32,
+    /// Of a hundred frames, so many hold rows that were sent before: they fill the log and add nothing to compare.
+    pub(crate) repeats: u64,
+    /// Do rows have values in the other channels, too? Nobody compares those; no encoding makes them smaller.
+    pub(crate) bulky: bool,
     /// The longest pause between two frames of a gateway.
     pub(crate) pause_max: Duration,
     /// Bytes of frames that a gateway keeps waiting at most.
@@ -41,9 +45,17 @@ impl Shape {
             orgs: 2,
             gateways_per_org: 3,
             rows_max: 60,
+            repeats: 10,
+            bulky: false,
             pause_max: Duration::from_millis(20),
             spool_bytes_max: 256 << 10,
         }
+    }
+
+    /// The same with rows that are mostly repeats, and as large as rows get: they fill the log, and leave little to
+    /// compare.
+    pub(crate) fn bulky(seed: u64) -> Self {
+        Self { repeats: 85, bulky: true, pause_max: Duration::from_millis(5), ..Self::new(seed) }
     }
 }
 
@@ -309,20 +321,21 @@ impl Sender {
         let neighbour = Arc::clone(&self.org[usize::try_from(self.dice.below(self.org.len() as u64)).expect("small")]);
         let kind = self.dice.below(100);
         let (sent, acked) = (neighbour.sent_rows(), neighbour.acked_rows());
+        let values = if self.shape.bulky { Values::Bulky } else { Values::First };
         let mut fresh = 0;
-        if kind < 10 && sent > 0 {
+        if kind < self.shape.repeats && sent > 0 {
             let (row, rows) = self.some_of(sent, self.shape.rows_max);
-            fill(builder, neighbour.place, row, rows, false);
-        } else if kind < 16 && acked > 0 {
+            fill(builder, neighbour.place, row, rows, values);
+        } else if kind < self.shape.repeats + 6 && acked > 0 {
             // Only what is acknowledged has a first value that is known here.
             let (row, rows) = self.some_of(acked, 4);
-            fill(builder, neighbour.place, row, rows, true);
+            fill(builder, neighbour.place, row, rows, Values::Forged);
             let forged = Forged { gateway: neighbour.place.gateway, row, rows };
             self.me.ledger.lock().expect("no panic while held").forged.push(forged);
         } else {
             let large = if self.dice.below(150) == 0 { 20 } else { 1 };
             fresh = 1 + self.small_below(self.shape.rows_max * large);
-            fill(builder, self.me.place, self.me.sent_rows(), fresh, false);
+            fill(builder, self.me.place, self.me.sent_rows(), fresh, values);
         }
         let mut ledger = self.me.ledger.lock().expect("no panic while held");
         ledger.rows += fresh;
@@ -340,13 +353,28 @@ impl Sender {
     }
 }
 
-fn fill(builder: &mut FrameBuilder, place: Place, row: u32, rows: u32, forged: bool) {
+/// What a frame's rows hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Values {
+    /// Temperature, and mostly humidity.
+    First,
+    /// The same and the other channels.
+    Bulky,
+    /// Another temperature.
+    Forged,
+}
+
+fn fill(builder: &mut FrameBuilder, place: Place, row: u32, rows: u32, values: Values) {
     let channel = |code| ChannelCode::new(code).expect("a channel");
     for row in row..row + rows {
         let reading = model::reading(place, row);
-        let temperature = if forged { reading.forged } else { reading.temperature };
+        let temperature = if values == Values::Forged { reading.forged } else { reading.temperature };
         let mut samples = vec![(channel(1), temperature)];
         samples.extend(reading.humidity.map(|humidity| (channel(2), humidity)));
+        if values == Values::Bulky {
+            // An infinite fraction each, in every channel's range.
+            samples.extend((3..=8).map(|code| (channel(code), 1.0 / (3.0 + f64::from(row) * 8.0 + f64::from(code)))));
+        }
         let (logger, time) = (LoggerId::new(reading.logger), Millis::new(reading.time_ms));
         builder.push(logger.expect("not zero"), time.expect("in range"), &samples).expect("a frame has room for it");
     }

@@ -3,11 +3,13 @@
 
 mod access;
 mod damage;
+mod disk;
 mod kills;
 mod lifecycle;
 mod load;
 mod model;
 mod other_reader;
 mod path;
+mod pressure;
 mod readings;
 mod server;

@@ -8,11 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::disk::SmallDisk;
+
 /// Long enough for a debug build on a busy machine; only a failing test waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A data directory with everything that belongs to one server; the directory goes when it is dropped.
 pub(crate) struct Icecore {
+    /// Before the directory that it is mounted in: fields go in this order.
+    disk: Option<SmallDisk>,
     work: tempfile::TempDir,
     ingest_port: u16,
     http_port: u16,
@@ -97,12 +101,26 @@ impl Icecore {
         this
     }
 
+    /// The same on a file system of its own, of so many MiB. Only for who [may mount](crate::disk::may_mount).
+    pub(crate) fn on_small_disk(environment: &[(&str, &str)], mib: u32) -> Self {
+        let mut this = Self::uninitialised(environment);
+        this.disk = Some(SmallDisk::mount(Path::new(&this.data_dir()), mib));
+        this.run(&["init", "--data-dir", &this.data_dir()]).ok();
+        this
+    }
+
+    /// The file system of its own.
+    pub(crate) fn disk(&self) -> &SmallDisk {
+        self.disk.as_ref().expect("made with one")
+    }
+
     /// Not even initialised.
     pub(crate) fn uninitialised(environment: &[(&str, &str)]) -> Self {
         let work = tempfile::Builder::new().prefix("icecore-e2e-").tempdir().expect("a temporary directory");
         let udp = UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free UDP port").port();
         let tcp = TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free TCP port").port();
         Self {
+            disk: None,
             work,
             ingest_port: udp,
             http_port: tcp,
@@ -179,14 +197,23 @@ impl Icecore {
 
     #[track_caller]
     pub(crate) fn wait_until_ready(&mut self) {
+        if let Err(code) = self.ready_or_ended() {
+            panic!("the server ended with {code:?}:\n{}", self.log());
+        }
+    }
+
+    /// Waits until a server that was launched is ready; if it ends before, its exit code is the error.
+    #[track_caller]
+    pub(crate) fn ready_or_ended(&mut self) -> Result<(), Option<i32>> {
         let begun = Instant::now();
         while !self.is_ready() {
             if let Some(code) = self.ended() {
-                panic!("the server ended with {code:?}:\n{}", self.log());
+                return Err(code);
             }
             assert!(begun.elapsed() < PATIENCE, "the server is not ready:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+        Ok(())
     }
 
     /// The exit code, if the server has ended by itself; the code is none when a signal ended it.
@@ -221,7 +248,7 @@ impl Icecore {
         process.wait_with_output().expect("the output can be read").into()
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
+    fn is_ready(&self) -> bool {
         TcpStream::connect(("127.0.0.1", self.http_port)).is_ok() && self.get("/readyz").starts_with("HTTP/1.1 200")
     }
 
