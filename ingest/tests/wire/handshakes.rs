@@ -84,13 +84,15 @@ async fn one_network_cannot_take_every_place() {
 async fn a_handshake_that_never_goes_on_gives_its_place_back() {
     let (mut house, gateway) = house();
     house.limits.handshake_timeout = Duration::from_millis(500);
+    house.limits.idle_timeout = Duration::from_secs(300);
     let server = house.serve(&house.sink(10, Mode::Keeps));
     let network = Network::from(Ipv4Addr::new(127, 0, 2, 2), server.addr(), 1).await;
     network.rule(|rules| rules.gate_down = Gate::Shut);
     let flood = begin(&house, &network, 10);
     until("places are taken", || server.connections() > 0).await;
-    drop(flood);
     until("they are free again", || server.connections() == 0).await;
+    network.rule(|rules| rules.gate_up = Gate::Shut);
+    drop(flood);
     honest_one_gets_through(&house, server.addr(), &gateway).await;
 }
 
