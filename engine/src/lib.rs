@@ -39,9 +39,9 @@ pub use config::EngineConfig;
 pub use engine::{Appended, Stepped};
 pub use engine::{Engine, EngineParts, EngineStatus, FlushTrouble, Spawn};
 pub use error::{EngineError, EngineErrorKind};
+pub use files::{Dir, File, FileLock, Files, RealFiles};
 #[cfg(any(test, feature = "fault"))]
 pub use files::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};
-pub use files::{Dir, File, FileLock, Files, RealFiles};
 pub use first_wins::{
     MERGE_BATCH_ROWS, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
 };
