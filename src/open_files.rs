@@ -13,10 +13,15 @@ fn parse(limits: &str) -> Option<usize> {
     limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_whitespace().next()?.parse().ok()
 }
 
-/// How many connections HTTP may have at once: what is configured, but no more than half of the process's files.
+/// What everything but HTTP needs at its default settings, generously: log, control database and threads have some
+/// twenty, two flushes that settle 16 segments each have 32, and queries read as many again.
+const OTHERS: usize = 128;
+
+/// How many connections HTTP may have at once: what is configured, but no more than the others leave. Where the limit is
+/// so low that they leave next to nothing, a quarter of it.
 #[must_use]
 pub fn http_connections(configured: usize, limit: Option<usize>) -> usize {
-    limit.map_or(configured, |limit| configured.min((limit / 2).max(1)))
+    limit.map_or(configured, |limit| configured.min(limit.saturating_sub(OTHERS).max(limit / 4).max(1)))
 }
 
 #[cfg(test)]
@@ -38,10 +43,11 @@ mod tests {
     }
 
     #[test]
-    fn http_never_gets_more_than_half() {
+    fn http_leaves_the_others_what_they_need() {
         assert_eq!(http_connections(512, None), 512);
-        assert_eq!(http_connections(512, Some(20_000)), 512);
-        assert_eq!(http_connections(512, Some(64)), 32);
+        assert_eq!(http_connections(512, Some(1024)), 512);
+        assert_eq!(http_connections(512, Some(256)), 128);
+        assert_eq!(http_connections(512, Some(64)), 16);
         assert_eq!(http_connections(512, Some(1)), 1, "none at all would answer nobody");
     }
 }

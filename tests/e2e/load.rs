@@ -155,33 +155,37 @@ impl Load {
         Self { shape, runtime, orgs, tasks, switches, seen }
     }
 
-    fn gateways(&self) -> impl Iterator<Item = &Arc<Gateway>> {
+    fn each_gateway(&self) -> impl Iterator<Item = &Arc<Gateway>> {
         self.orgs.iter().flat_map(|(_, gateways)| gateways)
     }
 
     /// New rows that are acknowledged.
     pub(crate) fn acked_rows(&self) -> u64 {
-        self.gateways().map(|gateway| u64::from(gateway.acked_rows())).sum()
+        self.each_gateway().map(|gateway| u64::from(gateway.acked_rows())).sum()
     }
 
     /// New rows that were given to the clients.
     pub(crate) fn sent_rows(&self) -> u64 {
-        self.gateways().map(|gateway| u64::from(gateway.sent_rows())).sum()
+        self.each_gateway().map(|gateway| u64::from(gateway.sent_rows())).sum()
     }
 
     /// Acknowledged frames of all gateways.
     pub(crate) fn acked_frames(&self) -> usize {
-        self.gateways().map(|gateway| gateway.acked_frames()).sum()
+        self.each_gateway().map(|gateway| gateway.acked_frames()).sum()
     }
 
     /// How often gateways came back.
     pub(crate) fn reconnects(&self) -> u64 {
-        self.gateways().map(|gateway| gateway.progress.borrow().reconnects).sum()
+        self.each_gateway().map(|gateway| gateway.progress.borrow().reconnects).sum()
+    }
+
+    pub(crate) fn gateways(&self) -> usize {
+        self.each_gateway().count()
     }
 
     /// Gateways that have a connection, as far as they know.
     pub(crate) fn connected(&self) -> usize {
-        self.gateways().filter(|gateway| gateway.progress.borrow().connected).count()
+        self.each_gateway().filter(|gateway| gateway.progress.borrow().connected).count()
     }
 
     /// Waits until so many more frames are acknowledged; false when that takes longer than `at_most`.
@@ -206,7 +210,7 @@ impl Load {
     fn assert_alive(&self) {
         let stopped = self.switches.stopped.load(Ordering::Relaxed);
         assert!(stopped || self.tasks.iter().all(|task| !task.is_finished()), "a gateway has given up");
-        for gateway in self.gateways() {
+        for gateway in self.each_gateway() {
             let refused = gateway.progress.borrow().refused_frames;
             assert_eq!(refused, 0, "the server refuses frames of {:?}", gateway.place);
         }
