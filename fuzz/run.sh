@@ -11,7 +11,6 @@ seconds=${1:-60}
 shift || true
 wanted=("$@")
 toolchain=${FUZZ_TOOLCHAIN:-nightly}
-build_dir=${FUZZ_TARGET_DIR:-$PWD/target}
 
 light=(frame session wal_scan wal_records manifest manifest_body manifest_script segment_tail segment object_key names)
 server=(csv units config sql)
@@ -20,25 +19,32 @@ rustup toolchain list | grep -q "^$toolchain" || rustup toolchain install "$tool
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 
 # No sanitizer: there is no `unsafe` of ours. No `cfg(fuzzing)`: what is fuzzed is what is shipped.
-options=(-s none --no-cfg-fuzzing --features libfuzzer)
-
-# The server's targets have all of DataFusion behind them, which optimising takes an hour to build and no more is found.
 cargo_fuzz() { # build or run, target, more arguments
     local verb=$1 target=$2
     shift 2
-    if [[ " ${server[*]} " == *" $target "* ]]; then
-        CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=0 cargo "+$toolchain" fuzz "$verb" \
-            --fuzz-dir server --dev "${options[@]}" --target-dir "$build_dir/server" "$target" "$@"
-    else
-        cargo "+$toolchain" fuzz "$verb" \
-            --fuzz-dir . --codegen-units 16 "${options[@]}" --target-dir "$build_dir/light" "$target" "$@"
-    fi
+    cargo "+$toolchain" fuzz "$verb" --fuzz-dir . -s none --no-cfg-fuzzing --codegen-units 16 --features libfuzzer \
+        --target-dir "${FUZZ_TARGET_DIR:-$PWD/target}" "$target" "$@"
 }
+
+# cargo-fuzz instruments whatever is below a target, and below these is all of DataFusion: an hour of building. So only
+# the crates of this workspace are instrumented here, and the others are those of the release build.
+build_server() { # target
+    (cd server && RUSTC_WORKSPACE_WRAPPER="$PWD/../cover.sh" cargo build --release --locked --features libfuzzer \
+        --bin "$1")
+}
+
+server_binary() { # target
+    local dir
+    dir=$(cargo metadata --locked --no-deps --format-version 1 | sed -nE 's/.*"target_directory":"([^"]*)".*/\1/p')
+    echo "$dir/release/$1"
+}
+
+is_server() { [[ " ${server[*]} " == *" $1 "* ]]; }
 
 # What a run of a target gets beside the seconds.
 settings() { # target
     case $1 in
-        sql) echo "-rss_limit_mb=3072 -timeout=60 -max_len=2048 -only_ascii=1 -dict=dictionaries/sql.dict" ;;
+        sql) echo "-rss_limit_mb=3072 -timeout=120 -max_len=2048 -only_ascii=1 -dict=dictionaries/sql.dict" ;;
         config) echo "-rss_limit_mb=2048 -timeout=20 -max_len=4096 -dict=dictionaries/config.dict" ;;
         csv) echo "-rss_limit_mb=2048 -timeout=20 -max_len=8192 -dict=dictionaries/csv.dict" ;;
         units) echo "-rss_limit_mb=2048 -timeout=20 -max_len=64" ;;
@@ -56,9 +62,14 @@ run() { # target, log, more arguments of libFuzzer
         frame | wal_scan | manifest | segment_tail | segment) seeds+=(../storage-format/fixtures/v1) ;;
     esac
     mkdir -p "corpus/$target" "artifacts/$target"
-    # shellcheck disable=SC2046 # the settings are words
-    cargo_fuzz run "$target" "corpus/$target" "${seeds[@]}" -- $(settings "$target") \
-        "-artifact_prefix=$PWD/artifacts/$target/" -print_final_stats=1 "$@" >"$log" 2>&1
+    local options
+    read -ra options <<<"$(settings "$target")"
+    options+=("-artifact_prefix=$PWD/artifacts/$target/" -print_final_stats=1 "$@")
+    if is_server "$target"; then
+        "$(server_binary "$target")" "corpus/$target" "${seeds[@]}" "${options[@]}" >"$log" 2>&1
+    else
+        cargo_fuzz run "$target" "corpus/$target" "${seeds[@]}" -- "${options[@]}" >"$log" 2>&1
+    fi
 }
 
 logs=$(mktemp -d)
@@ -69,7 +80,9 @@ last() { sed -nE "s/.*$1.*/\1/p" "$2" | tail -n 1; }
 if [ ${#wanted[@]} -eq 0 ]; then wanted=("${light[@]}" "${server[@]}"); fi
 for target in canary "${wanted[@]}"; do
     echo "building $target" >&2
-    cargo_fuzz build "$target" >"$logs/build" 2>&1 || { tail -n 40 "$logs/build" >&2; exit 1; }
+    build=(cargo_fuzz build "$target")
+    if is_server "$target"; then build=(build_server "$target"); fi
+    "${build[@]}" >"$logs/build" 2>&1 || { tail -n 40 "$logs/build" >&2; exit 1; }
 done
 
 rm -rf corpus/canary artifacts/canary

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run -s none --features libfuzzer canary`: the body is [`fuzz::canary`].
+//! `make fuzz TARGET=canary`: the body is [`fuzz::canary`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

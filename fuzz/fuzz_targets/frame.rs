@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run -s none --features libfuzzer frame`: the body is [`fuzz::frame`].
+//! `make fuzz TARGET=frame`: the body is [`fuzz::frame`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

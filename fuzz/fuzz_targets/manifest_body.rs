@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run -s none --features libfuzzer manifest_body`: the body is [`fuzz::manifest_body`].
+//! `make fuzz TARGET=manifest_body`: the body is [`fuzz::manifest_body`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run -s none --features libfuzzer manifest_script`: the body is [`fuzz::manifest_script`].
+//! `make fuzz TARGET=manifest_script`: the body is [`fuzz::manifest_script`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

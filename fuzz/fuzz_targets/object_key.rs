@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run -s none --features libfuzzer object_key`: the body is [`fuzz::object_key`].
+//! `make fuzz TARGET=object_key`: the body is [`fuzz::object_key`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

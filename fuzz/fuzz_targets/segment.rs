@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run -s none --features libfuzzer segment`: the body is [`fuzz::segment`].
+//! `make fuzz TARGET=segment`: the body is [`fuzz::segment`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run -s none --features libfuzzer segment_tail`: the body is [`fuzz::segment_tail`].
+//! `make fuzz TARGET=segment_tail`: the body is [`fuzz::segment_tail`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run -s none --features libfuzzer session`: the body is [`fuzz::session`].
+//! `make fuzz TARGET=session`: the body is [`fuzz::session`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run -s none --features libfuzzer wal_scan`: the body is [`fuzz::wal_scan`].
+//! `make fuzz TARGET=wal_scan`: the body is [`fuzz::wal_scan`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run --fuzz-dir fuzz/server --features libfuzzer config`: the body is [`fuzz_server::config`].
+//! `make fuzz TARGET=config`: the body is [`fuzz_server::config`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

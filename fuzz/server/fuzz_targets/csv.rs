@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run --fuzz-dir fuzz/server --features libfuzzer csv`: the body is [`fuzz_server::csv`].
+//! `make fuzz TARGET=csv`: the body is [`fuzz_server::csv`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run --fuzz-dir fuzz/server --features libfuzzer sql`: the body is [`fuzz_server::sql`].
+//! `make fuzz TARGET=sql`: the body is [`fuzz_server::sql`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run --fuzz-dir fuzz/server --features libfuzzer units`: the body is [`fuzz_server::units`].
+//! `make fuzz TARGET=units`: the body is [`fuzz_server::units`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -24,7 +24,7 @@ const MEMORY_BYTES_MAX: usize = 8 << 20;
 /// Time of one query.
 const TIME_MAX: Duration = Duration::from_secs(5);
 /// What a busy machine may add to it before that is called a broken promise.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Texts that are longer find nothing new.
 const SQL_BYTES_MAX: usize = 16 << 10;
 /// How often it is looked whether anything was changed.
@@ -95,18 +95,14 @@ async fn ask(house: &House, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
     Ok(batches)
 }
 
-/// The first word of a statement, after blanks, comments and parentheses; empty when there is none.
+/// The first word of a statement, after blanks, comments of a line and parentheses; empty when that is not easily told.
 fn first_word(sql: &str) -> String {
     let mut rest = sql;
     loop {
         rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
-        if let Some(comment) = rest.strip_prefix("--") {
-            rest = comment.split_once('\n').map_or("", |(_, after)| after);
-        } else if let Some(comment) = rest.strip_prefix("/*") {
-            // Comments within comments: what is left is perhaps no word, and then nothing is said.
-            rest = comment.rsplit_once("*/").map_or("", |(_, after)| after);
-        } else {
-            break;
+        match rest.strip_prefix("--") {
+            Some(comment) => rest = comment.split_once('\n').map_or("", |(_, after)| after),
+            None => break,
         }
     }
     rest.chars().take_while(char::is_ascii_alphabetic).collect::<String>().to_ascii_uppercase()
