@@ -167,7 +167,8 @@ async fn many_connections_and_all_come_back_at_once() {
     let mut endpoint = raw::endpoint();
     let mut all = connect_all(&endpoint, &crowd, server.addr(), connections).await;
     tell("connections", connections, started, before);
-    assert_eq!(server.connections(), connections + 1);
+    // In the crush some attempts were begun twice; the half-open ones end by themselves.
+    until("all are connected and nobody else", || server.connections() == connections + 1).await;
     assert_eq!(server.frame_memory(), [house.limits.connection_window_bytes as usize - (64 << 10), 0, 0], "one sends");
     steady.stop(&house).await;
 
