@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::disk::SmallDisk;
@@ -79,6 +80,20 @@ pub(crate) fn icecore() -> Command {
     without_settings(Command::new(program()))
 }
 
+/// A port below those that the system gives to clients: while a killed server is down, each client that tries again
+/// gets a port, and one of them would sooner or later get the server's.
+fn free_port(is_free: impl Fn(u16) -> bool) -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let mut candidates = (0..PORTS).map(|_| {
+        let next = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        PORT_MIN + u16::try_from(next % u32::from(PORTS)).expect("below PORTS")
+    });
+    candidates.find(|port| is_free(*port)).expect("a free port")
+}
+
+const PORT_MIN: u16 = 12_000;
+const PORTS: u16 = 20_000;
+
 /// Settings of whoever runs the tests are not those of the server under test.
 fn without_settings(mut command: Command) -> Command {
     command.stdin(Stdio::null());
@@ -117,13 +132,11 @@ impl Icecore {
     /// Not even initialised.
     pub(crate) fn uninitialised(environment: &[(&str, &str)]) -> Self {
         let work = tempfile::Builder::new().prefix("icecore-e2e-").tempdir().expect("a temporary directory");
-        let udp = UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free UDP port").port();
-        let tcp = TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free TCP port").port();
         Self {
             disk: None,
             work,
-            ingest_port: udp,
-            http_port: tcp,
+            ingest_port: free_port(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok()),
+            http_port: free_port(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()),
             process: None,
             environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             limit: None,
