@@ -1,11 +1,14 @@
 //! SQL functions of icecore's own, beside DataFusion's.
 
+mod bounded;
 mod eui64;
 mod eui64_text;
 
 use std::sync::Arc;
 
 use datafusion::logical_expr::ScalarUDF;
+
+pub(crate) use bounded::bounded;
 
 /// All of them.
 pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {

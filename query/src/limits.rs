@@ -45,6 +45,16 @@ impl Default for QueryLimits {
     }
 }
 
+impl QueryLimits {
+    /// Bytes of one text that a function makes: a batch of such texts takes a quarter of the query's memory.
+    pub(crate) fn text_bytes_max(&self) -> usize {
+        (self.memory_bytes_max / 4 / self.batch_rows.max(1)).max(TEXT_BYTES_LEAST)
+    }
+}
+
+/// What a function may make of texts however little memory there is: a sentence.
+const TEXT_BYTES_LEAST: usize = 1024;
+
 /// Words, numbers and signs of a statement. It bounds what parsing and planning can cost, whatever the text.
 pub(crate) const SQL_TOKENS_MAX: usize = 60_000;
 

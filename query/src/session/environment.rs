@@ -51,7 +51,7 @@ pub(super) fn state(
         .with_runtime_env(Arc::new(runtime(limits, spill_dir, context)?))
         .with_catalog_list(catalogs(context)?)
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
-        .with_scalar_functions(scalar_functions())
+        .with_scalar_functions(scalar_functions(limits))
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_physical_optimizer_rule(Arc::new(Interruptible { over }))
@@ -116,9 +116,9 @@ fn catalogs(context: &Arc<ScanContext>) -> Result<Arc<dyn CatalogProviderList>> 
     Ok(Arc::new(catalogs))
 }
 
-fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+fn scalar_functions(limits: &QueryLimits) -> Vec<Arc<ScalarUDF>> {
     let mut functions = SessionStateDefaults::default_scalar_functions();
     functions.retain(|function| !LEFT_OUT.contains(&function.name()));
     functions.extend(functions::all());
-    functions
+    functions::bounded(functions, limits.text_bytes_max())
 }

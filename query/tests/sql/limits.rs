@@ -99,6 +99,26 @@ async fn memory_is_limited() {
     assert_eq!(one(&enough, sql).await, "10000");
 }
 
+/// Texts that expressions make are not counted by the memory pool: they are held to a length instead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_statements_make_no_long_texts() {
+    let house = some().await;
+    let session = house.session(org(1));
+    for sql in [
+        "SELECT repeat('x', 2000000000)",
+        "SELECT max(repeat('x', CAST(humidity * 1000000 AS BIGINT))) FROM readings",
+        "SELECT lpad('x', 2000000000, 'y'), rpad(eui64_text(logger), 2000000000) FROM readings",
+        "SELECT rpad('x', 1000000000)",
+        "SELECT replace(repeat('x', 4000), 'x', repeat('y', 4000))",
+        "SELECT regexp_replace(repeat('x', 100), '(.*)', repeat('\\1', 100))",
+    ] {
+        let error = error_of(&session, sql).await;
+        assert!(matches!(&error, QueryError::Invalid(text) if text.contains("could make a text")), "{sql}: {error}");
+    }
+    assert_eq!(one(&session, "SELECT length(repeat('x', 8000)), lpad('7', 3, '0')").await, "8000|007");
+    assert_eq!(one(&session, "SELECT replace('abc', 'b', 'xy'), regexp_replace('a1', '[0-9]', '#')").await, "axyc|a#");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_fit_spills_to_its_directory_and_leaves_nothing() {
     let house = some().await;
