@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test loom check lint deps bench fuzz kill
+.PHONY: help demo test sim soak loom check lint deps bench fuzz kill
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -14,6 +14,12 @@ test: ## Install what the tests need (a Parquet reader of other make), then run 
 	bash tests/setup.sh
 	$(CARGO) test --workspace --locked
 	$(MAKE) loom
+
+sim: ## Simulated fleets with everything going wrong: SEEDS=2000, or one again with its trace: SEED=4711
+	$(CARGO) run --profile sim --locked -p sim -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
+
+soak: ## The simulation for a long time: MINUTES=60
+	$(CARGO) run --profile sim --locked -p sim -- --minutes $(or $(MINUTES),60)
 
 loom: ## Every interleaving of the columns that threads share without a lock
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}/loom" $(CARGO) test -p engine --test loom --locked

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use engine::{Engine, EngineErrorKind, Submission, SubmitError, SubmitFailure};
+use engine::{Engine, Submission, SubmitError, SubmitFailure};
 use ingest::{BoxFuture, FrameSink, GatewayDirectory, GatewayIdentity, Refusal, RefusalCode, SinkError};
 use rustls_pki_types::CertificateDer;
 use storage_format::{Frame, FrameSequence, Millis, OrgId, SpoolId};
@@ -40,17 +40,8 @@ impl Orgs {
         if self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&org) {
             return Ok(());
         }
-        let what = || format!("organisation {org} cannot be loaded");
-        match self.engine.load(org).await {
-            Ok(()) => {}
-            Err(error) if error.kind() == EngineErrorKind::Invalid => {
-                let made = self.engine.manifests().create_org(org).await;
-                made.map_err(|error| Problem::new(what()).detail(error))?;
-                self.engine.load(org).await.map_err(|error| Problem::new(what()).detail(error))?;
-                tracing::info!(%org, "organisation made");
-            }
-            Err(error) => return Err(Problem::new(what()).detail(error)),
-        }
+        let loaded = self.engine.ensure_org(org).await;
+        loaded.map_err(|error| Problem::new(format!("organisation {org} cannot be loaded")).detail(error))?;
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(org);
         Ok(())
     }

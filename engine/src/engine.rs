@@ -212,6 +212,26 @@ impl Engine {
         self.loaded(org).await.map(drop)
     }
 
+    /// Loads an organisation, and makes it first if it has never been there.
+    ///
+    /// # Errors
+    /// When its key or manifest cannot be read or made. A store that has lost a write ends the engine.
+    pub async fn ensure_org(&self, org: OrgId) -> Result<(), EngineError> {
+        match self.load(org).await {
+            Err(error) if error.kind() == EngineErrorKind::Invalid => {}
+            loaded => return loaded,
+        }
+        if let Err(error) = self.core.manifests.create_org(org).await {
+            let error = error.into();
+            if threads::stops_the_engine(&error) {
+                self.core.fail(&error);
+            }
+            return Err(error);
+        }
+        tracing::info!(%org, "organisation made");
+        self.load(org).await
+    }
+
     async fn loaded(&self, org: OrgId) -> Result<Arc<Org>, EngineError> {
         self.core.loader.load(org).await
     }

@@ -18,7 +18,7 @@ use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
 use crate::keys::OrgKeys;
-use crate::manifest::ManifestStore;
+use crate::manifest::{ManifestError, ManifestStore};
 use crate::metrics;
 use crate::recover::{RecoveryHost, RecoveryParts, RecoveryReport, WalSettings, recover};
 use crate::segments::Segments;
@@ -168,7 +168,12 @@ impl RecoveryHost for Host<'_> {
         let mut loads = futures::stream::iter(all).map(|org| self.manifests.load(org)).buffer_unordered(LOADS_AT_ONCE);
         let mut max = Lsn::ZERO;
         while let Some(manifest) = loads.next().await {
-            max = max.max(manifest?.lsn_covered());
+            match manifest {
+                Ok(manifest) => max = max.max(manifest.lsn_covered()),
+                // Half made: a crash came between its key and its first manifest. Nothing of it was ever flushed.
+                Err(ManifestError::NotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(max)
     }

@@ -11,9 +11,7 @@ use super::Core;
 use super::lock::DirectoryLock;
 use crate::append::{AppendStep, StopPreparer, spawn_appender, spawn_wal_preparer};
 use crate::error::{EngineError, EngineErrorKind};
-use crate::manifest::ManifestError;
-use crate::segments::SegmentReadError;
-use crate::store::{PutError, is_fatal};
+use crate::store::LocalDurableError;
 use crate::wal::WalPrepareStep;
 
 /// How long the flush looks away after a step that found nothing to do, however often it is called.
@@ -101,13 +99,15 @@ impl Threads {
 }
 
 /// A fenced writer and a store that failed a sync must end; anything else is tried again.
-fn stops_the_engine(error: &EngineError) -> bool {
-    let lost = |cause: &(dyn std::error::Error + 'static)| {
-        matches!(cause.downcast_ref(), Some(PutError::Fatal { .. }))
-            || matches!(cause.downcast_ref(), Some(ManifestError::Store { source, .. }) if is_fatal(source))
-            || matches!(cause.downcast_ref(), Some(SegmentReadError::Store { source, .. }) if is_fatal(source))
-    };
-    error.kind() == EngineErrorKind::Fenced || error.source().is_some_and(lost)
+pub(super) fn stops_the_engine(error: &EngineError) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(LocalDurableError::is_fatal) {
+            return true;
+        }
+        cause = error.source();
+    }
+    error.kind() == EngineErrorKind::Fenced
 }
 
 /// Calls the flush step until it is told to stop, or until an error ends the engine.

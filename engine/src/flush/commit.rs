@@ -1,9 +1,8 @@
 //! One frozen buffer into segments, and the one commit that makes them count.
 //!
 //! Crash consistency, objects and manifest: all objects of the flush are durable before the commit names them. When
-//! the store does not say whether the commit happened, the manifest is loaded again and looked at: if it holds this
-//! flush, it happened, and the buffer goes; if not, it did not, and the buffer stays. A flush is never written down
-//! twice.
+//! the store does not say whether the commit happened, the manifest is loaded again and looked at: if it covers the
+//! buffer's records, they are in segments, and the buffer goes; if not, it stays. A record is never flushed twice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -81,6 +80,14 @@ impl Flusher {
         let (Some(lsn_min), Some(lsn_max)) = (buffer.lsn_first(), buffer.lsn_last()) else {
             return Err(defect("a frozen buffer is empty"));
         };
+        match covered(manifest, lsn_min, lsn_max) {
+            Covered::Nothing => {}
+            Covered::All => {
+                org.flushed(&Arc::new(manifest.clone()), buffer);
+                return Ok(FlushReport { buffers: 1, ..FlushReport::default() });
+            }
+            Covered::Some => return Err(late_commit(org.id(), manifest.lsn_covered())),
+        }
         let Some(flush) = manifest.flush().next() else {
             return Err(defect("there are no more flush numbers"));
         };
@@ -110,14 +117,19 @@ impl Flusher {
             spools: spools(buffer, manifest),
             totals,
         };
-        let committed = self.commit(org, manifest, change).await?;
+        let committed = self.commit(org, manifest, change, (lsn_min, lsn_max)).await?;
         org.flushed(&Arc::new(committed), buffer);
         Ok(report)
     }
 
-    async fn commit(&self, org: &Org, manifest: &Manifest, change: ManifestChange) -> Result<Manifest, EngineError> {
-        let added: Vec<_> = change.added.iter().map(|entry| entry.id).collect();
-        let (flush, lsn_covered) = (change.flush, change.lsn_covered);
+    async fn commit(
+        &self,
+        org: &Org,
+        manifest: &Manifest,
+        change: ManifestChange,
+        span: (Lsn, Lsn),
+    ) -> Result<Manifest, EngineError> {
+        let (lsn_min, lsn_max) = span;
         let error = match self.manifests.commit(org.id(), manifest, change).await {
             Ok(committed) => return Ok(committed),
             Err(error) if planted::has(PlantedBug::TrustPutErrors) => return Err(error.into()),
@@ -126,16 +138,44 @@ impl Flusher {
         };
         // Whatever happened, the manifest that this process knows may be old: it is loaded again, also for the next try.
         let loaded = self.manifests.load(org.id()).await?;
-        let happened = loaded.flush() >= flush
-            && loaded.lsn_covered() >= lsn_covered
-            && added.iter().all(|id| loaded.segments().iter().chain(loaded.conflicts()).any(|entry| entry.id == *id));
-        if happened && !(added.is_empty() && matches!(error, CommitError::Conflict { .. })) {
-            tracing::info!(org = %org.id(), %flush, "a commit whose answer was lost did happen");
+        if covered(&loaded, lsn_min, lsn_max) == Covered::All {
+            tracing::info!(org = %org.id(), version = %loaded.version(), "a commit whose answer was lost did happen");
             return Ok(loaded);
         }
         org.reloaded(&Arc::new(loaded));
         Err(error.into())
     }
+}
+
+/// How much of a buffer's records a manifest's segments hold already. A commit covers a prefix of an organisation's
+/// records, so its one number tells, whoever made it: an earlier try of this process whose answer was lost, or an
+/// earlier process whose put arrived after its end.
+#[derive(Debug, PartialEq, Eq)]
+enum Covered {
+    Nothing,
+    Some,
+    All,
+}
+
+fn covered(manifest: &Manifest, lsn_min: Lsn, lsn_max: Lsn) -> Covered {
+    let covered = manifest.lsn_covered();
+    if covered < lsn_min {
+        Covered::Nothing
+    } else if covered < lsn_max {
+        Covered::Some
+    } else {
+        Covered::All
+    }
+}
+
+/// Some of a buffer's records are flushed and some are not, which only recovery can tell apart.
+fn late_commit(org: OrgId, covered: Lsn) -> EngineError {
+    EngineError::new(
+        EngineErrorKind::Fenced,
+        "a commit of an earlier process arrived after its end and covers a part of what is in memory",
+        "Start again: the start reads from the WAL what it does not cover. Nothing is lost.",
+    )
+    .at(format_args!("organisation {org}, covered up to LSN {covered}"))
 }
 
 /// How far each spool got with this buffer.

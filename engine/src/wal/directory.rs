@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use storage_format::limits::WAL_SECTOR_BYTES;
 use storage_format::{Lsn, WalFileId};
 
 use super::prepare::PreparedFile;
@@ -60,7 +61,8 @@ impl WalDirectory {
         Arc::new(Self {
             files,
             dir,
-            file_bytes,
+            // Whole sectors, whatever the setting says: a file of another length is none that a reader accepts.
+            file_bytes: file_bytes.next_multiple_of(WAL_SECTOR_BYTES as u64),
             bytes_max,
             live: Mutex::new(found),
             trimming: Mutex::new(()),

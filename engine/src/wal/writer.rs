@@ -17,7 +17,7 @@ use super::directory::{WalDirectory, WalFile};
 use super::prepare::{PreparedFile, prepare};
 use crate::clock::Clock;
 use crate::error::{EngineError, EngineErrorKind};
-use crate::files::File;
+use crate::files::{Dir, File};
 use crate::keys::KeyProvider;
 use crate::planted::{self, PlantedBug};
 use crate::random::Random;
@@ -113,7 +113,7 @@ impl WalWriter {
     /// called with no record pending.
     ///
     /// # Errors
-    /// When a file's header, name or sync failed in a way that waiting does not mend: the log cannot go on.
+    /// When the directory's sync failed, after which the log cannot go on.
     pub(crate) fn make_room(&mut self, frame_bytes: usize) -> Result<WalRoom, EngineError> {
         debug_assert!(self.block.is_empty());
         let needed = WalBlockBuilder::bytes_for(frame_bytes) as u64;
@@ -155,15 +155,20 @@ impl WalWriter {
         };
         let header = WalFileHeader { id, first_lsn, file_bytes: bytes, created, key: wrapped };
         let path = self.directory.file_path(id);
-        if let Err(error) = self.name_file(&prepared, &header) {
-            // No block was written to it: as if it had never been. The name may be durable or not; both read well.
-            let remains = [self.directory.files().remove(&prepared.path), self.directory.files().remove(&path)];
-            drop(remains);
-            return if is_out_of_space(&error) {
-                Ok(WalRoom::Wait(WalWait::NoFile(error.into())))
-            } else {
-                Err(failure("a new WAL file could not be made durable").at(path.display()).because(error))
-            };
+        let dir = match self.name_file(&prepared, &header) {
+            Ok(dir) => dir,
+            Err(error) => {
+                // No block was written to it: as if it had never been. The name may be durable or not; both read well.
+                let remains = [self.directory.files().remove(&prepared.path), self.directory.files().remove(&path)];
+                drop(remains);
+                return Ok(WalRoom::Wait(WalWait::NoFile(error.into())));
+            }
+        };
+        if !planted::has(PlantedBug::ForgetDirectorySync) {
+            // After it failed nothing is known of any name in the directory.
+            dir.sync().map_err(|error| {
+                failure("a new WAL file could not be made durable").at(path.display()).because(error)
+            })?;
         }
         self.next_id = id.next().ok_or_else(|| failure("there are no more WAL file numbers"))?;
         self.directory.add(WalFile { id, first_lsn, bytes });
@@ -173,14 +178,14 @@ impl WalWriter {
         Ok(WalRoom::Ready)
     }
 
-    fn name_file(&self, prepared: &PreparedFile, header: &WalFileHeader) -> io::Result<()> {
+    /// Gives the file its header and its name; answers the directory, whose sync makes the name durable.
+    fn name_file(&self, prepared: &PreparedFile, header: &WalFileHeader) -> io::Result<Box<dyn Dir>> {
+        // Opened before there is a name: running out of file handles must not leave one that is not synced.
+        let dir = self.directory.files().open_dir(self.directory.path())?;
         prepared.file.write_at(&header.encode(), 0)?;
         prepared.file.sync_data()?;
         self.directory.files().rename(&prepared.path, &self.directory.file_path(header.id))?;
-        if planted::has(PlantedBug::ForgetDirectorySync) {
-            return Ok(());
-        }
-        self.directory.files().sync_dir(self.directory.path())
+        Ok(dir)
     }
 
     /// Does a frame of so many bytes still fit into the block, and the block into the file?
@@ -248,9 +253,4 @@ fn failure(what: &'static str) -> EngineError {
         what,
         "The engine has stopped acknowledging. Look at the disk, then start again: everything acknowledged is kept.",
     )
-}
-
-/// Errors of a full disk, which end when there is space again.
-fn is_out_of_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -1,0 +1,245 @@
+//! What is true: every frame that the engine took, under the LSN that its record must have, and what follows from
+//! that for each organisation.
+//!
+//! The queue before the appender is one line, so the n-th frame taken since a start has the n-th LSN after that
+//! start's. A start tells at which LSN the log goes on: every record before it has survived, no other has. That makes
+//! the truth exact: what an organisation holds is first-wins over its surviving records in their order, and nothing
+//! that was acknowledged or visible may be missing from them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use storage_format::{ChannelCode, FrameSequence, GatewayId, LoggerId, Millis, OrgId, SpoolId};
+
+/// A reading as it is sent.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Reading {
+    /// Whose.
+    pub(crate) logger: LoggerId,
+    /// When.
+    pub(crate) time: Millis,
+    /// What, by channel.
+    pub(crate) samples: Vec<(ChannelCode, f64)>,
+}
+
+/// A frame that the engine took.
+#[derive(Debug, Clone)]
+pub(crate) struct Taken {
+    /// Whose.
+    pub(crate) org: OrgId,
+    /// From whom.
+    pub(crate) gateway: GatewayId,
+    /// Of which spool.
+    pub(crate) spool: SpoolId,
+    /// Which number there.
+    pub(crate) sequence: FrameSequence,
+    /// When it arrived.
+    pub(crate) received: Millis,
+    /// What is in it.
+    pub(crate) readings: Arc<Vec<Reading>>,
+}
+
+#[derive(Debug)]
+struct Record {
+    taken: Taken,
+    acknowledged: bool,
+}
+
+/// What one (logger, time) holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    /// Values by channel.
+    pub(crate) values: BTreeMap<ChannelCode, f64>,
+    /// Who sent the first of them.
+    pub(crate) gateway: GatewayId,
+    /// And when.
+    pub(crate) received: Millis,
+}
+
+/// A refused value: logger, time, channel, kept, refused, gateway.
+pub(crate) type Conflict = (LoggerId, Millis, ChannelCode, u64, u64, GatewayId);
+
+/// What an organisation holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Holdings {
+    /// Its readings.
+    pub(crate) rows: BTreeMap<(LoggerId, Millis), Row>,
+    /// Its conflicts.
+    pub(crate) conflicts: BTreeSet<Conflict>,
+    /// Samples that came again: with the same value or another.
+    pub(crate) repeated: u64,
+    /// Samples that filled an empty channel of a reading that was there.
+    pub(crate) filled: u64,
+}
+
+impl Holdings {
+    fn apply(&mut self, taken: &Taken) {
+        for reading in taken.readings.iter() {
+            let key = (reading.logger, reading.time);
+            let known = self.rows.contains_key(&key);
+            let row = self.rows.entry(key).or_insert_with(|| Row {
+                values: BTreeMap::new(),
+                gateway: taken.gateway,
+                received: taken.received,
+            });
+            for &(code, value) in &reading.samples {
+                match row.values.get(&code) {
+                    None => {
+                        row.values.insert(code, value);
+                        self.filled += u64::from(known);
+                    }
+                    Some(kept) => {
+                        self.repeated += 1;
+                        if kept.to_bits() != value.to_bits() {
+                            let (kept, refused) = (kept.to_bits(), value.to_bits());
+                            self.conflicts.insert((key.0, key.1, code, kept, refused, taken.gateway));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Figures of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OracleCounts {
+    /// Frames that the engine took.
+    pub(crate) taken: u64,
+    /// Frames acknowledged.
+    pub(crate) acknowledged: u64,
+    /// Readings in them.
+    pub(crate) acknowledged_readings: u64,
+    /// Frames taken that a crash took away again, none of them acknowledged.
+    pub(crate) lost_unacknowledged: u64,
+    /// Frames that were durable when the server died, and not acknowledged.
+    pub(crate) kept_unacknowledged: u64,
+}
+
+impl OracleCounts {
+    /// Adds another run's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.taken += other.taken;
+        self.acknowledged += other.acknowledged;
+        self.acknowledged_readings += other.acknowledged_readings;
+        self.lost_unacknowledged += other.lost_unacknowledged;
+        self.kept_unacknowledged += other.kept_unacknowledged;
+    }
+}
+
+/// The truth.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    log: BTreeMap<u64, Record>,
+    base: u64,
+    taken: u64,
+    applied: u64,
+    /// Records without a frame that this process may have written: the mark of a clean close.
+    marks: u64,
+    holdings: BTreeMap<OrgId, Holdings>,
+    counts: OracleCounts,
+}
+
+impl Oracle {
+    /// Figures so far.
+    #[must_use]
+    pub(crate) fn counts(&self) -> OracleCounts {
+        self.counts
+    }
+
+    /// A server has started and says that its log goes on here.
+    ///
+    /// # Errors
+    /// What must not be.
+    pub(crate) fn started(&mut self, next_lsn: u64) -> Result<(), String> {
+        let made = self.base + self.taken + self.marks;
+        if next_lsn > made.max(1) {
+            return Err(format!("the log goes on at LSN {next_lsn}, and only LSNs before {made} were ever made"));
+        }
+        let lost = self.log.split_off(&next_lsn);
+        for (lsn, record) in &lost {
+            let Record { taken, acknowledged } = record;
+            if *acknowledged {
+                return Err(format!(
+                    "LOST: LSN {lsn} was acknowledged (org {}, gateway {}, spool {}, frame {}), the log ends before LSN {next_lsn}",
+                    taken.org, taken.gateway, taken.spool, taken.sequence
+                ));
+            }
+            if *lsn <= self.applied {
+                return Err(format!("LOST: LSN {lsn} was visible to readers, the log ends before LSN {next_lsn}"));
+            }
+        }
+        self.counts.lost_unacknowledged += lost.len() as u64;
+        self.counts.kept_unacknowledged +=
+            self.log.values().rev().take_while(|record| !record.acknowledged).count() as u64;
+        (self.base, self.taken, self.marks) = (next_lsn, 0, 0);
+        self.apply_up_to(next_lsn - 1);
+        Ok(())
+    }
+
+    /// The engine has taken a frame; answers its LSN.
+    pub(crate) fn take(&mut self, taken: Taken) -> u64 {
+        let lsn = self.base + self.taken;
+        self.taken += 1;
+        self.counts.taken += 1;
+        self.log.insert(lsn, Record { taken, acknowledged: false });
+        lsn
+    }
+
+    /// The mark of a clean close may be written now.
+    pub(crate) fn closed(&mut self) {
+        self.marks = 1;
+    }
+
+    /// The engine says that this record is durable.
+    ///
+    /// # Errors
+    /// What must not be.
+    pub(crate) fn acknowledged(&mut self, lsn: u64) -> Result<(), String> {
+        let Some(record) = self.log.get_mut(&lsn) else {
+            return Err(format!("LSN {lsn} is acknowledged, and no frame has it"));
+        };
+        if !record.acknowledged {
+            record.acknowledged = true;
+            self.counts.acknowledged += 1;
+            self.counts.acknowledged_readings += record.taken.readings.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Everything up to this LSN is visible.
+    ///
+    /// # Errors
+    /// What must not be.
+    pub(crate) fn visible(&mut self, lsn: u64) -> Result<(), String> {
+        let made = self.base + self.taken + self.marks;
+        if lsn >= made {
+            return Err(format!("LSN {lsn} is visible, and only LSNs before {made} were made"));
+        }
+        self.apply_up_to(lsn);
+        Ok(())
+    }
+
+    fn apply_up_to(&mut self, lsn: u64) {
+        if lsn <= self.applied {
+            return;
+        }
+        for record in self.log.range(self.applied + 1..=lsn).map(|(_, record)| record) {
+            self.holdings.entry(record.taken.org).or_default().apply(&record.taken);
+        }
+        self.applied = lsn;
+    }
+
+    /// What the organisation holds now.
+    #[must_use]
+    pub(crate) fn holdings(&self, org: OrgId) -> Holdings {
+        self.holdings.get(&org).cloned().unwrap_or_default()
+    }
+
+    /// Frames of a spool that are in the log.
+    #[must_use]
+    pub(crate) fn frames_of(&self, gateway: GatewayId, spool: SpoolId) -> BTreeSet<FrameSequence> {
+        let of = |record: &Record| record.taken.gateway == gateway && record.taken.spool == spool;
+        self.log.values().filter(|record| of(record)).map(|record| record.taken.sequence).collect()
+    }
+}

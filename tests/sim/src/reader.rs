@@ -1,0 +1,246 @@
+//! People and programs beside the fleet: they read and compare with the truth, ask for flushes, fill the disk and set
+//! the clock wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::datatypes::{Float64Type, TimestampMillisecondType, UInt64Type};
+use engine::{Engine, MergeKernel, MergeMode, MergePoll, SegmentFilter, Snapshot};
+use futures::TryStreamExt as _;
+use storage_format::segment::{channels_of, readings_schema};
+use storage_format::{Channel, GatewayId, LoggerId, Millis, OrgId};
+
+use crate::exec::Group;
+use crate::gateway::orgs;
+use crate::oracle::{Conflict, Holdings, Row};
+use crate::world::World;
+
+/// Why a check came to no end.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// What is there could not be read: whether that may be is for the caller to say.
+    Failed(String),
+    /// What was read is wrong.
+    Wrong(String),
+}
+
+fn failed(error: impl Display) -> Unread {
+    Unread::Failed(error.to_string())
+}
+
+/// Starts all of them.
+pub(crate) fn spawn(world: &Rc<World>, engine: &Arc<Engine>) {
+    world.door.spawn(Group::Server, read(Rc::clone(world), Arc::clone(engine)));
+    if world.plan.flush_pause_max > 0 {
+        world.door.spawn(Group::Server, flush(Rc::clone(world), Arc::clone(engine)));
+    }
+}
+
+async fn read(world: Rc<World>, engine: Arc<Engine>) {
+    let all = orgs(&world.plan.fleet);
+    // First everything: this is the look after a recovery.
+    for org in &all {
+        look(&world, &engine, *org).await;
+    }
+    loop {
+        let pause = world.below(world.plan.read_pause_max) + 1;
+        world.time.sleep(Duration::from_millis(pause)).await;
+        let org = all[usize::try_from(world.below(all.len() as u64)).unwrap_or(0)];
+        look(&world, &engine, org).await;
+    }
+}
+
+async fn look(world: &World, engine: &Engine, org: OrgId) {
+    match check_rows(world, engine, org).await {
+        Ok(rows) => world.looked(rows),
+        Err(Unread::Failed(why)) => world.unreadable(&why),
+        Err(Unread::Wrong(what)) => world.violate(what),
+    }
+}
+
+async fn flush(world: Rc<World>, engine: Arc<Engine>) {
+    let all = orgs(&world.plan.fleet);
+    loop {
+        world.time.sleep(Duration::from_millis(world.below(world.plan.flush_pause_max) + 1)).await;
+        let org = (world.below(2) == 0).then(|| all[usize::try_from(world.below(all.len() as u64)).unwrap_or(0)]);
+        match engine.flush(org).await {
+            Ok(report) => world.trace(format_args!("asked flush: {} readings", report.readings)),
+            Err(error) => world.trace(format_args!("asked flush: {error}")),
+        }
+    }
+}
+
+/// Compares a snapshot of now with the truth of now; answers how many readings there were.
+///
+/// # Errors
+/// [`Unread`].
+pub(crate) async fn check_rows(world: &World, engine: &Engine, org: OrgId) -> Result<u64, Unread> {
+    let snapshot = match engine.snapshot(org).await {
+        Ok(snapshot) => snapshot,
+        // Nobody has sent anything for it yet.
+        Err(error) if error.kind() == engine::EngineErrorKind::Invalid => {
+            return if world.oracle().holdings(org).rows.is_empty() { Ok(0) } else { Err(failed(error)) };
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    // In the same breath, so that both are of one instant.
+    let truth = world.oracle().holdings(org);
+    let found = rows(engine, &snapshot).await?;
+    compare(org, &found, &truth)?;
+    Ok(found.len() as u64)
+}
+
+type Rows = BTreeMap<(LoggerId, Millis), Row>;
+
+fn compare(org: OrgId, found: &Rows, truth: &Holdings) -> Result<(), Unread> {
+    if *found == truth.rows {
+        return Ok(());
+    }
+    let missing = truth.rows.iter().find(|(key, row)| found.get(key) != Some(row));
+    let strange = found.iter().find(|(key, _)| !truth.rows.contains_key(key));
+    let told = match (missing, strange) {
+        (Some((key, row)), _) => format!("{key:?} is {:?}, and should be {row:?}", found.get(key)),
+        (None, Some((key, row))) => format!("{key:?} is {row:?}, which nobody has sent"),
+        (None, None) => "they differ".to_owned(),
+    };
+    Err(Unread::Wrong(format!("WRONG READINGS of org {org}: {} found, {} true; {told}", found.len(), truth.rows.len())))
+}
+
+async fn rows(engine: &Engine, snapshot: &Snapshot) -> Result<Rows, Unread> {
+    let schema = readings_schema(&snapshot.channels());
+    let mut runs: Vec<Vec<RecordBatch>> = Vec::new();
+    for entry in snapshot.manifest.segments() {
+        let filter = SegmentFilter::default();
+        let stream = engine.segments().read(snapshot.org, entry, &filter, Some(schema.clone())).await;
+        runs.push(stream.map_err(failed)?.try_collect().await.map_err(failed)?);
+    }
+    for buffer in &snapshot.buffers {
+        runs.push(buffer.batches(None, None, &channels_of(&schema)).collect());
+    }
+    let mut kernel = MergeKernel::new(schema, runs.len(), MergeMode::Rows).map_err(failed)?;
+    for (run, batches) in runs.into_iter().enumerate() {
+        for batch in batches {
+            kernel.push(run, batch).map_err(failed)?;
+        }
+        kernel.finish(run);
+    }
+    let mut all = Rows::new();
+    loop {
+        match kernel.poll().map_err(failed)? {
+            MergePoll::Batch(batch) => collect(&batch.rows, &mut all)?,
+            MergePoll::Done => return Ok(all),
+            MergePoll::Need(run) => return Err(Unread::Wrong(format!("run {run} is finished and asked for"))),
+        }
+    }
+}
+
+fn collect(batch: &RecordBatch, all: &mut Rows) -> Result<(), Unread> {
+    let codes = channels_of(&batch.schema());
+    let last = batch.num_columns() - 1;
+    let u64s = |column: usize| batch.column(column).as_primitive::<UInt64Type>();
+    let times = |column: usize| batch.column(column).as_primitive::<TimestampMillisecondType>();
+    for row in 0..batch.num_rows() {
+        let mut values = BTreeMap::new();
+        for (index, code) in codes.iter().enumerate() {
+            let column = batch.column(2 + index).as_primitive::<Float64Type>();
+            if column.is_valid(row) {
+                values.insert(*code, column.value(row));
+            }
+        }
+        let key = (logger(u64s(0).value(row))?, millis(times(1).value(row))?);
+        let row =
+            Row { values, gateway: gateway(u64s(last - 1).value(row))?, received: millis(times(last).value(row))? };
+        if all.insert(key, row).is_some() {
+            return Err(Unread::Wrong(format!("{key:?} came twice")));
+        }
+    }
+    Ok(())
+}
+
+fn logger(id: u64) -> Result<LoggerId, Unread> {
+    LoggerId::new(id).map_err(|error| Unread::Wrong(error.to_string()))
+}
+
+fn gateway(id: u64) -> Result<GatewayId, Unread> {
+    GatewayId::new(id).map_err(|error| Unread::Wrong(error.to_string()))
+}
+
+fn millis(ms: i64) -> Result<Millis, Unread> {
+    Millis::new(ms).map_err(|error| Unread::Wrong(error.to_string()))
+}
+
+/// Flushes everything and compares all there is with the truth: readings, counts, conflicts, objects.
+///
+/// # Errors
+/// [`Unread`]; nothing goes wrong any more at this time, so all of them are violations.
+pub(crate) async fn check_everything(world: &World, engine: &Engine) -> Result<(), Unread> {
+    let mut tries = 0;
+    while let Err(error) = engine.flush(None).await {
+        tries += 1;
+        if tries == 20 {
+            return Err(failed(error));
+        }
+        world.time.sleep(Duration::from_secs(3)).await;
+    }
+    let status = engine.status();
+    if status.lsn_first_unflushed.get() != status.lsn_applied.get() + 1 {
+        let what = format!("everything is flushed, and the WAL is kept from LSN {}", status.lsn_first_unflushed);
+        return Err(Unread::Wrong(what));
+    }
+    for org in orgs(&world.plan.fleet) {
+        let rows = check_rows(world, engine, org).await?;
+        world.looked(rows);
+        let Ok(snapshot) = engine.snapshot(org).await else { continue };
+        let truth = world.oracle().holdings(org);
+        let totals = snapshot.manifest.totals();
+        let conflicts = conflicts(engine, &snapshot).await?;
+        let listed: BTreeSet<Conflict> = conflicts.iter().copied().collect();
+        let checks = [
+            ("readings", totals.readings, truth.rows.len() as u64),
+            ("filled samples", totals.filled, truth.filled),
+            ("repeated samples", totals.duplicates + totals.conflicts, truth.repeated),
+            ("kept conflicts", totals.conflicts, conflicts.len() as u64),
+            ("rows in buffers", snapshot.buffered_rows() as u64, 0),
+        ];
+        for (what, found, true_count) in checks {
+            if found != true_count {
+                return Err(Unread::Wrong(format!("WRONG COUNT of org {org}: {found} {what}, true are {true_count}")));
+            }
+        }
+        if listed != truth.conflicts {
+            let strange: Vec<_> = listed.symmetric_difference(&truth.conflicts).take(3).collect();
+            return Err(Unread::Wrong(format!("WRONG CONFLICTS of org {org}: {strange:?}")));
+        }
+        world.objects(org, &snapshot).await?;
+    }
+    Ok(())
+}
+
+async fn conflicts(engine: &Engine, snapshot: &Snapshot) -> Result<Vec<Conflict>, Unread> {
+    let mut all = Vec::new();
+    for entry in snapshot.manifest.conflicts() {
+        let stream = engine.segments().read(snapshot.org, entry, &SegmentFilter::default(), None).await;
+        let batches: Vec<RecordBatch> = stream.map_err(failed)?.try_collect().await.map_err(failed)?;
+        for batch in batches {
+            let u64s = |column: usize| batch.column(column).as_primitive::<UInt64Type>();
+            let floats = |column: usize| batch.column(column).as_primitive::<Float64Type>();
+            for row in 0..batch.num_rows() {
+                let name = batch.column(2).as_string::<i32>().value(row);
+                let channel = Channel::by_name(name).ok_or_else(|| Unread::Wrong(format!("channel {name}")))?;
+                all.push((
+                    logger(u64s(0).value(row))?,
+                    millis(batch.column(1).as_primitive::<TimestampMillisecondType>().value(row))?,
+                    channel.code,
+                    floats(3).value(row).to_bits(),
+                    floats(4).value(row).to_bits(),
+                    gateway(u64s(5).value(row))?,
+                ));
+            }
+        }
+    }
+    Ok(all)
+}

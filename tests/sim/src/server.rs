@@ -1,0 +1,297 @@
+//! The server's process: the engine's steps as tasks, and a conversation with each gateway by the real protocol.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use engine::{AckSink, Appended, Engine, EngineParts, MasterKey, Stepped, Submission, SubmitError, SubmitFailure};
+use futures::future::{Either, select};
+use ingest::TimePolicy;
+use ingest::protocol::{Message, ProtocolVersion, ServerEvent, ServerSession, Welcome, check_frame};
+use storage_format::encryption::SecretKey;
+use storage_format::{Frame, FrameSequence, GatewayId, OrgId, SpoolId};
+use tokio::sync::{Notify, watch};
+
+use crate::exec::Group;
+use crate::gateway::identity;
+use crate::network::{Broken, End};
+use crate::oracle::{Reading, Taken};
+use crate::world::World;
+
+/// The largest frame that the simulated server takes.
+pub(crate) const FRAME_BYTES_MAX: u32 = 64 << 10;
+
+/// Opens the engine and runs it until the process dies. What becomes of it is told to the world.
+pub(crate) async fn run(world: Rc<World>) {
+    let store = match world.open_store() {
+        Ok(store) => store,
+        Err(error) => return world.ended(&format!("the store does not open: {error}")),
+    };
+    let parts = EngineParts {
+        files: Arc::new(world.files.of_this_process()),
+        store,
+        keys: Arc::new(MasterKey::new(SecretKey::from_bytes([7; 32]), Arc::clone(&world.random))),
+        clock: Arc::clone(&world.clock) as _,
+        random: Arc::clone(&world.random) as _,
+    };
+    let opened = Stepped::open(world.plan.config.clone(), parts, world.door.for_group(Group::Server)).await;
+    let stepped = match opened {
+        Ok(stepped) => stepped,
+        Err(error) => return world.refused_start(&error),
+    };
+    if world.files.is_crashed() {
+        return;
+    }
+    let report = stepped.engine().recovery().clone();
+    let engine = Arc::clone(stepped.engine());
+    world.started(&engine, &report);
+    let stepped = Rc::new(RefCell::new(stepped));
+    let (stop, stopped) = watch::channel(false);
+    let flushes = stepped.borrow().flushes(stopped);
+    world.door.spawn(Group::Server, flushes);
+    world.door.spawn(Group::Server, prepare(Rc::clone(&world), Rc::clone(&stepped)));
+    world.door.spawn(Group::Server, accept(Rc::clone(&world), Arc::clone(&engine)));
+    crate::reader::spawn(&world, &engine);
+    append(&world, &engine, &stepped, &stop).await;
+}
+
+async fn append(world: &World, engine: &Engine, stepped: &RefCell<Stepped>, stop: &watch::Sender<bool>) {
+    let mut failed = engine.failed();
+    let mut idle = 0;
+    loop {
+        let appended = stepped.borrow_mut().append();
+        if world.files.is_crashed() {
+            // Whatever the step says, nobody hears it any more.
+            return std::future::pending().await;
+        }
+        world.check(world.oracle().visible(engine.status().lsn_applied.get()));
+        // Nobody wakes it: the longer nothing has come, the longer it looks away.
+        idle = if matches!(appended, Ok(Appended::Frames(_))) { 0 } else { (idle + 1).min(20) };
+        let pause = match appended {
+            Ok(Appended::Frames(_)) => Duration::from_micros(world.below(200)),
+            Ok(Appended::Idle | Appended::Waiting) => Duration::from_micros(100 + world.below(3000 * idle)),
+            Ok(Appended::Closed) => {
+                world.oracle().closed();
+                stop.send_replace(true);
+                return world.closed();
+            }
+            Err(error) => return world.ended(&error.to_string()),
+        };
+        if let Some(error) = failed.borrow_and_update().as_ref() {
+            return world.ended(&error.to_string());
+        }
+        if world.closing() {
+            stepped.borrow().begin_close();
+        }
+        world.time.sleep(pause).await;
+    }
+}
+
+async fn prepare(world: Rc<World>, stepped: Rc<RefCell<Stepped>>) {
+    loop {
+        world.time.sleep(Duration::from_micros(100 + world.below(300_000))).await;
+        // A failure costs nothing: the appender makes the file itself.
+        let _made = stepped.borrow().prepare();
+    }
+}
+
+async fn accept(world: Rc<World>, engine: Arc<Engine>) {
+    loop {
+        let (who, end) = world.network.accept().await;
+        let (world_of, engine) = (Rc::clone(&world), Arc::clone(&engine));
+        world.door.spawn(Group::Server, async move {
+            // Broken or at its end: the gateway comes again.
+            let _ended = converse(&world_of, &engine, who, &end).await;
+            end.close();
+        });
+    }
+}
+
+/// The welcome of the simulated server; the client knows it without being told.
+#[must_use]
+pub(crate) fn welcome(world: &World) -> Welcome {
+    let policy = TimePolicy::default();
+    Welcome {
+        version: ProtocolVersion::CURRENT,
+        channel_code_max: storage_format::channels().len().try_into().unwrap_or(u16::MAX),
+        frame_bytes_max: FRAME_BYTES_MAX,
+        streams_max: 1,
+        idle_timeout_ms: 30_000,
+        message_timeout_ms: 30_000,
+        server_time: engine::Clock::now(&*world.clock),
+        time_min: policy.time_min,
+        ahead_ms_max: u64::try_from(policy.ahead_max.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Answers of the engine to one connection.
+struct Answers {
+    world: Arc<Mutex<crate::oracle::Oracle>>,
+    violations: Arc<Mutex<Vec<String>>>,
+    files: engine::FaultyFiles,
+    state: Mutex<AnswerState>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct AnswerState {
+    /// Submitted frames, by number, with the LSN that each must get.
+    submitted: Vec<(FrameSequence, u64)>,
+    durable: FrameSequence,
+    failed: bool,
+}
+
+impl Answers {
+    fn state(&self) -> std::sync::MutexGuard<'_, AnswerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AckSink for Answers {
+    fn durable(&self, up_to: FrameSequence) {
+        if self.files.is_crashed() {
+            return;
+        }
+        let mut state = self.state();
+        let mut oracle = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, lsn) in state.submitted.extract_if(.., |(sequence, _)| *sequence <= up_to) {
+            if let Err(violation) = oracle.acknowledged(lsn) {
+                self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(violation);
+            }
+        }
+        state.durable = state.durable.max(up_to);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    fn failed(&self, _: FrameSequence, _: SubmitFailure) {
+        self.state().failed = true;
+        self.wake.notify_one();
+    }
+}
+
+async fn converse(world: &Rc<World>, engine: &Arc<Engine>, who: u64, end: &End) -> Result<(), Broken> {
+    let (org, gateway) = identity(&world.plan.fleet, who);
+    let answers = Arc::new(Answers {
+        world: world.oracle_handle(),
+        violations: Arc::clone(&world.violations),
+        files: world.files.clone(),
+        state: Mutex::default(),
+        wake: Notify::new(),
+    });
+    let reading = Box::pin(read_frames(world, engine, org, gateway, end, &answers));
+    let writing = Box::pin(write_answers(end, &answers));
+    match select(reading, writing).await {
+        // The client has said all it wanted to: what is left is to answer.
+        Either::Left((Ok(()), writing)) => writing.await,
+        Either::Left((Err(broken), _)) | Either::Right((Err(broken), _)) => Err(broken),
+        Either::Right((Ok(()), _)) => Ok(()),
+    }
+}
+
+async fn write_answers(end: &End, answers: &Answers) -> Result<(), Broken> {
+    let mut told = FrameSequence::ZERO;
+    loop {
+        let (durable, failed) = {
+            let state = answers.state();
+            (state.durable, state.failed)
+        };
+        if durable > told {
+            told = durable;
+            end.send(Message::Ack { up_to: durable }.to_bytes()).await?;
+        } else if failed {
+            return Err(Broken);
+        } else {
+            answers.wake.notified().await;
+        }
+    }
+}
+
+async fn read_frames(
+    world: &Rc<World>,
+    engine: &Arc<Engine>,
+    org: OrgId,
+    gateway: GatewayId,
+    end: &End,
+    answers: &Arc<Answers>,
+) -> Result<(), Broken> {
+    let timeout = Duration::from_secs(30);
+    let mut session = ServerSession::new(Duration::ZERO, FRAME_BYTES_MAX, timeout, timeout);
+    while let Some(chunk) = end.receive().await? {
+        let mut input = &chunk[..];
+        while let Some(event) = session.receive(Duration::ZERO, &mut input).map_err(|error| {
+            world.violate(format!("the server does not understand a gateway: {error}"));
+            Broken
+        })? {
+            match event {
+                ServerEvent::Open { spool } => {
+                    engine.ensure_org(org).await.map_err(|_| Broken)?;
+                    let durable = engine.durable_sequence(org, gateway, spool);
+                    end.send(Message::Opened { durable }.to_bytes()).await?;
+                }
+                ServerEvent::TooLarge { .. } => world.violate("a frame was too large".to_owned()),
+                ServerEvent::Frame { sequence, frame } => {
+                    let Some(spool) = session.spool() else { return Err(Broken) };
+                    let now = engine::Clock::now(&*world.clock);
+                    match check_frame(frame, spool, sequence, &TimePolicy::default(), now) {
+                        Ok(frame) => submit(world, engine, (org, gateway, spool), frame, answers).await?,
+                        Err(refusal) => {
+                            let mut out = BytesMut::new();
+                            Message::Refused { sequence, code: refusal.code, detail: refusal.detail }.encode(&mut out);
+                            end.send(Bytes::from(out)).await?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn submit(
+    world: &Rc<World>,
+    engine: &Arc<Engine>,
+    (org, gateway, spool): (OrgId, GatewayId, SpoolId),
+    frame: Frame,
+    answers: &Arc<Answers>,
+) -> Result<(), Broken> {
+    let mut frame = frame;
+    loop {
+        let sequence = frame.sequence();
+        let received = engine::Clock::now(&*world.clock).whole_seconds();
+        let readings = Arc::new(readings(&frame));
+        let bytes = frame.memory_bytes();
+        let acks = Arc::clone(answers) as Arc<dyn AckSink>;
+        match engine.try_submit(Submission { org, gateway, received, frame, acks }) {
+            Ok(()) => {
+                let lsn = world.oracle().take(Taken { org, gateway, spool, sequence, received, readings });
+                answers.state().submitted.push((sequence, lsn));
+                return Ok(());
+            }
+            Err(SubmitError::Full(back)) => {
+                frame = back.frame;
+                engine.room(bytes).await;
+            }
+            Err(SubmitError::Closed | SubmitError::Unavailable) => return Err(Broken),
+        }
+    }
+}
+
+/// What a decoded frame says.
+fn readings(frame: &Frame) -> Vec<Reading> {
+    let mut all = Vec::with_capacity(frame.len());
+    for run in frame.runs() {
+        for row in run.range() {
+            let columns = frame.channels().iter().enumerate();
+            let samples = columns.map(|(index, code)| (*code, frame.column(index)[row]));
+            all.push(Reading {
+                logger: run.logger,
+                time: storage_format::Millis::new(frame.times()[row]).expect("a decoded time is a time"),
+                samples: samples.filter(|(_, value)| !value.is_nan()).collect(),
+            });
+        }
+    }
+    all
+}

@@ -1,0 +1,424 @@
+//! What all parts of a run share, and what is told to them: the machines, the truth, the trace, the figures.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt::Arguments;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use engine::{Engine, EngineError, EngineErrorKind, FaultRates, FaultyFiles, LocalDurable, RecoveryReport, Snapshot};
+use futures::TryStreamExt as _;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use storage_format::{ObjectKey, OrgId};
+
+use crate::draw::Draw;
+use crate::exec::{Door, Executor, Group, Time};
+use crate::network::Network;
+use crate::oracle::Oracle;
+use crate::parts::{SimClock, SimRandom};
+use crate::plan::{NetworkFaults, Plan, StoreFaults, StoreKind};
+use crate::reader::Unread;
+use crate::store::ChaosStore;
+
+/// Lines of the trace that are kept when nobody wants to see all of it.
+const TRACE_LINES: usize = 60;
+
+/// How the server's process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// There is none.
+    Down,
+    /// It reads what the last one left.
+    Starting,
+    /// It serves.
+    Up,
+    /// It has ended by itself.
+    Ended,
+    /// It has ended because it was told to.
+    Closed,
+}
+
+/// Figures of a run that nobody else counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Looks {
+    /// Comparisons with the truth.
+    pub(crate) looks: u64,
+    /// Readings compared.
+    pub(crate) readings: u64,
+    /// Comparisons that found something unreadable for a while.
+    pub(crate) unreadable: u64,
+    /// Starts of the server.
+    pub(crate) starts: u64,
+    /// Starts that were refused.
+    pub(crate) refused_starts: u64,
+    /// Ends that the server chose itself.
+    pub(crate) ends: u64,
+    /// Records replayed.
+    pub(crate) replayed: u64,
+    /// Torn blocks cut.
+    pub(crate) torn: u64,
+    /// Objects in stores that no manifest names.
+    pub(crate) orphans: u64,
+}
+
+impl Looks {
+    /// Adds another run's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.looks += other.looks;
+        self.readings += other.readings;
+        self.unreadable += other.unreadable;
+        self.starts += other.starts;
+        self.refused_starts += other.refused_starts;
+        self.ends += other.ends;
+        self.replayed += other.replayed;
+        self.torn += other.torn;
+        self.orphans += other.orphans;
+    }
+}
+
+#[derive(Debug)]
+struct Trace {
+    lines: VecDeque<String>,
+    hash: u64,
+    print: bool,
+}
+
+/// What all parts share.
+#[derive(Debug)]
+pub(crate) struct World {
+    /// What the run is.
+    pub(crate) plan: Plan,
+    /// Virtual time.
+    pub(crate) time: Arc<Time>,
+    /// New tasks.
+    pub(crate) door: Door,
+    /// The server's disk.
+    pub(crate) files: FaultyFiles,
+    /// The server's clock.
+    pub(crate) clock: Arc<SimClock>,
+    /// The server's randomness.
+    pub(crate) random: Arc<SimRandom>,
+    /// The network.
+    pub(crate) network: Network,
+    /// The store, whatever is beneath.
+    pub(crate) store: ChaosStore,
+    /// What must not be, found so far.
+    pub(crate) violations: Arc<Mutex<Vec<String>>>,
+    oracle: Arc<Mutex<Oracle>>,
+    draw: RefCell<Draw>,
+    server: Cell<Server>,
+    healed: Cell<bool>,
+    closing: Cell<bool>,
+    looks: Cell<Looks>,
+    trace: RefCell<Trace>,
+    engine: RefCell<Option<Arc<Engine>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    /// The world of a plan, before anything happens.
+    #[must_use]
+    pub(crate) fn new(plan: Plan, choices: &Draw, executor: &Executor, print: bool) -> Rc<Self> {
+        let time = Arc::clone(executor.time());
+        let later = match plan.store {
+            StoreKind::Local => None,
+            StoreKind::Remote => {
+                let door = executor.door().for_group(Group::Store);
+                Some(Arc::new(move |task| door.spawn(task)) as crate::store::Later)
+            }
+        };
+        let store = ChaosStore::new(Arc::new(InMemory::new()), &time, later, choices.split("store"));
+        let files = FaultyFiles::new();
+        let cost = {
+            let (time, most) = (Arc::clone(&time), plan.sync_max);
+            let draw = Mutex::new(choices.split("syncs"));
+            move |_| time.pass(Duration::from_micros(locked(&draw).spread(20, most)))
+        };
+        files.set_sync_cost(Some(Arc::new(cost)));
+        let world = Self {
+            time: Arc::clone(&time),
+            door: executor.door().clone(),
+            files,
+            clock: Arc::new(SimClock::new(&time)),
+            random: Arc::new(SimRandom::new(choices.split("random"))),
+            network: Network::new(&time, choices.split("network")),
+            store,
+            violations: Arc::default(),
+            oracle: Arc::default(),
+            draw: RefCell::new(choices.split("world")),
+            server: Cell::new(Server::Down),
+            healed: Cell::new(false),
+            closing: Cell::new(false),
+            looks: Cell::default(),
+            trace: RefCell::new(Trace { lines: VecDeque::new(), hash: 0xCBF2_9CE4_8422_2325, print }),
+            engine: RefCell::new(None),
+            plan,
+        };
+        world.network.set_faults(world.plan.network);
+        Rc::new(world)
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&self, end: u64) -> u64 {
+        self.draw.borrow_mut().below(end.max(1))
+    }
+
+    /// The truth.
+    pub(crate) fn oracle(&self) -> MutexGuard<'_, Oracle> {
+        locked(&self.oracle)
+    }
+
+    /// The truth, to be held.
+    #[must_use]
+    pub(crate) fn oracle_handle(&self) -> Arc<Mutex<Oracle>> {
+        Arc::clone(&self.oracle)
+    }
+
+    /// What the network does now.
+    #[must_use]
+    pub(crate) fn network_faults(&self) -> NetworkFaults {
+        if self.healed.get() { NetworkFaults::default() } else { self.plan.network }
+    }
+
+    /// Nothing goes wrong any more from now on.
+    pub(crate) fn heal(&self) {
+        self.healed.set(true);
+        self.network.set_faults(NetworkFaults::default());
+        self.store.set_faults(StoreFaults::default());
+        self.files.set_faults(0, FaultRates::default());
+        self.files.set_space(None);
+        self.clock.jump(0);
+        self.trace(format_args!("everything is well from now on"));
+    }
+
+    /// Does nothing go wrong any more?
+    #[must_use]
+    pub(crate) fn is_healed(&self) -> bool {
+        self.healed.get()
+    }
+
+    /// How the server is.
+    #[must_use]
+    pub(crate) fn server(&self) -> Server {
+        self.server.get()
+    }
+
+    /// The engine that runs.
+    #[must_use]
+    pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
+        self.engine.borrow().clone()
+    }
+
+    /// A new process begins: faults are those of the plan again.
+    pub(crate) fn starting(&self) {
+        self.server.set(Server::Starting);
+        if !self.healed.get() {
+            self.files.set_faults(self.below(u64::MAX), self.plan.file_faults);
+            self.store.set_faults(self.plan.store_faults);
+        }
+        self.trace(format_args!("the server starts"));
+    }
+
+    /// The process is gone: killed from outside.
+    pub(crate) fn down(&self) {
+        self.server.set(Server::Down);
+        self.engine.replace(None);
+        self.network.vanish();
+    }
+
+    /// The store as this process opens it.
+    ///
+    /// # Errors
+    /// Of the file layer, for a local one.
+    pub(crate) fn open_store(&self) -> object_store::Result<Arc<dyn ObjectStore>> {
+        let inner: Arc<dyn ObjectStore> = match self.plan.store {
+            StoreKind::Remote => Arc::clone(self.store.inner()),
+            StoreKind::Local => {
+                let files = self.files.of_this_process();
+                let (root, staging) = (PathBuf::from("/server/store"), PathBuf::from("/server/tmp"));
+                Arc::new(LocalDurable::open_on(files, root, staging)?)
+            }
+        };
+        Ok(Arc::new(self.store.reopened(inner)))
+    }
+
+    /// The server has recovered and serves.
+    pub(crate) fn started(&self, engine: &Arc<Engine>, report: &RecoveryReport) {
+        self.trace(format_args!(
+            "the server serves: {} files, {} records replayed, {} skipped, {} torn, next LSN {}",
+            report.files, report.applied, report.skipped, report.torn, report.next_lsn
+        ));
+        self.check(self.oracle().started(report.next_lsn.get()));
+        if report.set_aside > 0 {
+            self.violate(format!("{} records could not be applied", report.set_aside));
+        }
+        self.count(|looks| {
+            looks.starts += 1;
+            looks.replayed += report.applied;
+            looks.torn += report.torn;
+        });
+        self.server.set(Server::Up);
+        self.engine.replace(Some(Arc::clone(engine)));
+        self.network.listen();
+    }
+
+    /// The engine refuses to start.
+    pub(crate) fn refused_start(&self, error: &EngineError) {
+        if self.files.is_crashed() {
+            return;
+        }
+        self.trace(format_args!("the server refuses to start: {error}"));
+        self.count(|looks| looks.refused_starts += 1);
+        let rot = self.plan.file_faults.read_rot > 0 || self.plan.store_faults.read_rot > 0;
+        let may = match error.kind() {
+            EngineErrorKind::Corrupt | EngineErrorKind::Invalid => rot,
+            _ => true,
+        };
+        if self.healed.get() || !may {
+            self.violate(format!("REFUSED START: {error}"));
+        }
+        self.server.set(Server::Ended);
+    }
+
+    /// The process ends because something is wrong.
+    pub(crate) fn ended(&self, why: &str) {
+        if self.files.is_crashed() {
+            return;
+        }
+        self.trace(format_args!("the server ends: {why}"));
+        self.count(|looks| looks.ends += 1);
+        if self.healed.get() {
+            self.violate(format!("the server ends, and nothing is wrong: {why}"));
+        }
+        self.server.set(Server::Ended);
+    }
+
+    /// Tells the server to close.
+    pub(crate) fn close(&self) {
+        self.closing.set(true);
+    }
+
+    /// Is it to close?
+    #[must_use]
+    pub(crate) fn closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// It has closed.
+    pub(crate) fn closed(&self) {
+        self.trace(format_args!("the server has closed"));
+        self.closing.set(false);
+        self.server.set(Server::Closed);
+    }
+
+    /// A comparison came out well.
+    pub(crate) fn looked(&self, readings: u64) {
+        self.count(|looks| {
+            looks.looks += 1;
+            looks.readings += readings;
+        });
+    }
+
+    /// A comparison could not be made.
+    pub(crate) fn unreadable(&self, why: &str) {
+        if self.files.is_crashed() || self.server.get() != Server::Up {
+            return;
+        }
+        self.trace(format_args!("unreadable: {why}"));
+        self.count(|looks| looks.unreadable += 1);
+        if self.healed.get() {
+            self.violate(format!("unreadable, and nothing is wrong: {why}"));
+        }
+    }
+
+    /// Figures so far.
+    #[must_use]
+    pub(crate) fn looks(&self) -> Looks {
+        self.looks.get()
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Looks)) {
+        let mut looks = self.looks.get();
+        change(&mut looks);
+        self.looks.set(looks);
+    }
+
+    /// Something happened.
+    pub(crate) fn trace(&self, what: Arguments<'_>) {
+        let line = format!("{:>12.6} {what}", self.time.now().as_secs_f64());
+        let mut trace = self.trace.borrow_mut();
+        for byte in line.bytes() {
+            trace.hash = (trace.hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
+        }
+        if trace.print {
+            println!("{line}");
+        } else {
+            if trace.lines.len() == TRACE_LINES {
+                trace.lines.pop_front();
+            }
+            trace.lines.push_back(line);
+        }
+    }
+
+    /// The trace in a number: the same for the same trace.
+    #[must_use]
+    pub(crate) fn trace_hash(&self) -> u64 {
+        self.trace.borrow().hash
+    }
+
+    /// The last lines of the trace.
+    #[must_use]
+    pub(crate) fn trace_end(&self) -> Vec<String> {
+        self.trace.borrow().lines.iter().cloned().collect()
+    }
+
+    /// What must not be was found.
+    pub(crate) fn violate(&self, what: String) {
+        self.trace(format_args!("VIOLATION: {what}"));
+        locked(&self.violations).push(what);
+    }
+
+    /// Tells a violation, if there is one.
+    pub(crate) fn check(&self, result: Result<(), String>) {
+        if let Err(what) = result {
+            self.violate(what);
+        }
+    }
+
+    /// Holds an organisation's objects against its manifest: each that it names is there, whole.
+    ///
+    /// # Errors
+    /// [`Unread`].
+    pub(crate) async fn objects(&self, org: OrgId, snapshot: &Snapshot) -> Result<(), Unread> {
+        let Some(engine) = self.engine() else { return Ok(()) };
+        let failed = |error: object_store::Error| Unread::Failed(error.to_string());
+        let mut named = 0;
+        for entry in snapshot.manifest.segments().iter().chain(snapshot.manifest.conflicts()) {
+            let key = entry.object_key(org);
+            let path = Path::from(key.to_string());
+            let meta = engine.store().head(&path).await.map_err(failed)?;
+            if meta.size != entry.bytes {
+                return Err(Unread::Wrong(format!(
+                    "{path} has {} bytes, the manifest says {}",
+                    meta.size, entry.bytes
+                )));
+            }
+            named += 1;
+        }
+        let prefix = Path::from(ObjectKey::org_prefix(org));
+        let all: Vec<_> = engine.store().list(Some(&prefix)).try_collect().await.map_err(failed)?;
+        let segments = all.iter().filter(|meta| {
+            matches!(meta.location.as_ref().parse(), Ok(ObjectKey::Segment { .. } | ObjectKey::Conflicts { .. }))
+        });
+        let orphans = segments.count() as u64 - named;
+        self.count(|looks| looks.orphans += orphans);
+        Ok(())
+    }
+}
