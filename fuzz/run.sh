@@ -44,7 +44,7 @@ is_server() { [[ " ${server[*]} " == *" $1 "* ]]; }
 # What a run of a target gets beside the seconds.
 settings() { # target
     case $1 in
-        sql) echo "-rss_limit_mb=3072 -timeout=120 -max_len=2048 -only_ascii=1 -dict=dictionaries/sql.dict" ;;
+        sql) echo "-rss_limit_mb=2048 -timeout=120 -max_len=2048 -only_ascii=1 -dict=dictionaries/sql.dict" ;;
         config) echo "-rss_limit_mb=2048 -timeout=20 -max_len=4096 -dict=dictionaries/config.dict" ;;
         csv) echo "-rss_limit_mb=2048 -timeout=20 -max_len=8192 -dict=dictionaries/csv.dict" ;;
         units) echo "-rss_limit_mb=2048 -timeout=20 -max_len=64" ;;
