@@ -128,6 +128,14 @@ impl engine::AckSink for Acks {
     }
 }
 
+fn sink_error(error: SubmitError) -> SinkError {
+    match error {
+        SubmitError::Full(submission) => SinkError::Full(submission.frame),
+        SubmitError::Closed => SinkError::Closed,
+        SubmitError::Unavailable => SinkError::Unavailable,
+    }
+}
+
 impl FrameSink for Sink {
     fn try_submit(
         &self,
@@ -138,15 +146,19 @@ impl FrameSink for Sink {
     ) -> std::result::Result<(), SinkError> {
         let acks = Arc::new(Acks(Arc::clone(acks)));
         let submission = Submission { org: from.org, gateway: from.gateway, received, frame, acks };
-        self.engine.try_submit(submission).map_err(|error| match error {
-            SubmitError::Full(submission) => SinkError::Full(submission.frame),
-            SubmitError::Closed => SinkError::Closed,
-            SubmitError::Unavailable => SinkError::Unavailable,
-        })
+        self.engine.try_submit(submission).map_err(sink_error)
     }
 
-    fn room(&self, bytes: usize) -> BoxFuture<'_, ()> {
-        Box::pin(self.engine.room(bytes))
+    fn submit(
+        &self,
+        from: GatewayIdentity,
+        received: Millis,
+        frame: Frame,
+        acks: &Arc<dyn ingest::AckSink>,
+    ) -> BoxFuture<'_, std::result::Result<(), SinkError>> {
+        let acks = Arc::new(Acks(Arc::clone(acks)));
+        let submission = Submission { org: from.org, gateway: from.gateway, received, frame, acks };
+        Box::pin(async move { self.engine.submit(submission).await.map_err(sink_error) })
     }
 
     fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence {

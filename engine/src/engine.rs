@@ -139,7 +139,7 @@ impl Engine {
     /// room for it. A frame of an organisation that does not exist is taken and answered as failed.
     ///
     /// # Errors
-    /// [`SubmitError::Full`] hands the frame back: wait for [`Engine::room`] and submit it again. The others are final.
+    /// [`SubmitError::Full`] hands the frame back, for [`Engine::submit`], which waits. The others are final.
     pub fn try_submit(&self, submission: Submission) -> Result<(), SubmitError> {
         let core = &self.core;
         if core.closing.load(Ordering::Acquire) {
@@ -181,19 +181,40 @@ impl Engine {
         Err(SubmitError::Full(Box::new(submission)))
     }
 
-    /// Waits until a frame of so many bytes in memory may find room, or until the engine closes.
-    pub async fn room(&self, bytes: usize) {
+    /// Takes a validated frame as soon as there is room; who waits longest is served first. Dropped before it is ready,
+    /// it has taken nothing.
+    ///
+    /// # Errors
+    /// As [`Engine::try_submit`], but never [`SubmitError::Full`].
+    pub async fn submit(&self, submission: Submission) -> Result<(), SubmitError> {
         let core = &self.core;
+        let mut submission = submission;
         let mut ended = core.appender_ended.subscribe();
-        let room = async {
-            core.loader.settled().await;
-            core.orgs.budget().room().await;
-            core.queue.room(bytes).await;
-        };
-        tokio::select! {
-            biased;
-            () = room => {}
-            _ = ended.wait_for(|ended| *ended) => {}
+        loop {
+            submission = match self.try_submit(submission) {
+                Err(SubmitError::Full(back)) => *back,
+                done => return done,
+            };
+            let bytes = submission.frame.memory_bytes();
+            let room = async {
+                core.loader.settled().await;
+                core.orgs.budget().room().await;
+                core.queue.reserve(bytes).await
+            };
+            let reserved = tokio::select! {
+                biased;
+                reserved = room => reserved,
+                // The next try says what has happened.
+                _ = ended.wait_for(|ended| *ended) => None,
+            };
+            // Memory may have run out, and the engine may have closed, while this waited in the queue's line.
+            if let Some(reserved) = reserved
+                && !core.closing.load(Ordering::Acquire)
+                && !core.orgs.budget().is_full()
+                && core.orgs.contains(submission.org)
+            {
+                return core.queue.submit(submission, reserved);
+            }
         }
     }
 
@@ -319,10 +340,10 @@ impl Engine {
         let mut flushed = Ok(());
         if core.config.flush_at_close && core.fatal().is_none() {
             // All room is there when the queue is empty and all of it answered; on a full disk it never is.
-            let drained = core.queue.room(usize::MAX);
+            let drained = core.queue.reserve(usize::MAX);
             tokio::select! {
                 biased;
-                () = drained => {}
+                _ = drained => {}
                 () = core.clock.sleep(DRAIN_MAX) => {}
             }
             flushed = self.request_flush(None).await.map(drop);

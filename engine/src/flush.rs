@@ -113,6 +113,8 @@ pub(crate) struct FlushOutcome {
     pub(crate) report: FlushReport,
     /// What failed; nothing of it is lost.
     pub(crate) failed: Vec<(OrgId, EngineError)>,
+    /// The engine must end.
+    pub(crate) fatal: Option<EngineError>,
 }
 
 impl FlushOutcome {
@@ -171,7 +173,10 @@ impl FlushStep {
             while let Some((org, result)) = running.next().await {
                 results.insert(org, result);
                 // After each, not only at the end: a long row of flushes must not hold the WAL.
-                self.trim();
+                self.trim(&mut outcome);
+                if outcome.fatal.is_some() {
+                    return outcome;
+                }
             }
         }
         for (org, result) in &results {
@@ -183,15 +188,19 @@ impl FlushStep {
         for request in requests {
             let _gone = request.done.send(answer(request.org, &results));
         }
-        self.trim();
+        self.trim(&mut outcome);
         metrics::sizes(self.orgs.budget().used(), self.wal.bytes(), self.orgs.len());
         outcome
     }
 
-    /// Lets go what segments hold. A failure costs space, no more, and is mended by the next call.
-    fn trim(&self) {
-        if let Err(error) = self.wal.trim(self.orgs.first_unflushed()) {
-            tracing::warn!(%error, "the WAL keeps a file that is no longer needed");
+    /// Lets go what segments hold. A file that cannot be removed costs space, no more, and the next call tries again.
+    fn trim(&self, outcome: &mut FlushOutcome) {
+        match self.wal.trim(self.orgs.first_unflushed()) {
+            Ok(_) => {}
+            Err(error) if error.kind() == EngineErrorKind::Retry => {
+                tracing::warn!(%error, "the WAL keeps a file that is no longer needed");
+            }
+            Err(error) => outcome.fatal = Some(error),
         }
     }
 

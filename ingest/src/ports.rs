@@ -70,7 +70,7 @@ pub trait AckSink: Send + Sync {
 /// Why a frame was not taken.
 #[derive(Debug)]
 pub enum SinkError {
-    /// No room now; here is the frame back. Wait for [`FrameSink::room`].
+    /// No room now; here is the frame back. [`FrameSink::submit`] waits for room.
     Full(Frame),
     /// The sink takes nothing any more: the program shuts down.
     Closed,
@@ -95,9 +95,18 @@ pub trait FrameSink: Send + Sync + 'static {
         acks: &Arc<dyn AckSink>,
     ) -> Result<(), SinkError>;
 
-    /// Ends when there may be room for a frame of so many bytes in memory; the caller tries again, and may be told
-    /// `Full` again.
-    fn room(&self, bytes: usize) -> BoxFuture<'_, ()>;
+    /// Takes a frame that found no room as soon as there is some; who waits longest is served first. Dropped before it
+    /// is ready, it has taken nothing.
+    ///
+    /// # Errors
+    /// As [`FrameSink::try_submit`], but never [`SinkError::Full`].
+    fn submit(
+        &self,
+        from: GatewayIdentity,
+        received: Millis,
+        frame: Frame,
+        acks: &Arc<dyn AckSink>,
+    ) -> BoxFuture<'_, Result<(), SinkError>>;
 
     /// The highest durable sequence number of this gateway's spool; zero when there is none.
     fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence;

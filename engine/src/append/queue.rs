@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use storage_format::{Frame, GatewayId, Millis, OrgId};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::AckSink;
 use crate::buffer::WriterCommand;
@@ -52,7 +52,7 @@ impl fmt::Debug for Submission {
 /// Why a frame was not taken. It got no answer through its sink.
 #[derive(Debug)]
 pub enum SubmitError {
-    /// There is no room now: wait for some, then try again with what is handed back.
+    /// There is no room now: here it is back, for [`Engine::submit`](crate::Engine::submit), which waits.
     Full(Box<Submission>),
     /// The engine is closed or closing.
     Closed,
@@ -82,6 +82,13 @@ pub(crate) struct AppendInbox {
 pub(super) struct Queued {
     pub(super) submission: Submission,
     pub(super) cost: u32,
+}
+
+/// Room in the queue that is kept for one frame; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Reserved<'a> {
+    permit: SemaphorePermit<'a>,
+    cost: u32,
 }
 
 #[derive(Debug)]
@@ -132,6 +139,12 @@ impl AppendQueue {
         let Ok(permit) = self.shared.permits.try_acquire_many(cost) else {
             return Err(SubmitError::Full(Box::new(submission)));
         };
+        self.submit(submission, Reserved { permit, cost })
+    }
+
+    /// Takes a frame for which room was reserved.
+    pub(crate) fn submit(&self, submission: Submission, reserved: Reserved<'_>) -> Result<(), SubmitError> {
+        let Reserved { permit, cost } = reserved;
         match self.frames.try_send(Queued { submission, cost }) {
             Ok(()) => {
                 // Given back by the appender, once the frame is answered.
@@ -143,10 +156,13 @@ impl AppendQueue {
         }
     }
 
-    /// Waits until a frame of so many bytes in memory would find room.
-    pub(crate) async fn room(&self, bytes: usize) {
-        // An error means that the queue is closed, which the next submission will be told.
-        let _permit = self.shared.permits.acquire_many(self.shared.cost(bytes)).await;
+    /// Waits for room for a frame of so many bytes in memory, and keeps it for the caller: were it given back, to be
+    /// taken again, whoever waits next would have it first, and two who wait could pass it between them for ever. In
+    /// the order of asking. `None` once the queue is closed.
+    pub(crate) async fn reserve(&self, bytes: usize) -> Option<Reserved<'_>> {
+        let cost = self.shared.cost(bytes);
+        let permit = self.shared.permits.acquire_many(cost).await.ok()?;
+        Some(Reserved { permit, cost })
     }
 
     /// Has the single writer do something between two groups. Once the appender has ended, the command is dropped,

@@ -87,14 +87,14 @@ fn the_queue_is_bounded_and_room_comes_back() {
     let SubmitError::Full(handed_back) = full else { panic!("{full:?}") };
     assert_eq!(handed_back.frame.sequence().get(), number);
     let bytes = handed_back.frame.memory_bytes();
-    assert!(process.queue.room(bytes).now_or_never().is_none());
+    assert!(process.queue.reserve(bytes).now_or_never().is_none());
     assert!(process.queue.bytes() <= 1 << 20 && process.queue.frames() > 0);
     process.run().expect("runs");
-    assert!(process.queue.room(bytes).now_or_never().is_some());
+    assert!(process.queue.reserve(bytes).now_or_never().is_some());
     process.queue.try_submit(*handed_back).expect("room");
     // Whatever its size, one frame always fits an empty queue.
     process.run().expect("runs");
-    assert!(process.queue.room(usize::MAX).now_or_never().is_some());
+    assert!(process.queue.reserve(usize::MAX).now_or_never().is_some());
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
         assert!(process.frames(1).contains(&1) && !process.frames(1).contains(&2), "not visible");
         assert!(matches!(process.submit(1, frame(3, 1)), Err(SubmitError::Unavailable)));
         assert_eq!(process.step.run_once().expect_err("for good").kind(), EngineErrorKind::Failed);
-        assert!(process.queue.room(1).now_or_never().is_some(), "nobody waits for ever");
+        assert!(process.queue.reserve(1).now_or_never().is_some(), "nobody waits for ever");
 
         // The disk works again after a restart; what the failed sync forgot may be there or not, and stays so.
         drop(process);
@@ -272,7 +272,7 @@ fn threads_and_real_files() {
                         match queue.try_submit(*submission) {
                             Ok(()) => {}
                             Err(SubmitError::Full(back)) => {
-                                runtime.handle().block_on(queue.room(back.frame.memory_bytes()));
+                                runtime.handle().block_on(queue.reserve(back.frame.memory_bytes()));
                                 next = Some(back);
                             }
                             Err(error) => panic!("{error:?}"),

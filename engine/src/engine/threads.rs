@@ -114,10 +114,14 @@ pub(super) fn stops_the_engine(error: &EngineError) -> bool {
 pub(super) async fn run_flushes(core: &Core, stop: &mut watch::Receiver<bool>) -> Result<(), EngineError> {
     loop {
         let outcome = core.flush.run_once().await;
+        let idle = outcome.is_idle();
+        if let Some(error) = outcome.fatal {
+            return Err(error);
+        }
         if let Some((_, error)) = outcome.failed.iter().find(|(_, error)| stops_the_engine(error)) {
             return Err(error.clone());
         }
-        if outcome.is_idle() {
+        if idle {
             core.clock.sleep(IDLE_PAUSE.min(core.config.schedule_interval)).await;
         }
         tokio::select! {

@@ -139,8 +139,8 @@ impl WalDirectory {
     /// the next. The newest always stays: it says where the log goes on. Answers how many went.
     ///
     /// # Errors
-    /// When a removal or its sync failed. The log is whole all the same: what should have gone is tried again by the
-    /// next call.
+    /// [`EngineErrorKind::Retry`] when a removal failed: the next call tries again. [`EngineErrorKind::Failed`] when its
+    /// sync did: the log is whole, and nothing may be removed any more before the next start.
     pub(crate) fn trim(&self, first_needed: Lsn) -> Result<usize, EngineError> {
         let _one_at_a_time = locked(&self.trimming);
         let mut removed = 0;
@@ -153,16 +153,25 @@ impl WalDirectory {
                 }
             };
             let path = self.file_path(oldest.id);
-            let result = match self.files.remove(&path) {
-                // Removed before, by a call whose sync failed.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                other => other,
-            };
-            result.and_then(|()| self.files.sync_dir(&self.dir)).map_err(|error| {
+            let retry = |error| {
                 EngineError::new(
                     EngineErrorKind::Retry,
                     "a WAL file that is no longer needed could not be removed",
                     "It takes space until it can be; look at the disk.",
+                )
+                .at(path.display())
+                .because(error)
+            };
+            // Opened first: after the removal only the sync itself can fail.
+            let dir = self.files.open_dir(&self.dir).map_err(retry)?;
+            self.files.remove(&path).map_err(retry)?;
+            dir.sync().map_err(|error| {
+                // The name may come back after a power cut, and a later sync would not tell. Were the next file
+                // removed then, the log would have a hole.
+                EngineError::new(
+                    EngineErrorKind::Failed,
+                    "the removal of a WAL file could not be made durable",
+                    "Look at the disk, then start again: everything acknowledged is kept.",
                 )
                 .at(path.display())
                 .because(error)

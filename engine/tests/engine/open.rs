@@ -104,11 +104,10 @@ async fn a_closed_engine_refuses() {
     let engine = rig.open().await;
     engine.close().await.expect("closed");
     assert_eq!(engine.flush(None).await.expect_err("closed").kind(), EngineErrorKind::Closed);
-    engine.room(1 << 30).await;
     let acks: Arc<dyn AckSink> = Arc::<crate::rig::Acks>::default();
     let frame = storage_format::Frame::decode(one(1).encode(crate::model::spool(1), 1)).expect("a frame");
     let submission = engine::Submission { org: org(1), gateway: gateway(3), received: millis(MAY), frame, acks };
-    assert!(matches!(engine.try_submit(submission), Err(engine::SubmitError::Closed)));
+    assert!(matches!(engine.submit(submission).await, Err(engine::SubmitError::Closed)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use engine::{
     AckSink, Clock, Engine, EngineConfig, EngineError, EngineParts, FaultStore, Files, LocalDurable, ManifestStore,
-    MasterKey, OrgKeys, RealFiles, Submission, SubmitError, SubmitFailure, SystemRandom,
+    MasterKey, OrgKeys, RealFiles, Submission, SubmitFailure, SystemRandom,
 };
 use object_store::ObjectStore;
 use storage_format::encryption::SecretKey;
@@ -199,24 +199,15 @@ impl Sender {
         self.next += 1;
         let bytes = sent.encode(spool(self.spool), sequence);
         let frame = Frame::decode(bytes).expect("a frame");
-        let mut submission = Submission {
+        let submission = Submission {
             org: self.org,
             gateway: sent.gateway,
             received: sent.received,
             frame,
             acks: Arc::clone(&self.acks) as Arc<dyn AckSink>,
         };
-        loop {
-            let bytes = submission.frame.memory_bytes();
-            match engine.try_submit(submission) {
-                Ok(()) => return sequence,
-                Err(SubmitError::Full(back)) => {
-                    engine.room(bytes).await;
-                    submission = *back;
-                }
-                Err(other) => panic!("{other:?}"),
-            }
-        }
+        engine.submit(submission).await.expect("the engine is open");
+        sequence
     }
 
     /// Submits, waits for the acknowledgement, and tells the model.

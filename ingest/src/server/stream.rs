@@ -264,36 +264,30 @@ impl Reading<'_> {
         frame: Frame,
         _decoded: Held,
     ) -> Result<bool, Cut> {
-        let (readings, bytes, memory) = (frame.len(), frame.bytes().len(), frame.memory_bytes());
+        let (readings, bytes) = (frame.len(), frame.bytes().len());
         let before = self.answers.submitted();
-        let mut frame = frame;
-        let mut held_since = None;
-        loop {
-            self.answers.submitting(sequence);
-            let received = (self.shared.now)().whole_seconds();
-            let full = match self.shared.sink.try_submit(from, received, frame, &self.acks) {
-                Ok(()) => break,
-                Err(SinkError::Full(full)) => full,
-                Err(SinkError::Closed) => {
-                    self.answers.not_submitted(before);
-                    return Err(Cut::Close(CloseCode::ShuttingDown, String::from("the sink is closed")));
-                }
-                Err(SinkError::Unavailable) => {
-                    self.answers.not_submitted(before);
-                    return Err(unavailable("the sink is unavailable"));
-                }
-            };
-            frame = full;
-            self.answers.not_submitted(before);
-            held_since.get_or_insert_with(Instant::now);
-            tokio::select! {
+        self.answers.submitting(sequence);
+        let received = (self.shared.now)().whole_seconds();
+        let mut submitted = self.shared.sink.try_submit(from, received, frame, &self.acks);
+        if let Err(SinkError::Full(frame)) = submitted {
+            let since = Instant::now();
+            let waiting = self.shared.sink.submit(from, received, frame, &self.acks);
+            submitted = tokio::select! {
                 biased;
-                _ = self.draining.wait_for(|draining| *draining) => return Ok(false),
-                () = self.shared.sink.room(memory) => {}
-            }
-        }
-        if let Some(since) = held_since {
+                _ = self.draining.wait_for(|draining| *draining) => {
+                    self.answers.not_submitted(before);
+                    return Ok(false);
+                }
+                submitted = waiting => submitted,
+            };
             metrics::held_back(since.elapsed());
+        }
+        if let Err(error) = submitted {
+            self.answers.not_submitted(before);
+            return Err(match error {
+                SinkError::Closed => Cut::Close(CloseCode::ShuttingDown, String::from("the sink is closed")),
+                SinkError::Full(_) | SinkError::Unavailable => unavailable("the sink is unavailable"),
+            });
         }
         self.shared.counters.taken(readings, bytes);
         Ok(true)

@@ -176,12 +176,23 @@ impl FrameSink for MemorySink {
         Ok(())
     }
 
-    fn room(&self, _bytes: usize) -> BoxFuture<'_, ()> {
-        // Registered at once: room made before the future is first polled counts.
-        let notified = self.room.notified();
-        let full = self.state().waiting.len() >= self.room_for;
+    fn submit(
+        &self,
+        from: GatewayIdentity,
+        received: Millis,
+        frame: Frame,
+        acks: &Arc<dyn AckSink>,
+    ) -> BoxFuture<'_, Result<(), SinkError>> {
+        let acks = Arc::clone(acks);
+        let mut frame = frame;
         Box::pin(async move {
-            if full {
+            loop {
+                // Registered first: room made before the wait begins counts.
+                let notified = self.room.notified();
+                match self.try_submit(from, received, frame, &acks) {
+                    Err(SinkError::Full(full)) => frame = full,
+                    done => return done,
+                }
                 notified.await;
             }
         })

@@ -6,8 +6,8 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use engine::{
-    AckSink, Engine, EngineConfig, EngineParts, FaultStore, MasterKey, Operation, RealFiles, Submission, SubmitError,
-    SubmitFailure, SystemClock, SystemRandom,
+    AckSink, Engine, EngineConfig, EngineParts, FaultStore, MasterKey, Operation, RealFiles, Submission, SubmitFailure,
+    SystemClock, SystemRandom,
 };
 use futures::StreamExt;
 use object_store::memory::InMemory;
@@ -99,23 +99,14 @@ impl House {
         }
         let bytes = builder.encode(SpoolId::new(1).expect("not zero"), sequence);
         let (sender, mut acknowledged) = watch::channel(0);
-        let mut submission = Submission {
+        let submission = Submission {
             org,
             gateway: GatewayId::new(gateway).expect("not zero"),
             received: time(received),
             frame: Frame::decode(bytes).expect("valid"),
             acks: Arc::new(Acks(sender)),
         };
-        loop {
-            match self.engine.try_submit(submission) {
-                Ok(()) => break,
-                Err(SubmitError::Full(back)) => {
-                    self.engine.room(1).await;
-                    submission = *back;
-                }
-                Err(error) => panic!("{error:?}"),
-            }
-        }
+        self.engine.submit(submission).await.expect("the engine is open");
         acknowledged.wait_for(|&up_to| up_to == sequence.get()).await.expect("acknowledged");
     }
 

@@ -285,7 +285,13 @@ async fn next(
 }
 
 /// Sends frames again that are acknowledged, over a connection of their own, and hears no answer.
-async fn send_again(world: Rc<World>, gateway: Rc<RefCell<Gateway>>, mut draw: Draw) {
+async fn send_again(world: Rc<World>, gateway: Rc<RefCell<Gateway>>, draw: Draw) {
+    world.again.set(world.again.get() + 1);
+    send_some_again(&world, &gateway, draw).await;
+    world.again.set(world.again.get() - 1);
+}
+
+async fn send_some_again(world: &World, gateway: &RefCell<Gateway>, mut draw: Draw) {
     world.time.sleep(Duration::from_millis(draw.spread(1, 5000))).await;
     let who = gateway.borrow().who;
     let Some(end) = world.network.connect(who) else { return };

@@ -11,6 +11,9 @@ use std::sync::Arc;
 
 use storage_format::{ChannelCode, FrameSequence, GatewayId, LoggerId, Millis, OrgId, SpoolId};
 
+/// A process may write one record without a frame: the mark of its end.
+const MARKS: u64 = 1;
+
 /// A reading as it is sent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reading {
@@ -134,8 +137,6 @@ pub(crate) struct Oracle {
     base: u64,
     taken: u64,
     applied: u64,
-    /// Records without a frame that this process may have written: the mark of a clean close.
-    marks: u64,
     holdings: BTreeMap<OrgId, Holdings>,
     counts: OracleCounts,
 }
@@ -152,8 +153,8 @@ impl Oracle {
     /// # Errors
     /// What must not be.
     pub(crate) fn started(&mut self, next_lsn: u64) -> Result<(), String> {
-        let made = self.base + self.taken + self.marks;
-        if next_lsn > made.max(1) {
+        let made = self.base + self.taken + MARKS;
+        if next_lsn > made {
             return Err(format!("the log goes on at LSN {next_lsn}, and only LSNs before {made} were ever made"));
         }
         let lost = self.log.split_off(&next_lsn);
@@ -172,7 +173,7 @@ impl Oracle {
         self.counts.lost_unacknowledged += lost.len() as u64;
         self.counts.kept_unacknowledged +=
             self.log.values().rev().take_while(|record| !record.acknowledged).count() as u64;
-        (self.base, self.taken, self.marks) = (next_lsn, 0, 0);
+        (self.base, self.taken) = (next_lsn, 0);
         self.apply_up_to(next_lsn - 1);
         Ok(())
     }
@@ -184,11 +185,6 @@ impl Oracle {
         self.counts.taken += 1;
         self.log.insert(lsn, Record { taken, acknowledged: false });
         lsn
-    }
-
-    /// The mark of a clean close may be written now.
-    pub(crate) fn closed(&mut self) {
-        self.marks = 1;
     }
 
     /// The engine says that this record is durable.
@@ -212,7 +208,7 @@ impl Oracle {
     /// # Errors
     /// What must not be.
     pub(crate) fn visible(&mut self, lsn: u64) -> Result<(), String> {
-        let made = self.base + self.taken + self.marks;
+        let made = self.base + self.taken + MARKS;
         if lsn >= made {
             return Err(format!("LSN {lsn} is visible, and only LSNs before {made} were made"));
         }

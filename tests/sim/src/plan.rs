@@ -117,6 +117,9 @@ pub struct Plan {
     pub flush_pause_max: u64,
 }
 
+/// Frames of a whole fleet: many short runs find more than few long ones.
+const FRAMES_MAX: u64 = 96;
+
 /// Where the simulated server keeps its files.
 pub(crate) const DATA_DIR: &str = "/server";
 
@@ -131,11 +134,12 @@ impl Plan {
     #[must_use]
     pub fn from(seed: u64, choices: &Draw) -> Self {
         let mut d = choices.split("plan");
+        let (orgs, gateways) = (d.spread(1, 4), d.spread(1, 4));
         let fleet = Fleet {
-            orgs: d.spread(1, 4),
-            gateways: d.spread(1, 4),
+            orgs,
+            gateways,
             loggers: d.spread(1, 8),
-            frames: d.spread(2, 40),
+            frames: d.spread(2, 32).min(FRAMES_MAX / (orgs * gateways)),
             readings_max: d.spread(1, 48),
             channels: d.between(1, 4),
             times: d.spread(4, 400),
@@ -188,7 +192,7 @@ impl Plan {
             network,
             crashes,
             clock_jumps: *d.pick(&[0, 0, 50]),
-            read_pause_max: d.spread(20, 3000),
+            read_pause_max: d.spread(100, 3000),
             flush_pause_max: *d.pick(&[0, 500, 5000]),
         }
     }
@@ -207,7 +211,7 @@ fn config(d: &mut Draw) -> EngineConfig {
         group_frames_max: usize::try_from(d.spread(1, 64)).unwrap_or(1),
         buffer_bytes_max: d.spread(8 * KIB, 512 * KIB),
         flush_bytes: d.spread(512, 64 * KIB),
-        flush_age: Duration::from_millis(d.spread(50, 60_000)),
+        flush_age: Duration::from_millis(d.spread(200, 60_000)),
         flush_concurrency: usize::try_from(d.between(1, 3)).unwrap_or(1),
         segment_bytes_max: d.spread(512, 64 * KIB),
         merge_runs_max: usize::try_from(d.spread(1, 16)).unwrap_or(1),

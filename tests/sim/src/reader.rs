@@ -47,7 +47,8 @@ async fn read(world: Rc<World>, engine: Arc<Engine>) {
         look(&world, &engine, *org).await;
     }
     loop {
-        let pause = world.below(world.plan.read_pause_max) + 1;
+        // Looks are dear: the longer a run lasts, the rarer they get.
+        let pause = (world.below(world.plan.read_pause_max) + 1) * (1 + world.looks().looks / 8);
         world.time.sleep(Duration::from_millis(pause)).await;
         let org = all[usize::try_from(world.below(all.len() as u64)).unwrap_or(0)];
         look(&world, &engine, org).await;

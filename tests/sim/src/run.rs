@@ -16,9 +16,9 @@ use crate::reader::{Unread, check_everything};
 use crate::world::{Server, World};
 
 /// Steps of a run at most: past them it is taken to turn in circles.
-const STEPS_MAX: u64 = 1_500_000;
+const STEPS_MAX: u64 = 400_000;
 /// Virtual time that things may go wrong for.
-const TROUBLE_MAX: Duration = Duration::from_secs(600);
+const TROUBLE_MAX: Duration = Duration::from_secs(60);
 /// Virtual time that a healthy system may take to get everything in.
 const CALM_MAX: Duration = Duration::from_secs(3600);
 
@@ -100,7 +100,9 @@ impl Run {
         let gateways = self.gateways.clone();
         let done = move || {
             let fleet = world.plan.fleet;
-            world.server() == Server::Up && gateways.iter().all(|gateway| gateway.borrow().is_done(&fleet))
+            world.server() == Server::Up
+                && world.again.get() == 0
+                && gateways.iter().all(|gateway| gateway.borrow().is_done(&fleet))
         };
         if !self.until(CALM_MAX, "everything that gateways have is acknowledged", done) {
             return;

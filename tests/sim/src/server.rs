@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use engine::{AckSink, Appended, Engine, EngineParts, MasterKey, Stepped, Submission, SubmitError, SubmitFailure};
+use engine::{AckSink, Appended, Engine, EngineParts, MasterKey, Stepped, Submission, SubmitFailure};
 use futures::future::{Either, select};
 use ingest::TimePolicy;
 use ingest::protocol::{Message, ProtocolVersion, ServerEvent, ServerSession, Welcome, check_frame};
@@ -67,21 +67,20 @@ async fn append(world: &World, engine: &Engine, stepped: &RefCell<Stepped>, stop
             return std::future::pending().await;
         }
         world.check(world.oracle().visible(engine.status().lsn_applied.get()));
+        if let Some(error) = failed.borrow_and_update().as_ref() {
+            return world.ended(&error.to_string());
+        }
         // Nobody wakes it: the longer nothing has come, the longer it looks away.
         idle = if matches!(appended, Ok(Appended::Frames(_))) { 0 } else { (idle + 1).min(20) };
         let pause = match appended {
             Ok(Appended::Frames(_)) => Duration::from_micros(world.below(200)),
             Ok(Appended::Idle | Appended::Waiting) => Duration::from_micros(100 + world.below(3000 * idle)),
             Ok(Appended::Closed) => {
-                world.oracle().closed();
                 stop.send_replace(true);
                 return world.closed();
             }
             Err(error) => return world.ended(&error.to_string()),
         };
-        if let Some(error) = failed.borrow_and_update().as_ref() {
-            return world.ended(&error.to_string());
-        }
         if world.closing() {
             stepped.borrow().begin_close();
         }
@@ -257,26 +256,14 @@ async fn submit(
     frame: Frame,
     answers: &Arc<Answers>,
 ) -> Result<(), Broken> {
-    let mut frame = frame;
-    loop {
-        let sequence = frame.sequence();
-        let received = engine::Clock::now(&*world.clock).whole_seconds();
-        let readings = Arc::new(readings(&frame));
-        let bytes = frame.memory_bytes();
-        let acks = Arc::clone(answers) as Arc<dyn AckSink>;
-        match engine.try_submit(Submission { org, gateway, received, frame, acks }) {
-            Ok(()) => {
-                let lsn = world.oracle().take(Taken { org, gateway, spool, sequence, received, readings });
-                answers.state().submitted.push((sequence, lsn));
-                return Ok(());
-            }
-            Err(SubmitError::Full(back)) => {
-                frame = back.frame;
-                engine.room(bytes).await;
-            }
-            Err(SubmitError::Closed | SubmitError::Unavailable) => return Err(Broken),
-        }
-    }
+    let (sequence, received) = (frame.sequence(), engine::Clock::now(&*world.clock).whole_seconds());
+    let readings = Arc::new(readings(&frame));
+    let acks = Arc::clone(answers) as Arc<dyn AckSink>;
+    // Ready at once when it has taken the frame: the truth has it before the next step.
+    engine.submit(Submission { org, gateway, received, frame, acks }).await.map_err(|_| Broken)?;
+    let lsn = world.oracle().take(Taken { org, gateway, spool, sequence, received, readings });
+    answers.state().submitted.push((sequence, lsn));
+    Ok(())
 }
 
 /// What a decoded frame says.

@@ -64,7 +64,7 @@ const CUTS: &[Cut] = &[
 ];
 
 /// Runs tried at most.
-const TRIES_MAX: usize = 160;
+const TRIES_MAX: usize = 60;
 
 /// The smallest plan found that fails as this one does, and what came of it.
 #[must_use]

@@ -27,6 +27,9 @@ use crate::store::ChaosStore;
 /// Lines of the trace that are kept when nobody wants to see all of it.
 const TRACE_LINES: usize = 60;
 
+/// How long what was under way may still fail after everything is well.
+const AFTERMATH: Duration = Duration::from_secs(20);
+
 /// How the server's process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
@@ -111,8 +114,11 @@ pub(crate) struct World {
     oracle: Arc<Mutex<Oracle>>,
     draw: RefCell<Draw>,
     server: Cell<Server>,
-    healed: Cell<bool>,
+    /// Since when nothing goes wrong any more.
+    healed: Cell<Option<Duration>>,
     closing: Cell<bool>,
+    /// Tasks that send what was sent before.
+    pub(crate) again: Cell<u64>,
     looks: Cell<Looks>,
     trace: RefCell<Trace>,
     engine: RefCell<Option<Arc<Engine>>>,
@@ -154,8 +160,9 @@ impl World {
             oracle: Arc::default(),
             draw: RefCell::new(choices.split("world")),
             server: Cell::new(Server::Down),
-            healed: Cell::new(false),
+            healed: Cell::new(None),
             closing: Cell::new(false),
+            again: Cell::new(0),
             looks: Cell::default(),
             trace: RefCell::new(Trace { lines: VecDeque::new(), hash: 0xCBF2_9CE4_8422_2325, print }),
             engine: RefCell::new(None),
@@ -184,12 +191,12 @@ impl World {
     /// What the network does now.
     #[must_use]
     pub(crate) fn network_faults(&self) -> NetworkFaults {
-        if self.healed.get() { NetworkFaults::default() } else { self.plan.network }
+        if self.is_healed() { NetworkFaults::default() } else { self.plan.network }
     }
 
     /// Nothing goes wrong any more from now on.
     pub(crate) fn heal(&self) {
-        self.healed.set(true);
+        self.healed.set(Some(self.time.now()));
         self.network.set_faults(NetworkFaults::default());
         self.store.set_faults(StoreFaults::default());
         self.files.set_faults(0, FaultRates::default());
@@ -201,7 +208,13 @@ impl World {
     /// Does nothing go wrong any more?
     #[must_use]
     pub(crate) fn is_healed(&self) -> bool {
-        self.healed.get()
+        self.healed.get().is_some()
+    }
+
+    /// Is what went wrong over, with all that came of it? What was under way when it ended may still fail.
+    #[must_use]
+    pub(crate) fn is_calm(&self) -> bool {
+        self.healed.get().is_some_and(|since| self.time.now() >= since + AFTERMATH)
     }
 
     /// How the server is.
@@ -219,7 +232,7 @@ impl World {
     /// A new process begins: faults are those of the plan again.
     pub(crate) fn starting(&self) {
         self.server.set(Server::Starting);
-        if !self.healed.get() {
+        if !self.is_healed() {
             self.files.set_faults(self.below(u64::MAX), self.plan.file_faults);
             self.store.set_faults(self.plan.store_faults);
         }
@@ -281,7 +294,7 @@ impl World {
             EngineErrorKind::Corrupt | EngineErrorKind::Invalid => rot,
             _ => true,
         };
-        if self.healed.get() || !may {
+        if self.is_calm() || !may {
             self.violate(format!("REFUSED START: {error}"));
         }
         self.server.set(Server::Ended);
@@ -294,7 +307,7 @@ impl World {
         }
         self.trace(format_args!("the server ends: {why}"));
         self.count(|looks| looks.ends += 1);
-        if self.healed.get() {
+        if self.is_calm() {
             self.violate(format!("the server ends, and nothing is wrong: {why}"));
         }
         self.server.set(Server::Ended);
@@ -333,7 +346,7 @@ impl World {
         }
         self.trace(format_args!("unreadable: {why}"));
         self.count(|looks| looks.unreadable += 1);
-        if self.healed.get() {
+        if self.is_calm() {
             self.violate(format!("unreadable, and nothing is wrong: {why}"));
         }
     }
@@ -417,7 +430,8 @@ impl World {
         let segments = all.iter().filter(|meta| {
             matches!(meta.location.as_ref().parse(), Ok(ObjectKey::Segment { .. } | ObjectKey::Conflicts { .. }))
         });
-        let orphans = segments.count() as u64 - named;
+        // A list may still leave out what is new.
+        let orphans = (segments.count() as u64).saturating_sub(named);
         self.count(|looks| looks.orphans += orphans);
         Ok(())
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{
-    AckSink, Engine, EngineConfig, EngineParts, MasterKey, Random, RealFiles, Submission, SubmitError, SubmitFailure,
-    SystemClock, SystemRandom,
+    AckSink, Engine, EngineConfig, EngineParts, MasterKey, Random, RealFiles, Submission, SubmitFailure, SystemClock,
+    SystemRandom,
 };
 use object_store::memory::InMemory;
 use query::{QueryEngine, QueryLimits, Session};
@@ -161,23 +161,13 @@ async fn engine(dir: &Path) -> Arc<Engine> {
 async fn send(engine: &Engine, org: OrgId, sequence: u64, frame: &mut FrameBuilder) {
     let bytes = frame.encode(SpoolId::new(1).expect("not zero"), FrameSequence::new(sequence));
     let (sender, mut acknowledged) = watch::channel(0);
-    let mut submission = Submission {
+    let submission = Submission {
         org,
         gateway: GatewayId::new(org.get() ^ 1).expect("not zero"),
         received: Millis::new(START_MS).expect("a time"),
         frame: Frame::decode(bytes).expect("what we encode, we decode"),
         acks: Arc::new(Acks(sender)),
     };
-    loop {
-        match engine.try_submit(submission) {
-            Ok(()) => break,
-            // The first file of the log is not there yet.
-            Err(SubmitError::Full(back)) => {
-                engine.room(1).await;
-                submission = *back;
-            }
-            Err(error) => panic!("{error:?}"),
-        }
-    }
+    engine.submit(submission).await.expect("the engine is open");
     acknowledged.wait_for(|up_to| *up_to >= sequence).await.expect("it is acknowledged");
 }
