@@ -179,6 +179,7 @@ fn millis(ms: i64) -> Result<Millis, Unread> {
 /// # Errors
 /// [`Unread`]; nothing goes wrong any more at this time, so all of them are violations.
 pub(crate) async fn check_everything(world: &World, engine: &Engine) -> Result<(), Unread> {
+    world.trace(format_args!("everything is flushed, to be compared"));
     let mut tries = 0;
     while let Err(error) = engine.flush(None).await {
         tries += 1;
@@ -193,6 +194,7 @@ pub(crate) async fn check_everything(world: &World, engine: &Engine) -> Result<(
         return Err(Unread::Wrong(what));
     }
     for org in orgs(&world.plan.fleet) {
+        world.trace(format_args!("org {org} is compared"));
         let rows = check_rows(world, engine, org).await?;
         world.looked(rows);
         let Ok(snapshot) = engine.snapshot(org).await else { continue };
@@ -216,6 +218,7 @@ pub(crate) async fn check_everything(world: &World, engine: &Engine) -> Result<(
             let strange: Vec<_> = listed.symmetric_difference(&truth.conflicts).take(3).collect();
             return Err(Unread::Wrong(format!("WRONG CONFLICTS of org {org}: {strange:?}")));
         }
+        world.trace(format_args!("the objects of org {org} are compared"));
         world.objects(org, &snapshot).await?;
     }
     Ok(())

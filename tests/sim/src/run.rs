@@ -101,6 +101,7 @@ impl Run {
         let done = move || {
             let fleet = world.plan.fleet;
             world.server() == Server::Up
+                && world.is_calm()
                 && world.again.get() == 0
                 && gateways.iter().all(|gateway| gateway.borrow().is_done(&fleet))
         };
