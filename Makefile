@@ -21,7 +21,7 @@ sim: ## Simulated fleets with everything going wrong: SEEDS=2000, or one again w
 soak: ## The simulation for a long time: MINUTES=60
 	$(CARGO) run --profile sim --locked -p sim -- --minutes $(or $(MINUTES),60)
 
-loom: ## Every interleaving of the columns that threads share without a lock
+loom: ## Every interleaving of what threads share without a lock
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}/loom" $(CARGO) test -p engine --test loom --locked
 
 check: ## Everything that CI runs

@@ -10,6 +10,7 @@
 
 mod budget;
 mod registry;
+mod state;
 mod view;
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use storage_format::{ChannelCode, Frame, FrameSequence, GatewayId, LoggerId, Lsn, Millis, SpoolId, channels};
 
 use crate::limits::BUFFER_ROWS_MAX;
-use crate::sync::{Column, Published};
+use crate::sync::{Column, Extent};
 
 pub(crate) use budget::Budget;
 pub(crate) use registry::{Org, OrgWriter, Orgs, WriterCommand, Writers};
@@ -42,18 +43,14 @@ pub struct WriteBuffer {
     times: Column,
     /// By channel code less one; a column is there once its channel was.
     channels: Box<[OnceLock<Column>]>,
-    rows: Published,
     /// Per frame: its first row, who sent it, and when it arrived.
     frame_starts: Column,
     frame_gateways: Column,
     frame_received: Column,
-    frames: Published,
+    extent: Extent,
     /// Highest sequence number of each spool. Touched once a frame, never by snapshots.
     spools: Mutex<HashMap<(GatewayId, SpoolId), BufferedSpool>>,
     bounds: Bounds,
-    /// Zero while the buffer is empty.
-    lsn_first: AtomicU64,
-    lsn_last: AtomicU64,
     oldest_received: AtomicI64,
     bytes: AtomicU64,
     budget: Arc<Budget>,
@@ -82,11 +79,10 @@ impl WriteBuffer {
             loggers: Column::new(0),
             times: Column::new(0),
             channels: channels().iter().map(|_| OnceLock::new()).collect(),
-            rows: Published::new(),
             frame_starts: Column::new(0),
             frame_gateways: Column::new(0),
             frame_received: Column::new(0),
-            frames: Published::new(),
+            extent: Extent::new(),
             spools: Mutex::new(HashMap::new()),
             bounds: Bounds {
                 time_min: AtomicI64::new(i64::MAX),
@@ -94,8 +90,6 @@ impl WriteBuffer {
                 logger_min: AtomicU64::new(u64::MAX),
                 logger_max: AtomicU64::new(0),
             },
-            lsn_first: AtomicU64::new(0),
-            lsn_last: AtomicU64::new(0),
             oldest_received: AtomicI64::new(i64::MAX),
             bytes: AtomicU64::new(0),
             budget: Arc::clone(budget),
@@ -107,7 +101,7 @@ impl WriteBuffer {
     /// Readings in it, repeated ones too.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.rows.observe()
+        self.extent.rows()
     }
 
     /// Bytes of memory that its columns take.
@@ -119,17 +113,13 @@ impl WriteBuffer {
     /// The first LSN in it; `None` while it is empty.
     #[must_use]
     pub fn lsn_first(&self) -> Option<Lsn> {
-        // Acquire, with the writer's release: whoever sees a record's LSN applied sees that it is in here.
-        match self.lsn_first.load(Ordering::Acquire) {
-            0 => None,
-            lsn => Some(Lsn::new(lsn)),
-        }
+        self.extent.lsn_first().map(Lsn::new)
     }
 
     /// The last LSN in it; `None` while it is empty.
     #[must_use]
     pub fn lsn_last(&self) -> Option<Lsn> {
-        self.lsn_first().map(|_| Lsn::new(self.lsn_last.load(Ordering::Acquire)))
+        self.extent.lsn_last().map(Lsn::new)
     }
 
     /// When the oldest of its frames arrived; `None` while it is empty.
@@ -149,7 +139,7 @@ impl WriteBuffer {
     /// A consistent prefix of it, as it is now.
     #[must_use]
     pub fn view(self: &Arc<Self>) -> BufferView {
-        BufferView::new(Arc::clone(self), self.rows.observe())
+        BufferView::new(Arc::clone(self), self.rows())
     }
 
     /// The highest sequence number of this spool; zero if none of its frames is in here.
@@ -187,7 +177,7 @@ impl BufferWriter {
         let buffer = &*self.buffer;
         let (start, count) = (self.rows, frame.len());
         debug_assert!(self.has_room(count), "the caller freezes a full buffer first");
-        debug_assert!(lsn.get() > buffer.lsn_last.load(Ordering::Relaxed), "LSNs grow");
+        debug_assert!(buffer.lsn_last().is_none_or(|last| lsn > last), "LSNs grow");
 
         let mut grown = 0;
         for run in frame.runs() {
@@ -215,15 +205,9 @@ impl BufferWriter {
             buffer.bytes.fetch_add(grown as u64, Ordering::Relaxed);
             buffer.budget.take(grown as u64);
         }
-        buffer.lsn_last.store(lsn.get(), Ordering::Release);
-        if start == 0 {
-            buffer.lsn_first.store(lsn.get(), Ordering::Release);
-        }
         self.frames += 1;
         self.rows += count;
-        // Frames first: whoever sees the rows finds the frames that they came in.
-        buffer.frames.publish(self.frames);
-        buffer.rows.publish(self.rows);
+        buffer.extent.publish(self.rows, self.frames, lsn.get());
     }
 }
 

@@ -5,7 +5,7 @@
 //! nothing of an upper one. This crate knows no QUIC, no HTTP and no SQL. Clock, randomness, files and object store
 //! are handed in; the work is done in steps that threads and tasks merely call.
 
-// Loom proves the columns alone (tests/loom.rs), without the engine and what it depends on.
+// Loom proves single files, which it takes by their paths (tests/loom), without the engine and what it depends on.
 #![cfg(not(loom))]
 
 mod append;

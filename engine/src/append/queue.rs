@@ -2,10 +2,13 @@
 //!
 //! A frame costs at least a floor, so that permits run out before the channel's slots do: whoever waits for room
 //! waits for one thing only.
+//!
+//! Invariant: a frame is either not taken, and then its sink hears nothing, or taken and then answered once. The
+//! channel does not drop what is in it when the appender goes, so whoever sends in the instant of the end takes out
+//! and refuses what nobody else will see ([`Gate`]).
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,17 +16,14 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use storage_format::{Frame, GatewayId, Millis, OrgId};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::AckSink;
+use super::{AckSink, SubmitFailure};
 use crate::buffer::WriterCommand;
+use crate::sync::{Gate, GateState};
 
 /// Frames in the queue at most. Its slots are allocated at once: about 4 MiB.
 const FRAMES_MAX: usize = 16_384;
 /// And at least, so that a small byte budget still has a queue.
 const FRAMES_MIN: usize = 16;
-
-const OPEN: u8 = 0;
-const CLOSING: u8 = 1;
-const FAILED: u8 = 2;
 
 /// A frame on its way in.
 pub struct Submission {
@@ -37,6 +37,13 @@ pub struct Submission {
     pub frame: Frame,
     /// Where the answer goes.
     pub acks: Arc<dyn AckSink>,
+}
+
+impl Submission {
+    /// Tells its sender that it is not made durable.
+    pub(super) fn refuse(&self) {
+        self.acks.failed(self.frame.sequence(), SubmitFailure::Stopped);
+    }
 }
 
 impl fmt::Debug for Submission {
@@ -71,7 +78,6 @@ pub(crate) struct AppendQueue {
 /// The receiving half: the appender's.
 #[derive(Debug)]
 pub(crate) struct AppendInbox {
-    frames: Receiver<Queued>,
     wake: Receiver<()>,
     waker: Sender<()>,
     shared: Arc<Shared>,
@@ -96,7 +102,9 @@ struct Shared {
     permits: Semaphore,
     permits_max: u32,
     cost_min: u32,
-    state: AtomicU8,
+    gate: Gate,
+    /// The appender's while there is one.
+    frames: Receiver<Queued>,
     /// `None` once nobody will run any.
     commands: Mutex<Option<VecDeque<WriterCommand>>>,
 }
@@ -112,12 +120,13 @@ pub(crate) fn append_queue(bytes_max: u64) -> (Arc<AppendQueue>, AppendInbox) {
         permits: Semaphore::new(permits_max as usize),
         permits_max,
         cost_min,
-        state: AtomicU8::new(OPEN),
+        gate: Gate::new(),
+        frames: frames_in,
         commands: Mutex::new(Some(VecDeque::new())),
     });
     let waker = wake.clone();
     let queue = AppendQueue { frames, wake, shared: Arc::clone(&shared) };
-    (Arc::new(queue), AppendInbox { frames: frames_in, wake: wake_in, waker, shared })
+    (Arc::new(queue), AppendInbox { wake: wake_in, waker, shared })
 }
 
 impl Shared {
@@ -125,15 +134,22 @@ impl Shared {
         // Never more than there is: one frame always fits an empty queue.
         u32::try_from(bytes).unwrap_or(u32::MAX).clamp(self.cost_min, self.permits_max)
     }
+
+    /// Takes out and refuses what is in the queue.
+    fn refuse_queued(&self) {
+        for queued in self.frames.try_iter() {
+            queued.submission.refuse();
+        }
+    }
 }
 
 impl AppendQueue {
     /// Takes a frame if there is room; never waits. The organisation must be loaded.
     pub(crate) fn try_submit(&self, submission: Submission) -> Result<(), SubmitError> {
-        match self.shared.state.load(Ordering::Acquire) {
-            OPEN => {}
-            CLOSING => return Err(SubmitError::Closed),
-            _ => return Err(SubmitError::Unavailable),
+        match self.shared.gate.state() {
+            GateState::Open => {}
+            GateState::Closing | GateState::Closed => return Err(SubmitError::Closed),
+            GateState::Failed => return Err(SubmitError::Unavailable),
         }
         let cost = self.shared.cost(submission.frame.memory_bytes());
         let Ok(permit) = self.shared.permits.try_acquire_many(cost) else {
@@ -149,6 +165,10 @@ impl AppendQueue {
             Ok(()) => {
                 // Given back by the appender, once the frame is answered.
                 permit.forget();
+                // Then the appender may have looked for the last time: nobody else would take it out.
+                if self.shared.gate.ended_behind() {
+                    self.shared.refuse_queued();
+                }
                 Ok(())
             }
             Err(TrySendError::Full(queued)) => Err(SubmitError::Full(Box::new(queued.submission))),
@@ -183,7 +203,7 @@ impl AppendQueue {
     /// Takes no more frames. What is in the queue is still made durable; then the appender writes the mark of a clean
     /// close and ends.
     pub(crate) fn close(&self) {
-        let _not_open = self.shared.state.compare_exchange(OPEN, CLOSING, Ordering::AcqRel, Ordering::Acquire);
+        self.shared.gate.close();
         self.wake();
     }
 
@@ -205,13 +225,13 @@ impl AppendInbox {
     }
 
     pub(super) fn try_recv(&self) -> Option<Queued> {
-        self.frames.try_recv().ok()
+        self.shared.frames.try_recv().ok()
     }
 
     /// Waits for a frame or a wake.
     pub(super) fn wait(&self) -> Option<Queued> {
         select! {
-            recv(self.frames) -> queued => queued.ok(),
+            recv(self.shared.frames) -> queued => queued.ok(),
             recv(self.wake) -> _woken => None,
         }
     }
@@ -226,12 +246,13 @@ impl AppendInbox {
     }
 
     pub(super) fn is_closing(&self) -> bool {
-        self.shared.state.load(Ordering::Acquire) == CLOSING
+        matches!(self.shared.gate.state(), GateState::Closing | GateState::Closed)
     }
 
-    /// Nobody takes anything out any more: frames are refused, commands dropped, and who waits for room is woken.
+    /// Nobody takes anything out any more, but the caller, who empties the queue after this: frames are refused,
+    /// commands dropped, and who waits for room is woken.
     pub(super) fn end(&self, failed: bool) {
-        self.shared.state.store(if failed { FAILED } else { CLOSING }, Ordering::Release);
+        self.shared.gate.end(failed);
         self.shared.permits.close();
         self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
@@ -239,5 +260,93 @@ impl AppendInbox {
     /// Gives room back.
     pub(super) fn release(&self, permits: usize) {
         self.shared.permits.add_permits(permits);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures::FutureExt as _;
+
+    use super::super::support::{Answer, Sink, frame, gateway, org};
+    use super::*;
+
+    fn submission(number: u64, sink: &Arc<Sink>) -> Submission {
+        let acks = Arc::<Sink>::clone(sink);
+        Submission { org: org(1), gateway: gateway(), received: Millis::EPOCH, frame: frame(number, 1), acks }
+    }
+
+    #[test]
+    fn what_slips_in_behind_the_last_look_is_refused() {
+        for gone in [false, true] {
+            let sink = Arc::<Sink>::default();
+            let (queue, inbox) = append_queue(1 << 20);
+            let reserved = queue.reserve(1).now_or_never().expect("at once").expect("open");
+            inbox.end(gone);
+            assert!(inbox.try_recv().is_none(), "the last look");
+            if gone {
+                drop(inbox);
+            }
+            queue.submit(submission(1, &sink), reserved).expect("it is taken, and answered");
+            assert_eq!(sink.take(), [Answer::Failed(1, SubmitFailure::Stopped)]);
+            assert!(queue.try_submit(submission(2, &sink)).is_err());
+            assert!(sink.take().is_empty(), "the error was the answer");
+        }
+    }
+
+    #[test]
+    fn what_slips_in_behind_the_close_is_the_appenders() {
+        let sink = Arc::<Sink>::default();
+        let (queue, inbox) = append_queue(1 << 20);
+        let reserved = queue.reserve(1).now_or_never().expect("at once").expect("open");
+        queue.try_submit(submission(1, &sink)).expect("room");
+        queue.close();
+        queue.submit(submission(2, &sink), reserved).expect("it is taken");
+        assert!(inbox.is_closing() && inbox.try_recv().is_some() && inbox.try_recv().is_some());
+        assert!(sink.take().is_empty(), "it is not over");
+    }
+
+    #[test]
+    fn a_frame_is_not_taken_or_answered_once_wherever_the_end_falls() {
+        for round in 0..500 {
+            let sink = Arc::<Sink>::default();
+            let (queue, inbox) = append_queue(1 << 20);
+            let under_way = AtomicBool::new(false);
+            let frame = frame(1, 1);
+            let taken = std::thread::scope(|scope| {
+                let submitter = scope.spawn(|| {
+                    let mut taken = 0;
+                    loop {
+                        under_way.store(true, Ordering::Relaxed);
+                        let acks = Arc::<Sink>::clone(&sink);
+                        let (org, gateway, received) = (org(1), gateway(), Millis::EPOCH);
+                        let submission = Submission { org, gateway, received, frame: frame.clone(), acks };
+                        match queue.try_submit(submission) {
+                            Ok(()) => taken += 1,
+                            Err(SubmitError::Full(_)) => {}
+                            Err(_) => break taken,
+                        }
+                    }
+                });
+                while !under_way.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+                // Let the end come to different places.
+                for _ in 0..round % 50 {
+                    if let Some(queued) = inbox.try_recv() {
+                        inbox.release(queued.cost as usize);
+                        queued.submission.acks.durable(queued.submission.frame.sequence());
+                    }
+                }
+                inbox.end(round % 2 == 0);
+                while let Some(queued) = inbox.try_recv() {
+                    queued.submission.refuse();
+                }
+                drop(inbox);
+                submitter.join().expect("no panic")
+            });
+            assert_eq!(sink.take().len(), taken, "round {round}");
+        }
     }
 }

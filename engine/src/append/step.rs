@@ -129,7 +129,7 @@ impl AppendStep {
                 return Ok(AppendProgress::Idle);
             }
             self.wal.close()?;
-            self.inbox.end(false);
+            self.end();
             return Ok(AppendProgress::Closed);
         };
         let frame_bytes = first.submission.frame.bytes().len();
@@ -266,18 +266,23 @@ impl AppendStep {
     /// Tells everybody who waits that it is over.
     fn fail(&mut self, error: EngineError) {
         tracing::error!(%error, "the engine stops acknowledging");
-        self.inbox.end(true);
-        for Pending { submission, .. } in self.group.drain(..) {
-            submission.acks.failed(submission.frame.sequence(), SubmitFailure::Stopped);
-        }
         self.failed = Some(error);
+        self.end();
+    }
+
+    /// Takes nothing more, and answers everything that is not answered.
+    fn end(&mut self) {
+        self.inbox.end(self.failed.is_some());
+        for Pending { submission, .. } in self.group.drain(..) {
+            submission.refuse();
+        }
         self.refuse_queued();
     }
 
     /// Answers what is still in the queue.
     fn refuse_queued(&mut self) {
         while let Some(queued) = self.held.take().or_else(|| self.inbox.try_recv()) {
-            queued.submission.acks.failed(queued.submission.frame.sequence(), SubmitFailure::Stopped);
+            queued.submission.refuse();
         }
     }
 
@@ -296,9 +301,8 @@ impl AppendStep {
 
 impl Drop for AppendStep {
     fn drop(&mut self) {
-        // A frame that slipped in while the queue closed must not wait for an answer for ever.
-        self.inbox.end(self.failed.is_some());
-        self.refuse_queued();
+        // Also after a panic: nobody may wait for an answer for ever.
+        self.end();
     }
 }
 

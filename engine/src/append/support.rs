@@ -239,7 +239,7 @@ fn covering(lsn: Lsn) -> Manifest {
     if lsn > Lsn::ZERO {
         let delta = ManifestDelta {
             version: manifest.version().next().expect("a next"),
-            epoch: manifest.epoch(),
+            epoch: manifest.epoch().next().expect("a next"),
             nonce: [0; 16],
             created: Millis::EPOCH,
             lsn_covered: lsn,

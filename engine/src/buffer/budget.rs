@@ -4,9 +4,16 @@
 //! accepts more, and the flush schedule looks at [`Budget::is_high`]; so use can pass the maximum by what the queue
 //! held, and no more.
 
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(not(loom))]
 use tokio::sync::Notify;
+
+#[cfg(loom)]
+use super::notify::Notify;
 
 /// Bytes in use over all write buffers, frozen ones and those that readers still hold included.
 #[derive(Debug)]
@@ -47,11 +54,11 @@ impl Budget {
         self.used() >= self.high_water()
     }
 
-    pub(super) fn take(&self, bytes: u64) {
+    pub(crate) fn take(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn give_back(&self, bytes: u64) {
+    pub(crate) fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         self.given_back.notify_waiters();
     }
@@ -59,6 +66,7 @@ impl Budget {
     /// Waits until the budget is not full.
     pub(crate) async fn room(&self) {
         loop {
+            // Made before the look: it hears of whatever is given back from here on.
             let given_back = self.given_back.notified();
             if !self.is_full() {
                 return;

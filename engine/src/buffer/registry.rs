@@ -8,7 +8,6 @@
 //! Owns the set of loaded organisations, and which LSN is applied. Loads nothing itself.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
@@ -16,24 +15,15 @@ use storage_format::manifest::Manifest;
 use storage_format::{FrameSequence, GatewayId, Lsn, OrgId, SpoolId};
 use tokio::sync::{Notify, oneshot};
 
+use super::state::State;
 use super::{Budget, BufferWriter, WriteBuffer};
 use crate::planted::{self, PlantedBug};
+use crate::sync::Applied;
 
-/// What an organisation's readings are at one instant: segments, then frozen buffers (oldest first), then the active
-/// one. Every acknowledged reading is in exactly one of them.
-#[derive(Debug)]
-pub(crate) struct OrgState {
-    pub(crate) manifest: Arc<Manifest>,
-    pub(crate) frozen: Vec<Arc<WriteBuffer>>,
-    pub(crate) active: Arc<WriteBuffer>,
-}
+/// What an organisation's readings are at one instant.
+pub(crate) type OrgState = State<Manifest, WriteBuffer>;
 
 impl OrgState {
-    /// All buffers, oldest first.
-    pub(crate) fn buffers(&self) -> impl DoubleEndedIterator<Item = &Arc<WriteBuffer>> {
-        self.frozen.iter().chain(std::iter::once(&self.active))
-    }
-
     /// The first LSN that no segment holds; `None` if segments hold all.
     pub(crate) fn first_unflushed(&self) -> Option<Lsn> {
         if planted::has(PlantedBug::TrimBeforeCommit) {
@@ -79,20 +69,12 @@ impl Org {
 
     /// The manifest was found changed in the store, without this process's doing.
     pub(crate) fn reloaded(&self, manifest: &Arc<Manifest>) {
-        self.state.rcu(|state| OrgState {
-            manifest: Arc::clone(manifest),
-            frozen: state.frozen.clone(),
-            active: Arc::clone(&state.active),
-        });
+        self.state.rcu(|state| state.reloaded(manifest));
     }
 
     /// A flush is committed: the manifest is this one from now on, and the buffer's rows are in segments.
     pub(crate) fn flushed(&self, manifest: &Arc<Manifest>, buffer: &Arc<WriteBuffer>) {
-        self.state.rcu(|state| OrgState {
-            manifest: Arc::clone(manifest),
-            frozen: state.frozen.iter().filter(|frozen| !Arc::ptr_eq(frozen, buffer)).cloned().collect(),
-            active: Arc::clone(&state.active),
-        });
+        self.state.rcu(|state| state.flushed(manifest, buffer));
     }
 }
 
@@ -102,7 +84,7 @@ pub(crate) struct Orgs {
     loaded: RwLock<HashMap<OrgId, Arc<Org>>>,
     budget: Arc<Budget>,
     flush_bytes: u64,
-    applied: AtomicU64,
+    applied: Applied,
     /// Told when a buffer was frozen because it was full, or when memory runs high: the flush has work.
     flush_wanted: Notify,
 }
@@ -114,7 +96,7 @@ impl Orgs {
             loaded: RwLock::new(HashMap::new()),
             budget,
             flush_bytes,
-            applied: AtomicU64::new(0),
+            applied: Applied::new(),
             flush_wanted: Notify::new(),
         })
     }
@@ -161,20 +143,18 @@ impl Orgs {
 
     /// Every record up to this LSN is applied (or set aside): told by the appender and by recovery after a group.
     pub(crate) fn set_applied(&self, lsn: Lsn) {
-        self.applied.fetch_max(lsn.get(), Ordering::Release);
+        self.applied.set(lsn.get());
     }
 
     /// The last LSN that is applied.
     pub(crate) fn applied(&self) -> Lsn {
-        Lsn::new(self.applied.load(Ordering::Acquire))
+        Lsn::new(self.applied.get())
     }
 
     /// The first LSN that the WAL must keep: every record before it is in segments.
     pub(crate) fn first_unflushed(&self) -> Lsn {
-        // This order matters: a record that is applied after the first line is not missed, because its LSN is past it.
-        let applied = self.applied();
-        let next = applied.next().unwrap_or(applied);
-        self.all().iter().filter_map(|org| org.state.load().first_unflushed()).fold(next, Lsn::min)
+        let first = |org: &Arc<Org>| org.state.load().first_unflushed().map(Lsn::get);
+        Lsn::new(self.applied.first_unflushed(|| self.all().iter().filter_map(first).min()))
     }
 
     /// Waits until a buffer was frozen or memory runs high.
@@ -224,11 +204,7 @@ impl OrgWriter {
             return false;
         }
         let (active, writer) = WriteBuffer::create(&self.orgs.budget);
-        self.org.state.rcu(|state| OrgState {
-            manifest: Arc::clone(&state.manifest),
-            frozen: state.buffers().cloned().collect(),
-            active: Arc::clone(&active),
-        });
+        self.org.state.rcu(|state| state.froze(&active));
         self.buffer = writer;
         true
     }

@@ -143,7 +143,7 @@ impl BufferView {
 
     fn each_row(&self, mut take: impl FnMut(RowRef)) {
         let buffer = &*self.buffer;
-        let frames = buffer.frames.observe();
+        let frames = buffer.extent.frames();
         let start_of = |frame: usize| if frame < frames { buffer.frame_starts.get(frame) } else { u64::MAX };
         let (mut frame, mut next_start) = (0, start_of(1));
         for row in 0..self.rows {
