@@ -13,7 +13,7 @@ wanted=("$@")
 toolchain=${FUZZ_TOOLCHAIN:-nightly}
 
 light=(frame session wal_scan wal_records manifest manifest_body manifest_script segment_tail segment object_key names)
-server=(csv units config sql)
+server=(csv units config wal_replay sql)
 
 rustup toolchain list | grep -q "^$toolchain" || rustup toolchain install "$toolchain" --profile minimal
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
@@ -47,6 +47,7 @@ settings() { # target
         sql) echo "-rss_limit_mb=2048 -timeout=120 -max_len=2048 -only_ascii=1 -dict=dictionaries/sql.dict" ;;
         config) echo "-rss_limit_mb=2048 -timeout=20 -max_len=4096 -dict=dictionaries/config.dict" ;;
         csv) echo "-rss_limit_mb=2048 -timeout=20 -max_len=8192 -dict=dictionaries/csv.dict" ;;
+        wal_replay) echo "-rss_limit_mb=2048 -timeout=120 -max_len=2048" ;;
         units) echo "-rss_limit_mb=2048 -timeout=20 -max_len=64" ;;
         names | object_key) echo "-rss_limit_mb=512 -timeout=10 -max_len=128" ;;
         # Far above what any of them needs: an input that unfolds ends here.

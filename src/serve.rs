@@ -1,7 +1,7 @@
 //! The server, put together: engine, query, wire and HTTP over one data directory.
 //!
-//! Order of a start: lock, spilled rows cleared, keys, control database, HTTP (which says "not ready"), recovery, readiness, wire. Order of a
-//! stop: wire (what was submitted is answered), HTTP (answers under way come to an end), engine. A fatal error of the
+//! Order of a start: lock, spilled rows cleared, keys, control database, HTTP (which says "not ready"), recovery,
+//! readiness, wire. Order of a stop: wire (what was submitted is answered), HTTP (answers under way come to an end), engine. A fatal error of the
 //! engine ends the server with that error; what was acknowledged is in the WAL.
 
 use std::net::SocketAddr;

@@ -30,7 +30,9 @@ never -p ingest --no-default-features --features client -- arrow parquet metrics
 never -p query -- quinn axum sqlx ingest icecore
 # Fuzz targets of the formats and the wire are built in minutes; what needs all of the server is in fuzz/server.
 never -p fuzz -- datafusion object_store engine query sqlx axum icecore
-never -p icecore -- fuzz fuzz_server
+# The simulation is the engine and the protocol, without sockets of its own, SQL or control data.
+never -p sim -- datafusion query sqlx axum icecore
+never -p icecore -- fuzz fuzz_server sim
 
 # The check itself must be able to fail: the root does know DataFusion.
 tree -p icecore | grep -qx datafusion || { echo "broken: the check sees no dependencies at all" >&2; broken=1; }

@@ -1,5 +1,5 @@
-//! The file layer: what the WAL, the lock, the keys and the local object store need of a file system, as traits, so that tests put one
-//! beneath that loses what was not synced, runs full, or fails.
+//! The file layer: what the WAL, the lock, the keys and the local object store need of a file system, as traits, so
+//! that tests put one beneath that loses what was not synced, runs full, or fails.
 //!
 //! Rules that callers rely on: a file's bytes are safe after [`File::sync_data`] (or [`File::sync_all`]) returned; a
 //! name made, renamed or removed is safe after [`Files::sync_dir`] of its directory returned. Nothing else is.
@@ -12,7 +12,6 @@ use std::path::Path;
 mod faulty;
 mod real;
 
-#[cfg(any(test, feature = "fault"))]
 #[cfg(any(test, feature = "fault"))]
 pub(crate) use faulty::Listed;
 #[cfg(any(test, feature = "fault"))]

@@ -174,7 +174,10 @@ impl FlushStep {
                 results.insert(org, result);
                 // After each, not only at the end: a long row of flushes must not hold the WAL.
                 self.trim(&mut outcome);
-                if outcome.fatal.is_some() {
+                if let Some(error) = &outcome.fatal {
+                    for request in requests {
+                        let _gone = request.done.send(Err(error.clone()));
+                    }
                     return outcome;
                 }
             }

@@ -185,7 +185,7 @@ impl AppendStep {
                 ),
                 WalWait::NoFile(error) => tracing::warn!(
                     %error,
-                    "no new WAL file can be made: nothing is acknowledged until one can; make room on the disk"
+                    "no new WAL file can be made: nothing is acknowledged until one can; look at the disk"
                 ),
             }
             metrics::waited();

@@ -34,6 +34,13 @@ impl Files for RealFiles {
                 self.sync_dir(parent)?;
             }
         }
+        // What is there may have been made by a process that was killed before its sync. A directory that may not be
+        // opened is none that this program has made.
+        for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+            if let Ok(dir) = fs::File::open(parent) {
+                dir.sync_all()?;
+            }
+        }
         if path.is_dir() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::NotADirectory)) }
     }
 

@@ -44,8 +44,15 @@ impl SetAside {
             .because(error)
         };
         let is_there = || -> io::Result<bool> {
-            self.parts.files.create_dir_all(&self.dir)?;
-            Ok(self.parts.files.list(&self.dir)?.binary_search(&name).is_ok())
+            let files = &self.parts.files;
+            files.create_dir_all(&self.dir)?;
+            let names = files.list(&self.dir)?;
+            for unfinished in names.iter().filter(|name| name.ends_with(".tmp")) {
+                files.remove(&self.dir.join(unfinished))?;
+            }
+            // An earlier start may have been killed between the name and its sync; the WAL will let the record go.
+            files.sync_dir(&self.dir)?;
+            Ok(names.binary_search(&name).is_ok())
         };
         if is_there().map_err(|error| failed(error.into()))? {
             return Ok(path);

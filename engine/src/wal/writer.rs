@@ -113,7 +113,7 @@ impl WalWriter {
     /// called with no record pending.
     ///
     /// # Errors
-    /// When the directory's sync failed, after which the log cannot go on.
+    /// When the disk refuses the file for good, or the directory's sync failed: the log cannot go on.
     pub(crate) fn make_room(&mut self, frame_bytes: usize) -> Result<WalRoom, EngineError> {
         debug_assert!(self.block.is_empty());
         let needed = WalBlockBuilder::bytes_for(frame_bytes) as u64;
@@ -161,7 +161,11 @@ impl WalWriter {
                 // No block was written to it: as if it had never been. The name may be durable or not; both read well.
                 let remains = [self.directory.files().remove(&prepared.path), self.directory.files().remove(&path)];
                 drop(remains);
-                return Ok(WalRoom::Wait(WalWait::NoFile(error.into())));
+                return if is_passing(&error) {
+                    Ok(WalRoom::Wait(WalWait::NoFile(error.into())))
+                } else {
+                    Err(failure("a new WAL file could not be made").at(path.display()).because(error))
+                };
             }
         };
         if !planted::has(PlantedBug::ForgetDirectorySync) {
@@ -253,4 +257,13 @@ fn failure(what: &'static str) -> EngineError {
         what,
         "The engine has stopped acknowledging. Look at the disk, then start again: everything acknowledged is kept.",
     )
+}
+
+/// Errors that end by themselves: a disk has space again, files are closed. On a disk that fails, or that can only be
+/// read, the process ends loudly instead.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        || error.raw_os_error().is_some_and(|code| {
+            [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(rustix::io::Errno::raw_os_error).contains(&code)
+        })
 }

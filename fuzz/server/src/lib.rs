@@ -6,11 +6,13 @@ mod config;
 mod csv;
 mod sql;
 mod units;
+mod wal_replay;
 
 pub use config::config;
 pub use csv::csv;
 pub use sql::sql;
 pub use units::units;
+pub use wal_replay::wal_replay;
 
 #[cfg(test)]
 #[path = "../../src/replay.rs"]

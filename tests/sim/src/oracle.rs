@@ -108,15 +108,15 @@ impl Holdings {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OracleCounts {
     /// Frames that the engine took.
-    pub(crate) taken: u64,
+    pub taken: u64,
     /// Frames acknowledged.
-    pub(crate) acknowledged: u64,
+    pub acknowledged: u64,
     /// Readings in them.
-    pub(crate) acknowledged_readings: u64,
+    pub acknowledged_readings: u64,
     /// Frames taken that a crash took away again, none of them acknowledged.
-    pub(crate) lost_unacknowledged: u64,
+    pub lost_unacknowledged: u64,
     /// Frames that were durable when the server died, and not acknowledged.
-    pub(crate) kept_unacknowledged: u64,
+    pub kept_unacknowledged: u64,
 }
 
 impl OracleCounts {

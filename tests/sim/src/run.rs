@@ -55,6 +55,8 @@ struct Run {
     steps: u64,
     crashes_at_await: u64,
     clock_jumps: u64,
+    /// The next clean close is the last.
+    ending: bool,
     /// When the next process is started, while there is none.
     next_start: Option<Duration>,
 }
@@ -77,6 +79,7 @@ pub fn run(plan: &Plan, choices: &Draw, bug: Option<PlantedBug>, print: bool) ->
         steps: 0,
         crashes_at_await: 0,
         clock_jumps: 0,
+        ending: false,
         next_start: Some(Duration::ZERO),
     };
     let panicked = catch_unwind(AssertUnwindSafe(|| run.all()));
@@ -110,6 +113,7 @@ impl Run {
         }
         self.check_gateways();
         self.check("everything is compared");
+        self.ending = true;
         self.world.close();
         let world = Rc::clone(&self.world);
         if self.is_wrong() || !self.until(CALM_MAX, "the server closes", move || world.server() == Server::Closed) {
@@ -153,6 +157,10 @@ impl Run {
             self.clock_jumps += 1;
             self.world.clock.jump(ms);
             self.world.trace(format_args!("the clock is off by {ms} ms"));
+        }
+        if self.draw.chance(20) && self.world.server() == Server::Up {
+            // Somebody stops it in an orderly way, with whatever may come in between.
+            self.world.close();
         }
         if let Some(space) = plan.disk_space {
             let space = self.draw.chance(500).then_some(space);
@@ -212,7 +220,12 @@ impl Run {
         self.steps += 1;
         if self.world.files.is_crashed() {
             let loss = self.loss();
-            return self.die(loss, "a crash in an operation of the disk");
+            let why = if self.world.closing() {
+                "a crash in an operation of the disk, while closing"
+            } else {
+                "a crash in an operation of the disk"
+            };
+            return self.die(loss, why);
         }
         if matches!(self.trigger, Trigger::AtStep(step) if step <= self.steps) {
             return self.crash_now();
@@ -226,6 +239,10 @@ impl Run {
                 if self.next_start.is_none_or(|start| start <= self.world.time.now()) {
                     self.start();
                 }
+            }
+            Server::Closed if !self.ending => {
+                let loss = self.loss();
+                return self.die(loss, "the process has ended well");
             }
             Server::Starting | Server::Up | Server::Closed => {}
         }

@@ -26,19 +26,19 @@ use crate::plan::StoreFaults;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreCounts {
     /// Operations in all.
-    pub(crate) operations: u64,
+    pub operations: u64,
     /// Failed before anything was done.
-    pub(crate) refused: u64,
+    pub refused: u64,
     /// Done, and answered with an error.
-    pub(crate) applied_but_error: u64,
+    pub applied_but_error: u64,
     /// Done after the process that asked was gone.
-    pub(crate) applied_late: u64,
+    pub applied_late: u64,
     /// Told to come again later.
-    pub(crate) throttled: u64,
+    pub throttled: u64,
     /// Reads with a wrong bit.
-    pub(crate) rotten_reads: u64,
+    pub rotten_reads: u64,
     /// Lists that left out what was new.
-    pub(crate) lagging_lists: u64,
+    pub lagging_lists: u64,
 }
 
 impl StoreCounts {
@@ -228,8 +228,9 @@ impl ObjectStore for ChaosStore {
             Some(later) => {
                 let (wait, survives) = {
                     let mut state = self.state();
-                    let most = state.faults.delay_max.max(200);
                     let late = state.faults.applied_late;
+                    // Slow enough that a crash may come in between.
+                    let most = state.faults.delay_max.max(if late > 0 { 2_000_000 } else { 200 });
                     (state.draw.spread(100, most), state.draw.chance(late))
                 };
                 let (tell, told) = oneshot::channel();

@@ -28,7 +28,7 @@ use crate::store::ChaosStore;
 const TRACE_LINES: usize = 60;
 
 /// How long what was under way may still fail after everything is well.
-const AFTERMATH: Duration = Duration::from_secs(20);
+const AFTERMATH: Duration = Duration::from_secs(5);
 
 /// How the server's process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,23 +49,23 @@ pub(crate) enum Server {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Looks {
     /// Comparisons with the truth.
-    pub(crate) looks: u64,
+    pub looks: u64,
     /// Readings compared.
-    pub(crate) readings: u64,
+    pub readings: u64,
     /// Comparisons that found something unreadable for a while.
-    pub(crate) unreadable: u64,
+    pub unreadable: u64,
     /// Starts of the server.
-    pub(crate) starts: u64,
+    pub starts: u64,
     /// Starts that were refused.
-    pub(crate) refused_starts: u64,
+    pub refused_starts: u64,
     /// Ends that the server chose itself.
-    pub(crate) ends: u64,
+    pub ends: u64,
     /// Records replayed.
-    pub(crate) replayed: u64,
+    pub replayed: u64,
     /// Torn blocks cut.
-    pub(crate) torn: u64,
+    pub torn: u64,
     /// Objects in stores that no manifest names.
-    pub(crate) orphans: u64,
+    pub orphans: u64,
 }
 
 impl Looks {
@@ -241,6 +241,7 @@ impl World {
 
     /// The process is gone: killed from outside.
     pub(crate) fn down(&self) {
+        self.closing.set(false);
         self.server.set(Server::Down);
         self.engine.replace(None);
         self.network.vanish();
