@@ -2,6 +2,7 @@
 //! Outside of tests and simulations [`has`] is `false` when it is compiled, and nothing is left of it.
 
 /// A defect that the engine must not have.
+#[cfg_attr(not(any(test, feature = "fault")), allow(unreachable_pub, reason = "for simulations only"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PlantedBug {
     /// Acknowledge a group before its block is written and synced.
@@ -22,6 +23,7 @@ pub enum PlantedBug {
     TrustPutErrors,
 }
 
+#[cfg(any(test, feature = "fault"))]
 impl PlantedBug {
     /// All of them.
     pub const ALL: [Self; 8] = [

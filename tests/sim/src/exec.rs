@@ -127,11 +127,16 @@ struct Task {
     waker: Arc<TaskWaker>,
 }
 
+/// A task that was not looked at yet.
+type NewTask = (Group, LocalBoxFuture<'static, ()>);
+/// The same, from a part that could be on another thread.
+type SentTask = (Group, BoxFuture<'static, ()>);
+
 /// Takes new tasks; clones share the executor's door.
 #[derive(Clone)]
 pub(crate) struct Door {
-    local: Rc<RefCell<Vec<(Group, LocalBoxFuture<'static, ()>)>>>,
-    sent: Arc<Mutex<Vec<(Group, BoxFuture<'static, ()>)>>>,
+    local: Rc<RefCell<Vec<NewTask>>>,
+    sent: Arc<Mutex<Vec<SentTask>>>,
 }
 
 impl std::fmt::Debug for Door {
@@ -156,7 +161,7 @@ impl Door {
 /// A door that parts of the engine, which know nothing of groups, can have.
 struct GroupDoor {
     group: Group,
-    sent: Arc<Mutex<Vec<(Group, BoxFuture<'static, ()>)>>>,
+    sent: Arc<Mutex<Vec<SentTask>>>,
 }
 
 impl Spawn for GroupDoor {
@@ -250,7 +255,7 @@ impl Executor {
     fn take_new(&mut self) {
         let local = std::mem::take(&mut *self.door.local.borrow_mut());
         let sent = std::mem::take(&mut *self.door.sent.lock().unwrap_or_else(PoisonError::into_inner));
-        let sent = sent.into_iter().map(|(group, task)| -> (Group, LocalBoxFuture<'static, ()>) { (group, task) });
+        let sent = sent.into_iter().map(|(group, task)| -> NewTask { (group, task) });
         for (group, future) in local.into_iter().chain(sent) {
             let waker =
                 Arc::new(TaskWaker { id: self.next, queued: AtomicBool::new(true), woken: Arc::clone(&self.woken) });

@@ -365,6 +365,7 @@ impl World {
     }
 
     /// Something happened.
+    #[allow(clippy::print_stdout, reason = "whoever runs one seed wants to see it")]
     pub(crate) fn trace(&self, what: Arguments<'_>) {
         let line = format!("{:>12.6} {what}", self.time.now().as_secs_f64());
         let mut trace = self.trace.borrow_mut();
