@@ -47,7 +47,7 @@ impl Figures {
 
     /// Every kind of fault, and how often it happened.
     #[must_use]
-    pub fn kinds(&self) -> [(&'static str, u64); 25] {
+    pub fn kinds(&self) -> [(&'static str, u64); 28] {
         let (f, s) = (&self.files, &self.store);
         [
             ("crash in a disk operation", f.crashes),
@@ -66,6 +66,9 @@ impl Figures {
             ("rotten read", f.read_rots),
             ("name error", f.name_errors),
             ("open error", f.open_errors),
+            ("misdirected write", f.misdirected_writes),
+            ("rotten byte on the disk", self.looks.rotten_bytes),
+            ("lie of the disk that came out", self.looks.lies_told),
             ("disk full", f.no_space),
             ("store refused", s.refused),
             ("store applied, answered error", s.applied_but_error),

@@ -151,31 +151,35 @@ impl Oracle {
     /// A server has started and says that its log goes on here.
     ///
     /// # Errors
-    /// What must not be.
+    /// What must not be. What is lost is let go all the same: after a lie of the disk a run goes on without it.
     pub(crate) fn started(&mut self, next_lsn: u64) -> Result<(), String> {
         let made = self.base + self.taken + MARKS;
         if next_lsn > made {
             return Err(format!("the log goes on at LSN {next_lsn}, and only LSNs before {made} were ever made"));
         }
         let lost = self.log.split_off(&next_lsn);
-        for (lsn, record) in &lost {
-            let Record { taken, acknowledged } = record;
+        let missed = lost.iter().find_map(|(lsn, Record { taken, acknowledged })| {
             if *acknowledged {
-                return Err(format!(
+                Some(format!(
                     "LOST: LSN {lsn} was acknowledged (org {}, gateway {}, spool {}, frame {}), the log ends before LSN {next_lsn}",
                     taken.org, taken.gateway, taken.spool, taken.sequence
-                ));
+                ))
+            } else if *lsn <= self.applied {
+                Some(format!("LOST: LSN {lsn} was visible to readers, the log ends before LSN {next_lsn}"))
+            } else {
+                None
             }
-            if *lsn <= self.applied {
-                return Err(format!("LOST: LSN {lsn} was visible to readers, the log ends before LSN {next_lsn}"));
-            }
+        });
+        if missed.is_some() {
+            self.holdings.clear();
+            self.applied = 0;
         }
         self.counts.lost_unacknowledged += lost.len() as u64;
         self.counts.kept_unacknowledged +=
             self.log.values().rev().take_while(|record| !record.acknowledged).count() as u64;
         (self.base, self.taken) = (next_lsn, 0);
         self.apply_up_to(next_lsn - 1);
-        Ok(())
+        missed.map_or(Ok(()), Err)
     }
 
     /// The engine has taken a frame; answers its LSN.

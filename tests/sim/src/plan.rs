@@ -111,6 +111,9 @@ pub struct Plan {
     pub crashes: Crashes,
     /// Parts per thousand: the clock jumps, at each look.
     pub clock_jumps: u32,
+    /// The disk lies: writes go elsewhere and say that all is well, bytes change where they lie. Nobody can promise that
+    /// nothing is lost then; what must hold is that nothing wrong is ever shown: an error, or the truth.
+    pub lies: bool,
     /// How often somebody reads, in milliseconds between two.
     pub read_pause_max: u64,
     /// How often somebody asks for a flush, in milliseconds between two; zero for never.
@@ -179,6 +182,11 @@ impl Plan {
             fragment: rate(1000),
             twice: rate(300),
         };
+        let lies = d.chance(80);
+        let file_faults = FaultRates {
+            misdirected_write: if lies { u32::try_from(d.spread(1000, 60_000)).unwrap_or(0) } else { 0 },
+            ..file_faults
+        };
         let crashes = Crashes { count: d.spread(1, 7) - 1, power_cuts: *d.pick(&[0, 300, 700, 1000]) };
         Self {
             seed,
@@ -191,6 +199,7 @@ impl Plan {
             config,
             network,
             crashes,
+            lies,
             clock_jumps: *d.pick(&[0, 0, 50]),
             read_pause_max: d.spread(100, 3000),
             flush_pause_max: *d.pick(&[0, 500, 5000]),
@@ -228,7 +237,7 @@ impl fmt::Display for Plan {
         writeln!(f, "  {:?}", self.fleet)?;
         writeln!(f, "  {:?}", self.store_faults)?;
         writeln!(f, "  {:?}, sync up to {} µs, space {:?}", self.file_faults, self.sync_max, self.disk_space)?;
-        writeln!(f, "  {:?}, clock jumps {}", self.network, self.clock_jumps)?;
+        writeln!(f, "  {:?}, clock jumps {}, the disk lies: {}", self.network, self.clock_jumps, self.lies)?;
         let c = &self.config;
         write!(
             f,

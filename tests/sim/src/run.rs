@@ -127,8 +127,10 @@ impl Run {
         }
     }
 
+    /// Is there nothing more to learn from this run?
     fn is_wrong(&self) -> bool {
-        !self.world.violations.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty()
+        self.world.over.get()
+            || !self.world.violations.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty()
     }
 
     /// The time in which everything goes wrong.
@@ -298,6 +300,9 @@ impl Run {
         self.world.down();
         self.executor.kill(Group::Server);
         self.world.files.restart(loss);
+        if self.world.plan.lies && !self.world.is_healed() && self.draw.chance(300) {
+            self.world.rot();
+        }
         let pause = Duration::from_micros(self.draw.spread(10, 3_000_000));
         self.next_start = Some(self.world.time.now() + pause);
         let time = std::sync::Arc::clone(&self.world.time);

@@ -26,6 +26,8 @@ const CUTS: &[Cut] = &[
     |p| set(&mut p.store_faults, StoreFaults::default()),
     |p| set(&mut p.file_faults, FaultRates::default()),
     |p| set(&mut p.disk_space, None),
+    |p| set(&mut p.lies, false),
+    |p| set(&mut p.file_faults.misdirected_write, 0),
     |p| set(&mut p.clock_jumps, 0),
     |p| set(&mut p.flush_pause_max, 0),
     |p| set(&mut p.fleet.forgets, 0),

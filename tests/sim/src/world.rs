@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use engine::{Engine, EngineError, EngineErrorKind, FaultRates, FaultyFiles, LocalDurable, RecoveryReport, Snapshot};
+use engine::{
+    Engine, EngineError, EngineErrorKind, FaultRates, FaultyFiles, Files as _, LocalDurable, RecoveryReport, Snapshot,
+};
 use futures::TryStreamExt as _;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -20,7 +22,7 @@ use crate::exec::{Door, Executor, Group, Time};
 use crate::network::Network;
 use crate::oracle::Oracle;
 use crate::parts::{SimClock, SimRandom};
-use crate::plan::{NetworkFaults, Plan, StoreFaults, StoreKind};
+use crate::plan::{DATA_DIR, NetworkFaults, Plan, StoreFaults, StoreKind};
 use crate::reader::Unread;
 use crate::store::ChaosStore;
 
@@ -66,6 +68,10 @@ pub struct Looks {
     pub torn: u64,
     /// Objects in stores that no manifest names.
     pub orphans: u64,
+    /// Errors, refusals and losses after the disk has lied.
+    pub lies_told: u64,
+    /// Bytes changed where they lay.
+    pub rotten_bytes: u64,
 }
 
 impl Looks {
@@ -80,6 +86,8 @@ impl Looks {
         self.replayed += other.replayed;
         self.torn += other.torn;
         self.orphans += other.orphans;
+        self.lies_told += other.lies_told;
+        self.rotten_bytes += other.rotten_bytes;
     }
 }
 
@@ -117,6 +125,8 @@ pub(crate) struct World {
     /// Since when nothing goes wrong any more.
     healed: Cell<Option<Duration>>,
     closing: Cell<bool>,
+    /// A lying disk has brought the run to its end.
+    pub(crate) over: Cell<bool>,
     /// Tasks that send what was sent before.
     pub(crate) again: Cell<u64>,
     looks: Cell<Looks>,
@@ -162,6 +172,7 @@ impl World {
             server: Cell::new(Server::Down),
             healed: Cell::new(None),
             closing: Cell::new(false),
+            over: Cell::new(false),
             again: Cell::new(0),
             looks: Cell::default(),
             trace: RefCell::new(Trace { lines: VecDeque::new(), hash: 0xCBF2_9CE4_8422_2325, print }),
@@ -290,7 +301,7 @@ impl World {
         }
         self.trace(format_args!("the server refuses to start: {error}"));
         self.count(|looks| looks.refused_starts += 1);
-        let rot = self.plan.file_faults.read_rot > 0 || self.plan.store_faults.read_rot > 0;
+        let rot = self.plan.lies || self.plan.file_faults.read_rot > 0 || self.plan.store_faults.read_rot > 0;
         let may = match error.kind() {
             EngineErrorKind::Corrupt | EngineErrorKind::Invalid => rot,
             _ => true,
@@ -299,6 +310,24 @@ impl World {
             self.violate(format!("REFUSED START: {error}"));
         }
         self.server.set(Server::Ended);
+    }
+
+    /// A byte of the log changes where it lies.
+    pub(crate) fn rot(&self) {
+        let dir = std::path::Path::new(DATA_DIR).join("wal");
+        let Ok(names) = self.files.list(&dir) else { return };
+        if names.is_empty() {
+            return;
+        }
+        let path = dir.join(&names[usize::try_from(self.below(names.len() as u64)).unwrap_or(0)]);
+        let Ok(Ok(len)) = self.files.open(&path).map(|file| file.len()) else { return };
+        if len > 0 {
+            // Most of a file is zeros that nobody has written over: the beginning is where it hurts.
+            let offset = usize::try_from(self.below(len.min(8192))).unwrap_or(0);
+            self.files.rot(&path, offset, 1 << self.below(8));
+            self.count(|looks| looks.rotten_bytes += 1);
+            self.trace(format_args!("a bit of {} changes at byte {offset}", path.display()));
+        }
     }
 
     /// The process ends because something is wrong.
@@ -396,6 +425,17 @@ impl World {
 
     /// What must not be was found.
     pub(crate) fn violate(&self, what: String) {
+        if self.plan.lies
+            && ["LOST", "REFUSED", "STUCK", "unreadable", "the server ends"].iter().any(|s| what.starts_with(s))
+        {
+            // What a lying disk may bring about. After a loss the run goes on, after anything else it is over.
+            self.trace(format_args!("the disk has lied: {what}"));
+            self.count(|looks| looks.lies_told += 1);
+            if !what.starts_with("LOST") {
+                self.over.set(true);
+            }
+            return;
+        }
         self.trace(format_args!("VIOLATION: {what}"));
         locked(&self.violations).push(what);
     }
