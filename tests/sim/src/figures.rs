@@ -19,6 +19,8 @@ pub struct Figures {
     pub crashes_at_await: u64,
     /// Connections broken by the network.
     pub breaks: u64,
+    /// Chunks that arrived after their connection had broken.
+    pub late: u64,
     /// Jumps of the clock.
     pub clock_jumps: u64,
     /// What the truth counted.
@@ -38,6 +40,7 @@ impl Figures {
         self.steps += other.steps;
         self.crashes_at_await += other.crashes_at_await;
         self.breaks += other.breaks;
+        self.late += other.late;
         self.clock_jumps += other.clock_jumps;
         self.oracle.add(&other.oracle);
         self.looks.add(&other.looks);
@@ -47,7 +50,7 @@ impl Figures {
 
     /// Every kind of fault, and how often it happened.
     #[must_use]
-    pub fn kinds(&self) -> [(&'static str, u64); 28] {
+    pub fn kinds(&self) -> [(&'static str, u64); 29] {
         let (f, s) = (&self.files, &self.store);
         [
             ("crash in a disk operation", f.crashes),
@@ -77,6 +80,7 @@ impl Figures {
             ("rotten read of an object", s.rotten_reads),
             ("list that lags", s.lagging_lists),
             ("connection broken", self.breaks),
+            ("bytes that came late", self.late),
             ("clock jumped", self.clock_jumps),
         ]
     }

@@ -63,6 +63,8 @@ struct Inner {
     knocked: Notify,
     open: RefCell<Vec<Rc<Line>>>,
     breaks: RefCell<u64>,
+    /// Chunks that arrived after their connection had broken.
+    late: RefCell<u64>,
 }
 
 impl Network {
@@ -78,6 +80,7 @@ impl Network {
                 knocked: Notify::new(),
                 open: RefCell::default(),
                 breaks: RefCell::default(),
+                late: RefCell::default(),
             }),
         }
     }
@@ -91,6 +94,12 @@ impl Network {
     #[must_use]
     pub(crate) fn breaks(&self) -> u64 {
         *self.inner.breaks.borrow()
+    }
+
+    /// Chunks that arrived at the server after their connection had broken for the client.
+    #[must_use]
+    pub(crate) fn late(&self) -> u64 {
+        *self.inner.late.borrow()
     }
 
     /// The server is there.
@@ -148,7 +157,10 @@ impl End {
     /// The connection ends here, for both.
     pub(crate) fn close(&self) {
         *self.line.broken.borrow_mut() = true;
-        *self.line.dead.borrow_mut() = true;
+        // After a break the server does not hear of the client's end, and goes on with what still arrives.
+        if !(self.is_client && self.line.up.borrow().finished) {
+            *self.line.dead.borrow_mut() = true;
+        }
         self.line.moved.notify_waiters();
     }
 
@@ -179,6 +191,10 @@ impl End {
                 if self.is_broken() {
                     return Err(Broken);
                 }
+                if !self.is_client && *self.line.broken.borrow() {
+                    // Nobody hears it any more.
+                    return Ok(());
+                }
                 if way.borrow().chunks.len() < IN_FLIGHT_MAX {
                     break;
                 }
@@ -199,7 +215,7 @@ impl End {
             }
             self.line.moved.notify_waiters();
             if snaps {
-                self.snap(late);
+                self.snap(late && self.is_client);
                 return Err(Broken);
             }
         }
@@ -228,6 +244,9 @@ impl End {
                     let chunk = way.borrow_mut().chunks.pop_front();
                     self.line.moved.notify_waiters();
                     if let Some((_, chunk)) = chunk {
+                        if !self.is_client && *self.line.broken.borrow() {
+                            *self.network.inner.late.borrow_mut() += 1;
+                        }
                         return Ok(Some(chunk));
                     }
                 }

@@ -207,6 +207,17 @@ impl Oracle {
         Ok(())
     }
 
+    /// A group is done: what is acknowledged is visible.
+    ///
+    /// # Errors
+    /// What must not be.
+    pub(crate) fn settled(&self) -> Result<(), String> {
+        match self.log.range(self.applied + 1..).find(|(_, record)| record.acknowledged) {
+            Some((lsn, _)) => Err(format!("LSN {lsn} is acknowledged and not visible, which LSN {} is", self.applied)),
+            None => Ok(()),
+        }
+    }
+
     /// Everything up to this LSN is visible.
     ///
     /// # Errors

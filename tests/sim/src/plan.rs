@@ -182,7 +182,7 @@ impl Plan {
             fragment: rate(1000),
             twice: rate(300),
         };
-        let lies = d.chance(80);
+        let lies = choices.split("lies").chance(80);
         let file_faults = FaultRates {
             misdirected_write: if lies { u32::try_from(d.spread(1000, 60_000)).unwrap_or(0) } else { 0 },
             ..file_faults

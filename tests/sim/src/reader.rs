@@ -193,6 +193,10 @@ pub(crate) async fn check_everything(world: &World, engine: &Engine) -> Result<(
         let what = format!("everything is flushed, and the WAL is kept from LSN {}", status.lsn_first_unflushed);
         return Err(Unread::Wrong(what));
     }
+    let files = world.wal_files();
+    if files > 2 {
+        return Err(Unread::Wrong(format!("everything is flushed, and there are {files} WAL files")));
+    }
     for org in orgs(&world.plan.fleet) {
         world.trace(format_args!("org {org} is compared"));
         let rows = check_rows(world, engine, org).await?;

@@ -145,6 +145,9 @@ impl Run {
                 // The rest of the crashes hit an idle server.
                 self.crash_now();
             }
+            if self.steps > STEPS_MAX {
+                return self.world.violate("STUCK: it turns in circles".to_owned());
+            }
             self.step();
             if self.steps.is_multiple_of(512) {
                 self.meddle();
@@ -318,6 +321,7 @@ impl Run {
             steps: self.steps,
             crashes_at_await: self.crashes_at_await,
             breaks: world.network.breaks(),
+            late: world.network.late(),
             clock_jumps: self.clock_jumps,
             oracle: world.oracle().counts(),
             looks: world.looks(),

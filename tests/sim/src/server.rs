@@ -67,6 +67,7 @@ async fn append(world: &World, engine: &Engine, stepped: &RefCell<Stepped>, stop
             return std::future::pending().await;
         }
         world.check(world.oracle().visible(engine.status().lsn_applied.get()));
+        world.check(world.oracle().settled());
         if let Some(error) = failed.borrow_and_update().as_ref() {
             return world.ended(&error.to_string());
         }
@@ -237,6 +238,7 @@ async fn read_frames(
                     match check_frame(frame, spool, sequence, &TimePolicy::default(), now) {
                         Ok(frame) => submit(world, engine, (org, gateway, spool), frame, answers).await?,
                         Err(refusal) => {
+                            world.refused(&refusal.detail);
                             let mut out = BytesMut::new();
                             Message::Refused { sequence, code: refusal.code, detail: refusal.detail }.encode(&mut out);
                             end.send(Bytes::from(out)).await?;

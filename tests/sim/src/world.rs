@@ -306,10 +306,16 @@ impl World {
             EngineErrorKind::Corrupt | EngineErrorKind::Invalid => rot,
             _ => true,
         };
-        if self.is_calm() || !may {
+        if !self.may_fail() || !may {
             self.violate(format!("REFUSED START: {error}"));
         }
         self.server.set(Server::Ended);
+    }
+
+    /// Files of the log, without those made ahead.
+    pub(crate) fn wal_files(&self) -> usize {
+        let names = self.files.list(&std::path::Path::new(DATA_DIR).join("wal")).unwrap_or_default();
+        names.iter().filter(|name| name.ends_with(".wal")).count()
     }
 
     /// A byte of the log changes where it lies.
@@ -337,7 +343,7 @@ impl World {
         }
         self.trace(format_args!("the server ends: {why}"));
         self.count(|looks| looks.ends += 1);
-        if self.is_calm() {
+        if !self.may_fail() {
             self.violate(format!("the server ends, and nothing is wrong: {why}"));
         }
         self.server.set(Server::Ended);
@@ -361,6 +367,24 @@ impl World {
         self.server.set(Server::Closed);
     }
 
+    /// A frame is refused: which only a clock that is wrong may bring about.
+    pub(crate) fn refused(&self, why: &str) {
+        self.trace(format_args!("a frame is refused: {why}"));
+        if self.plan.clock_jumps == 0 {
+            self.violate(format!("a good frame is refused: {why}"));
+        }
+    }
+
+    /// May the server fail, as far as disk and store go?
+    fn may_fail(&self) -> bool {
+        let plan = &self.plan;
+        !self.is_calm()
+            && (plan.lies
+                || plan.disk_space.is_some()
+                || plan.file_faults != FaultRates::default()
+                || StoreFaults { delay_max: 0, list_lag_max: 0, ..plan.store_faults } != StoreFaults::default())
+    }
+
     /// A comparison came out well.
     pub(crate) fn looked(&self, readings: u64) {
         self.count(|looks| {
@@ -376,7 +400,7 @@ impl World {
         }
         self.trace(format_args!("unreadable: {why}"));
         self.count(|looks| looks.unreadable += 1);
-        if self.is_calm() {
+        if !self.may_fail() {
             self.violate(format!("unreadable, and nothing is wrong: {why}"));
         }
     }
@@ -425,9 +449,8 @@ impl World {
 
     /// What must not be was found.
     pub(crate) fn violate(&self, what: String) {
-        if self.plan.lies
-            && ["LOST", "REFUSED", "STUCK", "unreadable", "the server ends"].iter().any(|s| what.starts_with(s))
-        {
+        let lied = self.files.counts().misdirected_writes + self.looks.get().rotten_bytes > 0;
+        if lied && ["LOST", "REFUSED", "STUCK", "unreadable", "the server ends"].iter().any(|s| what.starts_with(s)) {
             // What a lying disk may bring about. After a loss the run goes on, after anything else it is over.
             self.trace(format_args!("the disk has lied: {what}"));
             self.count(|looks| looks.lies_told += 1);
