@@ -21,7 +21,7 @@ pub(crate) struct Loader {
     running: AtomicUsize,
     finished: Notify,
     /// Set once recovery is over: the last LSN of the log then.
-    log_end: OnceLock<Lsn>,
+    log_end: Arc<OnceLock<Lsn>>,
 }
 
 /// Counts a load while it lives, however it ends.
@@ -43,7 +43,7 @@ impl Loader {
             locks: Mutex::new(HashMap::new()),
             running: AtomicUsize::new(0),
             finished: Notify::new(),
-            log_end: OnceLock::new(),
+            log_end: Arc::default(),
         }
     }
 
@@ -73,6 +73,11 @@ impl Loader {
     pub(crate) fn begin(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, Ordering::AcqRel);
         Running(Arc::clone(self))
+    }
+
+    /// Where the log ended when recovery was over; unset before.
+    pub(crate) fn log_end(&self) -> Arc<OnceLock<Lsn>> {
+        Arc::clone(&self.log_end)
     }
 
     /// Recovery is over, and the log ends here.

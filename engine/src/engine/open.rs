@@ -72,7 +72,7 @@ impl Opened {
         let segments = Arc::new(Segments::new(Arc::clone(store), keys, Arc::clone(random)));
         let orgs = Orgs::new(Arc::new(Budget::new(config.buffer_bytes_max)), config.flush_bytes);
         let loader = Arc::new(Loader::new(Arc::clone(&orgs), Arc::clone(&manifests)));
-        let flusher = Flusher::new(&config, &manifests, &segments);
+        let flusher = Flusher::new(&config, &manifests, &segments, loader.log_end());
 
         let settings = WalSettings {
             dir: wal_dir,

@@ -34,9 +34,9 @@ impl Files for RealFiles {
                 self.sync_dir(parent)?;
             }
         }
-        // What is there may have been made by a process that was killed before its sync. A directory that may not be
-        // opened is none that this program has made.
-        for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+        // What is there may have been made by a process that was killed before its sync: a data directory and what is
+        // in it, two levels. A directory that may not be opened is none that this program has made.
+        for parent in path.ancestors().skip(1).take(2).filter(|parent| !parent.as_os_str().is_empty()) {
             if let Ok(dir) = fs::File::open(parent) {
                 dir.sync_all()?;
             }

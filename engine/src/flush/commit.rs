@@ -5,7 +5,7 @@
 //! buffer's records, they are in segments, and the buffer goes; if not, it stays. A record is never flushed twice.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use storage_format::manifest::{Manifest, SPOOLS_PER_GATEWAY_MAX, SegmentEntry, SpoolPosition, Totals};
 use storage_format::{FlushNumber, GatewayId, Lsn, OrgId};
@@ -27,6 +27,8 @@ pub(crate) struct Flusher {
     pub(super) segments: Arc<Segments>,
     pub(super) segment_bytes_max: u64,
     pub(super) merge_runs_max: usize,
+    /// Where the log ended when this process began: records up to there may be flushed by earlier processes.
+    log_end: Arc<OnceLock<Lsn>>,
 }
 
 /// What was written for a flush so far, to be named by its commit.
@@ -46,8 +48,14 @@ pub(super) struct FlushSpan {
 }
 
 impl Flusher {
-    pub(crate) fn new(config: &EngineConfig, manifests: &Arc<ManifestStore>, segments: &Arc<Segments>) -> Self {
+    pub(crate) fn new(
+        config: &EngineConfig,
+        manifests: &Arc<ManifestStore>,
+        segments: &Arc<Segments>,
+        log_end: Arc<OnceLock<Lsn>>,
+    ) -> Self {
         Self {
+            log_end,
             manifests: Arc::clone(manifests),
             segments: Arc::clone(segments),
             segment_bytes_max: config.segment_bytes_max,
@@ -138,7 +146,16 @@ impl Flusher {
         };
         // Whatever happened, the manifest that this process knows may be old: it is loaded again, also for the next try.
         let loaded = self.manifests.load(org.id()).await?;
-        if covered(&loaded, lsn_min, lsn_max) == Covered::All {
+        let covered = covered(&loaded, lsn_min, lsn_max);
+        if covered != Covered::Nothing && !self.is_of_this_log(org.id(), &loaded).await? {
+            return Err(EngineError::new(
+                EngineErrorKind::Fenced,
+                "another process has flushed other records under the same numbers",
+                "End one of the two: only one may serve a store. What is not flushed stays in this one's WAL.",
+            )
+            .at(format_args!("organisation {}, version {}", org.id(), loaded.version())));
+        }
+        if covered == Covered::All {
             tracing::info!(org = %org.id(), version = %loaded.version(), "a commit whose answer was lost did happen");
             return Ok(loaded);
         }
@@ -147,9 +164,20 @@ impl Flusher {
     }
 }
 
-/// How much of a buffer's records a manifest's segments hold already. A commit covers a prefix of an organisation's
-/// records, so its one number tells, whoever made it: an earlier try of this process whose answer was lost, or an
-/// earlier process whose put arrived after its end.
+impl Flusher {
+    /// Does what this manifest covers come from the log that this process writes? An earlier process can only have
+    /// flushed what was in the log when this one began; what is past that must be this one's own.
+    async fn is_of_this_log(&self, org: OrgId, manifest: &Manifest) -> Result<bool, EngineError> {
+        match self.log_end.get() {
+            Some(end) if manifest.lsn_covered() > *end => Ok(self.manifests.is_own(org, manifest.version()).await?),
+            _ => Ok(true),
+        }
+    }
+}
+
+/// How much of a buffer's records a manifest's segments hold already, if it is of the same log: a commit covers a prefix
+/// of an organisation's records, so its one number tells, whether it is an earlier try of this process whose answer was
+/// lost, or an earlier process's whose put arrived after its end.
 #[derive(Debug, PartialEq, Eq)]
 enum Covered {
     Nothing,

@@ -10,7 +10,7 @@
 //!
 //! Owns the claimed epochs. Does not own the state: callers hold the manifest that they last loaded or committed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -36,6 +36,9 @@ pub const BASE_EVERY: u64 = 64;
 
 /// How many objects are read at once while a manifest is loaded.
 const READS_MAX: usize = 16;
+
+/// How many of an organisation's own commits are known again: more than can be under way after one another.
+const TRIED_MAX: usize = 16;
 
 /// What a commit changes. The version, epoch, nonce and time are the store's to add.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -95,6 +98,8 @@ pub struct ManifestStore {
     random: Arc<dyn Random>,
     clock: Arc<dyn Clock>,
     claimed: Mutex<HashMap<OrgId, WriterEpoch>>,
+    /// Nonces of the last commits that this process tried, whatever came of them.
+    tried: Mutex<HashMap<OrgId, VecDeque<[u8; 16]>>>,
 }
 
 impl ManifestStore {
@@ -106,7 +111,7 @@ impl ManifestStore {
         random: Arc<dyn Random>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { store, keys, random, clock, claimed: Mutex::default() }
+        Self { store, keys, random, clock, claimed: Mutex::default(), tried: Mutex::default() }
     }
 
     /// The organisations' keys.
@@ -197,6 +202,16 @@ impl ManifestStore {
         decode_manifest(org, version, &bytes, &key).map_err(wrong)
     }
 
+    /// Was this version committed by this process, whatever the store had answered?
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub(crate) async fn is_own(&self, org: OrgId, version: ManifestVersion) -> Result<bool, ManifestError> {
+        let nonce = self.read(org, version).await?.delta().nonce;
+        let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(tried.get(&org).is_some_and(|tried| tried.contains(&nonce)))
+    }
+
     /// The newest version's number, after a look that no version before it is missing.
     async fn newest(&self, org: OrgId) -> Result<Option<u64>, ManifestError> {
         let prefix = Path::from(ObjectKey::manifest_prefix(org));
@@ -250,6 +265,14 @@ impl ManifestStore {
         let own = self.epoch(org, current)?;
         let delta = self.delta(current, own, change);
         let version = delta.version;
+        {
+            let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+            let tried = tried.entry(org).or_default();
+            if tried.len() == TRIED_MAX {
+                tried.pop_front();
+            }
+            tried.push_back(delta.nonce);
+        }
         let after = invariants::check(current, &delta)?;
         let object = if (version.get() - 1).is_multiple_of(BASE_EVERY) {
             ManifestObject::Base(Box::new(ManifestBase { delta, state: after.clone() }))

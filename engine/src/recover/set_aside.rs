@@ -1,8 +1,10 @@
 //! Records that are whole and cannot be applied, each kept in a WAL file of its own, sealed like the others, so that
 //! `icecore wal inspect` shows it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use storage_format::encryption::SecretKey;
 use storage_format::limits::WAL_FILE_HEADER_BYTES;
@@ -16,11 +18,13 @@ use crate::error::{EngineError, EngineErrorKind};
 pub(super) struct SetAside {
     dir: PathBuf,
     parts: RecoveryParts,
+    /// What earlier starts kept; looked up when the first record comes.
+    kept: Mutex<Option<BTreeSet<String>>>,
 }
 
 impl SetAside {
     pub(super) fn new(dir: PathBuf, parts: RecoveryParts) -> Self {
-        Self { dir, parts }
+        Self { dir, parts, kept: Mutex::new(None) }
     }
 
     /// Keeps one record, durably; answers where. One that an earlier start kept is there already.
@@ -43,18 +47,23 @@ impl SetAside {
             .at(path.display())
             .because(error)
         };
-        let is_there = || -> io::Result<bool> {
+        let names = || -> io::Result<BTreeSet<String>> {
             let files = &self.parts.files;
             files.create_dir_all(&self.dir)?;
-            let names = files.list(&self.dir)?;
-            for unfinished in names.iter().filter(|name| name.ends_with(".tmp")) {
-                files.remove(&self.dir.join(unfinished))?;
+            let (unfinished, names): (BTreeSet<_>, BTreeSet<_>) =
+                files.list(&self.dir)?.into_iter().partition(|name| name.ends_with(".tmp"));
+            for name in unfinished {
+                files.remove(&self.dir.join(name))?;
             }
             // An earlier start may have been killed between the name and its sync; the WAL will let the record go.
             files.sync_dir(&self.dir)?;
-            Ok(names.binary_search(&name).is_ok())
+            Ok(names)
         };
-        if is_there().map_err(|error| failed(error.into()))? {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_none() {
+            *kept = Some(names().map_err(|error| failed(error.into()))?);
+        }
+        if kept.as_ref().is_some_and(|kept| kept.contains(&name)) {
             return Ok(path);
         }
         let mut key = [0; 32];

@@ -164,7 +164,11 @@ impl WalDirectory {
             };
             // Opened first: after the removal only the sync itself can fail.
             let dir = self.files.open_dir(&self.dir).map_err(retry)?;
-            self.files.remove(&path).map_err(retry)?;
+            match self.files.remove(&path) {
+                // Removed by a call that was answered with an error, or by somebody else.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(retry)?,
+            }
             dir.sync().map_err(|error| {
                 // The name may come back after a power cut, and a later sync would not tell. Were the next file
                 // removed then, the log would have a hole.

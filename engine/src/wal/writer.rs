@@ -259,8 +259,8 @@ fn failure(what: &'static str) -> EngineError {
     )
 }
 
-/// Errors that end by themselves: a disk has space again, files are closed. On a disk that fails, or that can only be
-/// read, the process ends loudly instead.
+/// Errors that end by themselves: a disk has space again, files are closed. After another one, with the file half in its
+/// place, the process ends loudly instead.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         || error.raw_os_error().is_some_and(|code| {

@@ -115,6 +115,29 @@ async fn a_second_writer_is_fatal_to_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_writer_never_takes_the_firsts_commit_for_its_own() {
+    let rig = Rig::new();
+    let (engine, mut sender, mut model) = filled(&rig).await;
+    engine.flush(None).await.expect("a flush");
+    let mut second = Rig::new();
+    second.store = Arc::clone(&rig.store);
+    let other = second.open().await;
+    // Both go on under the same numbers, with other readings; the first is first.
+    let (mut other_sender, mut other_model) = (Sender::new(org(), 2), model.clone());
+    other_sender.send(&other, &mut other_model, some(77)).await;
+    sender.send(&engine, &mut model, some(3)).await;
+    engine.flush(None).await.expect("a flush");
+    let error = other.flush(None).await.expect_err("what the other covers is not this one's");
+    assert_eq!(error.kind(), EngineErrorKind::Fenced, "{error}");
+    assert_eq!(other.close().await.expect_err("fenced").kind(), EngineErrorKind::Fenced);
+    check_flushed(&engine, org(), &model).await;
+    engine.close().await.expect("closed");
+    // What the second had acknowledged is still in its log.
+    let wal = std::fs::read_dir(second.root.join("wal")).expect("a directory");
+    assert!(wal.count() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wal_goes_only_after_the_commit() {
     let mut rig = Rig::new();
     // One group of some frames fills a file: files change often.
