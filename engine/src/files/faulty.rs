@@ -166,7 +166,7 @@ impl FaultyFiles {
         Self { state: Arc::new(Mutex::new(state)), process: None }
     }
 
-    /// Flips bits of one byte, on the disk and as processes see it.
+    /// Flips bits of one byte, on the disk (if it is there yet) and as processes see it.
     ///
     /// # Panics
     /// When there is no such byte.
@@ -174,6 +174,8 @@ impl FaultyFiles {
         let mut state = self.state();
         let (_, _, file) = state.file(path).expect("the file is there");
         state.files[file].seen[offset] ^= bits;
-        state.files[file].disk[offset] ^= bits;
+        if let Some(byte) = state.files[file].disk.get_mut(offset) {
+            *byte ^= bits;
+        }
     }
 }

@@ -152,10 +152,19 @@ impl Oracle {
     ///
     /// # Errors
     /// What must not be. What is lost is let go all the same: after a lie of the disk a run goes on without it.
-    pub(crate) fn started(&mut self, next_lsn: u64) -> Result<(), String> {
+    pub(crate) fn started(&mut self, next_lsn: u64, clean: bool) -> Result<(), String> {
         let made = self.base + self.taken + MARKS;
         if next_lsn > made {
             return Err(format!("the log goes on at LSN {next_lsn}, and only LSNs before {made} were ever made"));
+        }
+        // A log that was closed ends with the mark of it. A close that finds no room refuses what is in the queue, and the
+        // mark has the place that the first of these would have had.
+        let marked = if clean { self.log.remove(&(next_lsn - 1)) } else { None };
+        if let Some(Record { taken, acknowledged: true }) = marked {
+            return Err(format!(
+                "LOST: frame {} of spool {} was acknowledged and refused",
+                taken.sequence, taken.spool
+            ));
         }
         let lost = self.log.split_off(&next_lsn);
         let missed = lost.iter().find_map(|(lsn, Record { taken, acknowledged })| {

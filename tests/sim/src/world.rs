@@ -280,7 +280,7 @@ impl World {
             "the server serves: {} files, {} records replayed, {} skipped, {} torn, next LSN {}",
             report.files, report.applied, report.skipped, report.torn, report.next_lsn
         ));
-        self.check(self.oracle().started(report.next_lsn.get()));
+        self.check(self.oracle().started(report.next_lsn.get(), report.clean));
         if report.set_aside > 0 {
             self.violate(format!("{} records could not be applied", report.set_aside));
         }
