@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use storage_format::Lsn;
+use storage_format::{Lsn, WalFileId};
 
 use crate::append::support::{Answer, Rig, frame, org};
-use crate::files::{FaultyFiles, Loss, RealFiles};
+use crate::error::EngineErrorKind;
+use crate::files::{FaultyFiles, Files as _, Loss, RealFiles};
 
 fn fill(process: &mut crate::append::support::Process, from: u64, to: u64) {
     for number in from..=to {
@@ -101,4 +102,21 @@ fn a_trim_that_fails_is_done_again() {
             assert_eq!(process.wal.trim(Lsn::new(41)).expect("trims") as u64, process.report.files - 1);
         }
     }
+}
+
+#[test]
+fn a_removal_that_is_not_durable_ends_it_and_one_that_was_made_already_does_not() {
+    let files = FaultyFiles::new();
+    let rig = Rig::new(Arc::new(files.clone()), Path::new("data"));
+    let mut process = rig.start().expect("starts");
+    fill(&mut process, 1, 40);
+    rig.cover(org(1), Lsn::new(40));
+    // Somebody else has taken the oldest away.
+    files.remove(&process.wal.file_path(WalFileId::FIRST)).expect("it is there");
+    let count = process.wal.file_count();
+    files.fail_sync_after(1);
+    // The second removal's sync fails: to try that again would be to believe it, so it is not for the next call to mend.
+    let error = process.wal.trim(Lsn::new(41)).expect_err("a failed sync");
+    assert_eq!(error.kind(), EngineErrorKind::Failed, "{error}");
+    assert_eq!(process.wal.file_count(), count - 1, "one is gone for good, no other");
 }
