@@ -197,7 +197,10 @@ impl Engine {
             };
             let bytes = submission.frame.memory_bytes();
             let room = async {
-                core.loader.settled().await;
+                // Another organisation's slow load holds nobody up.
+                if !core.orgs.contains(submission.org) {
+                    core.loader.settled().await;
+                }
                 core.orgs.budget().room().await;
                 core.queue.reserve(bytes).await
             };
