@@ -2,8 +2,11 @@
 //!
 //! The root reads files, environment and flags; here values are checked once, at open.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use storage_format::segment::ROW_GROUP_ROWS_MAX;
 
 use crate::error::{EngineError, EngineErrorKind};
 use crate::limits;
@@ -39,12 +42,17 @@ pub struct EngineConfig {
     /// A segment's encoded bytes, about, before the next is begun: bounds the memory that encoding takes.
     /// Default 64 MiB.
     pub segment_bytes_max: u64,
+    /// Rows in a segment's row group at most: what a query for one logger reads at least, per column. Default 131,072.
+    pub row_group_rows: NonZeroUsize,
     /// Older segments read at the same time while a flush is resolved; more are read in several passes. Default 16.
     pub merge_runs_max: usize,
     /// First pause after a failed flush; it doubles up to `flush_retry_max`. Default 1 s.
     pub flush_retry_min: Duration,
     /// Longest pause after failed flushes. Default 60 s.
     pub flush_retry_max: Duration,
+    /// How long after an organisation was loaded, or a flush of it failed, its objects are looked through for those that
+    /// no manifest names. Default 15 min.
+    pub collect_delay: Duration,
     /// How often the schedule is looked at when nothing calls for it. Default 1 s.
     pub schedule_interval: Duration,
     /// Whether `close` flushes all buffers; otherwise they stay in the WAL and are replayed at the next open, which
@@ -68,9 +76,11 @@ impl EngineConfig {
             flush_age: Duration::from_secs(4 * 3600),
             flush_concurrency: 2,
             segment_bytes_max: 64 * MIB,
+            row_group_rows: ROW_GROUP_ROWS_MAX,
             merge_runs_max: 16,
             flush_retry_min: Duration::from_secs(1),
             flush_retry_max: Duration::from_secs(60),
+            collect_delay: Duration::from_secs(15 * 60),
             schedule_interval: Duration::from_secs(1),
             flush_at_close: false,
         }
@@ -81,7 +91,7 @@ impl EngineConfig {
     /// # Errors
     /// [`EngineErrorKind::Invalid`], naming the setting.
     pub fn check(&self) -> Result<(), EngineError> {
-        let rules: [(bool, &'static str); 9] = [
+        let rules: [(bool, &'static str); 10] = [
             (self.flush_concurrency >= 1, "flush_concurrency must be at least 1"),
             (self.merge_runs_max >= 1, "merge_runs_max must be at least 1"),
             (self.group_frames_max >= 1, "group_frames_max must be at least 1"),
@@ -99,6 +109,7 @@ impl EngineConfig {
             ),
             (self.wal_bytes_max >= 4 * self.wal_file_bytes, "wal_bytes_max must be at least four times wal_file_bytes"),
             (self.buffer_bytes_max >= limits::BUFFER_BYTES_LEAST, "buffer_bytes_max must be at least 32 MiB"),
+            (!self.collect_delay.is_zero(), "collect_delay must be over zero"),
             (
                 !self.flush_retry_min.is_zero() && self.flush_retry_min <= self.flush_retry_max,
                 "flush_retry_min must be over zero and not over flush_retry_max",

@@ -30,6 +30,7 @@ use tokio::sync::{oneshot, watch};
 use crate::append::{AppendQueue, Submission, SubmitError, SubmitFailure};
 use crate::buffer::{Org, Orgs};
 use crate::clock::Clock;
+use crate::collect::CollectStep;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::files::Files;
@@ -81,6 +82,7 @@ struct Core {
     loader: Arc<Loader>,
     queue: Arc<AppendQueue>,
     flush: Arc<FlushStep>,
+    collect: CollectStep,
     wal: Arc<WalDirectory>,
     manifests: Arc<ManifestStore>,
     segments: Arc<Segments>,
@@ -246,8 +248,8 @@ impl Engine {
             loaded => return loaded,
         }
         if let Err(error) = self.core.manifests.create_org(org).await {
-            let error = error.into();
-            if threads::stops_the_engine(&error) {
+            let error = EngineError::from(error);
+            if error.ends_the_engine() {
                 self.core.fail(&error);
             }
             return Err(error);

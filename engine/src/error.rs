@@ -7,6 +7,8 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::store::LocalDurableError;
+
 /// What a caller can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -91,6 +93,19 @@ impl EngineError {
     #[must_use]
     pub fn kind(&self) -> EngineErrorKind {
         self.0.kind
+    }
+
+    /// Must the engine end? After a store's failed sync, and for a writer that another has taken over from; anything
+    /// else is tried again.
+    pub(crate) fn ends_the_engine(&self) -> bool {
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            if error.downcast_ref().is_some_and(LocalDurableError::is_fatal) {
+                return true;
+            }
+            cause = error.source();
+        }
+        self.kind() == EngineErrorKind::Fenced
     }
 
     /// What happened, without place, cause and advice.

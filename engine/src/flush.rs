@@ -288,6 +288,7 @@ impl FlushStep {
                 }
             }
             Err(error) => {
+                org.suspect();
                 let known = failures.entry(org.id()).or_insert_with(|| FlushFailure {
                     failures: 0,
                     not_before: Duration::ZERO,

@@ -12,6 +12,7 @@ mod append;
 mod apply;
 mod buffer;
 mod clock;
+mod collect;
 mod config;
 mod engine;
 mod error;

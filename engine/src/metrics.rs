@@ -13,6 +13,7 @@ const DUPLICATES: &str = "icecore_duplicate_samples_total";
 const CONFLICTS: &str = "icecore_conflict_samples_total";
 const SEGMENTS: &str = "icecore_segments_written_total";
 const SEGMENT_BYTES: &str = "icecore_segment_written_bytes_total";
+const COLLECTED: &str = "icecore_orphaned_objects_removed_total";
 const BUFFER_BYTES: &str = "icecore_write_buffer_bytes";
 const WAL_BYTES: &str = "icecore_wal_bytes";
 const ORGS_LOADED: &str = "icecore_orgs_loaded";
@@ -27,6 +28,7 @@ pub(crate) fn describe() {
     describe_counter!(CONFLICTS, Unit::Count, "Samples kept as conflicts because another value was there first");
     describe_counter!(SEGMENTS, Unit::Count, "Segments and conflicts objects written");
     describe_counter!(SEGMENT_BYTES, Unit::Bytes, "Bytes of segments and conflicts objects written");
+    describe_counter!(COLLECTED, Unit::Count, "Objects removed that a crash or a failure had left behind");
     describe_gauge!(BUFFER_BYTES, Unit::Bytes, "Memory of all write buffers");
     describe_gauge!(WAL_BYTES, Unit::Bytes, "Bytes of all WAL files");
     describe_gauge!(ORGS_LOADED, Unit::Count, "Organisations whose manifest is in memory");
@@ -47,6 +49,10 @@ pub(crate) fn flush_wrote(readings: u64, duplicates: u64, conflicts: u64, segmen
 
 pub(crate) fn flush_failed(error: &EngineError) {
     counter!(FLUSH_FAILURES, "kind" => error.kind().as_str()).increment(1);
+}
+
+pub(crate) fn collected(objects: u64) {
+    counter!(COLLECTED).increment(objects);
 }
 
 #[allow(clippy::cast_precision_loss, reason = "gauges are f64; bytes are exact up to 8 PiB")]

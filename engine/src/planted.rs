@@ -21,12 +21,14 @@ pub enum PlantedBug {
     ForgetCovered,
     /// Take a put that was answered with an error for one that did not happen.
     TrustPutErrors,
+    /// Remove objects that no manifest names yet, without a look at who may be about to.
+    CollectInFlight,
 }
 
 #[cfg(any(test, feature = "fault"))]
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AcknowledgeBeforeSync,
         Self::ForgetDirectorySync,
         Self::TrimBeforeCommit,
@@ -35,6 +37,7 @@ impl PlantedBug {
         Self::RetryFailedSync,
         Self::ForgetCovered,
         Self::TrustPutErrors,
+        Self::CollectInFlight,
     ];
 }
 

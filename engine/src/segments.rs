@@ -13,6 +13,7 @@ mod locate;
 mod read;
 mod write;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,8 +25,8 @@ use parquet::file::metadata::ParquetMetaData;
 use storage_format::encryption::SecretKey;
 use storage_format::manifest::SegmentEntry;
 use storage_format::segment::{
-    MetadataDecoder, MetadataPoll, SegmentFooter, SegmentTail, check_modules, decryption_properties, read_tail,
-    tail_bytes,
+    MetadataDecoder, MetadataPoll, ROW_GROUP_ROWS_MAX, SegmentFooter, SegmentTail, check_modules,
+    decryption_properties, read_tail, tail_bytes,
 };
 use storage_format::{FileKind, FormatError, FormatErrorKind, ObjectKey, OrgId};
 
@@ -109,13 +110,20 @@ pub struct Segments {
     store: Arc<dyn ObjectStore>,
     keys: Arc<OrgKeys>,
     random: Arc<dyn Random>,
+    row_group_rows: NonZeroUsize,
 }
 
 impl Segments {
     /// The segments in this store.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, keys: Arc<OrgKeys>, random: Arc<dyn Random>) -> Self {
-        Self { store, keys, random }
+        Self { store, keys, random, row_group_rows: ROW_GROUP_ROWS_MAX }
+    }
+
+    /// The same, written with row groups of at most so many rows.
+    #[must_use]
+    pub fn with_row_group_rows(self, row_group_rows: NonZeroUsize) -> Self {
+        Self { row_group_rows, ..self }
     }
 
     /// The store that they are in.

@@ -1,5 +1,7 @@
 //! The configuration as it is written: names and shapes of `config/default.toml`, unchecked.
 
+use std::num::NonZeroUsize;
+
 use serde::Deserialize;
 
 use super::unit::{ByteSize, Span};
@@ -71,9 +73,11 @@ pub(super) struct RawEngine {
     pub(super) flush_age: Span,
     pub(super) flush_concurrency: usize,
     pub(super) segment_bytes_max: ByteSize,
+    pub(super) row_group_rows: NonZeroUsize,
     pub(super) merge_runs_max: usize,
     pub(super) flush_retry_min: Span,
     pub(super) flush_retry_max: Span,
+    pub(super) collect_delay: Span,
     pub(super) schedule_interval: Span,
     pub(super) flush_at_close: bool,
 }

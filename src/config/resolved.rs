@@ -244,9 +244,11 @@ fn engine_config(raw: &RawEngine) -> Result<EngineConfig, Rule> {
         flush_age: raw.flush_age.0,
         flush_concurrency: raw.flush_concurrency,
         segment_bytes_max: raw.segment_bytes_max.0,
+        row_group_rows: raw.row_group_rows,
         merge_runs_max: raw.merge_runs_max,
         flush_retry_min: raw.flush_retry_min.0,
         flush_retry_max: raw.flush_retry_max.0,
+        collect_delay: raw.collect_delay.0,
         schedule_interval: raw.schedule_interval.0,
         flush_at_close: raw.flush_at_close,
         ..EngineConfig::new("")

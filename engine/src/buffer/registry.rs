@@ -8,6 +8,7 @@
 //! Owns the set of loaded organisations, and which LSN is applied. Loads nothing itself.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
@@ -47,6 +48,8 @@ pub(crate) struct Org {
     writer: Mutex<Option<BufferWriter>>,
     /// One flush of an organisation at a time.
     pub(crate) flushing: tokio::sync::Mutex<()>,
+    /// May the store have objects of it that no manifest names?
+    suspect: AtomicBool,
 }
 
 impl Org {
@@ -70,6 +73,16 @@ impl Org {
     /// The manifest was found changed in the store, without this process's doing.
     pub(crate) fn reloaded(&self, manifest: &Arc<Manifest>) {
         self.state.rcu(|state| state.reloaded(manifest));
+    }
+
+    /// The store may have objects of it that no manifest names: at first, and after a flush that failed.
+    pub(crate) fn suspect(&self) {
+        self.suspect.store(true, Ordering::Relaxed);
+    }
+
+    /// Was that said since the last time that somebody asked?
+    pub(crate) fn take_suspicion(&self) -> bool {
+        self.suspect.swap(false, Ordering::Relaxed)
     }
 
     /// A flush is committed: the manifest is this one from now on, and the buffer's rows are in segments.
@@ -121,6 +134,7 @@ impl Orgs {
                 state: ArcSwap::from_pointee(OrgState { manifest, frozen: Vec::new(), active }),
                 writer: Mutex::new(Some(writer)),
                 flushing: tokio::sync::Mutex::new(()),
+                suspect: AtomicBool::new(true),
             })
         });
         Arc::clone(added)

@@ -14,6 +14,7 @@ use super::threads::Threads;
 use super::{Core, Engine, EngineParts, Loader, Spawn, io_error};
 use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
 use crate::buffer::{Budget, Orgs, WriterCommand, Writers};
+use crate::collect::CollectStep;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
@@ -69,7 +70,8 @@ impl Opened {
         let keys = Arc::new(OrgKeys::new(Arc::clone(store), Arc::clone(&parts.keys), Arc::clone(random)));
         let manifests = ManifestStore::new(Arc::clone(store), Arc::clone(&keys), Arc::clone(random), Arc::clone(clock));
         let manifests = Arc::new(manifests);
-        let segments = Arc::new(Segments::new(Arc::clone(store), keys, Arc::clone(random)));
+        let segments = Segments::new(Arc::clone(store), keys, Arc::clone(random));
+        let segments = Arc::new(segments.with_row_group_rows(config.row_group_rows));
         let orgs = Orgs::new(Arc::new(Budget::new(config.buffer_bytes_max)), config.flush_bytes);
         let loader = Arc::new(Loader::new(Arc::clone(&orgs), Arc::clone(&manifests)));
         let flusher = Flusher::new(&config, &manifests, &segments, loader.log_end());
@@ -107,12 +109,20 @@ impl Opened {
         let limits = GroupLimits { frames_max: config.group_frames_max };
         let append = AppendStep::new(inbox, recovered.wal, recovered.writers, Arc::clone(&parts.clock), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
+        let collect = CollectStep::new(
+            Arc::clone(&orgs),
+            Arc::clone(&manifests),
+            Arc::clone(&parts.store),
+            Arc::clone(&parts.clock),
+            config.collect_delay,
+        );
         let core = Arc::new(Core {
             config,
             orgs,
             loader,
             queue,
             flush: Arc::new(flush),
+            collect,
             wal,
             manifests,
             segments,

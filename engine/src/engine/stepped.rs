@@ -92,12 +92,12 @@ impl Stepped {
         self.prepare.run_once()
     }
 
-    /// The flush's loop. It ends when `stop` says so, or with the engine.
+    /// The loop of flushes, and of the collection of what they left behind. It ends when `stop` says so, or with the engine.
     #[must_use]
-    pub fn flushes(&self, mut stop: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
+    pub fn flushes(&self, stop: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
         let core = Arc::clone(&self.engine.core);
         async move {
-            if let Err(error) = run_flushes(&core, &mut stop).await {
+            if let Err(error) = run_flushes(&core, &stop).await {
                 core.fail(&error);
             }
             core.flush_ended.send_replace(true);

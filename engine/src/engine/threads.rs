@@ -1,6 +1,5 @@
 //! The engine's threads: started here, ended here. They decide nothing.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,7 +10,6 @@ use super::Core;
 use super::lock::DirectoryLock;
 use crate::append::{AppendStep, StopPreparer, spawn_appender, spawn_wal_preparer};
 use crate::error::{EngineError, EngineErrorKind};
-use crate::store::LocalDurableError;
 use crate::wal::WalPrepareStep;
 
 /// How long the flush looks away after a step that found nothing to do, however often it is called.
@@ -98,27 +96,33 @@ impl Threads {
     }
 }
 
-/// A fenced writer and a store that failed a sync must end; anything else is tried again.
-pub(super) fn stops_the_engine(error: &EngineError) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if error.downcast_ref().is_some_and(LocalDurableError::is_fatal) {
-            return true;
-        }
-        cause = error.source();
-    }
-    error.kind() == EngineErrorKind::Fenced
+/// Flushes, and collects what flushes left behind, until told to stop, or until an error ends the engine.
+pub(super) async fn run_flushes(core: &Core, stop: &watch::Receiver<bool>) -> Result<(), EngineError> {
+    tokio::try_join!(flushes(core, stop.clone()), collections(core, stop.clone())).map(|((), ())| ())
 }
 
-/// Calls the flush step until it is told to stop, or until an error ends the engine.
-pub(super) async fn run_flushes(core: &Core, stop: &mut watch::Receiver<bool>) -> Result<(), EngineError> {
+async fn collections(core: &Core, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
+    // What is due is looked for a few times within the delay.
+    let pause = core.config.collect_delay / 8;
+    loop {
+        tokio::select! {
+            biased;
+            // An error means that the engine was dropped.
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            () = core.clock.sleep(pause) => {}
+        }
+        core.collect.run_once(&stop).await?;
+    }
+}
+
+async fn flushes(core: &Core, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
     loop {
         let outcome = core.flush.run_once().await;
         let idle = outcome.is_idle();
         if let Some(error) = outcome.fatal {
             return Err(error);
         }
-        if let Some((_, error)) = outcome.failed.iter().find(|(_, error)| stops_the_engine(error)) {
+        if let Some((_, error)) = outcome.failed.iter().find(|(_, error)| error.ends_the_engine()) {
             return Err(error.clone());
         }
         if idle {
@@ -134,7 +138,7 @@ pub(super) async fn run_flushes(core: &Core, stop: &mut watch::Receiver<bool>) -
     }
 }
 
-fn spawn_flush(ended: Ended, mut stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, EngineError> {
+fn spawn_flush(ended: Ended, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, EngineError> {
     let failed = |error| {
         EngineError::new(EngineErrorKind::Failed, "a thread could not be started", "Raise the limit of threads.")
             .at(FLUSH)
@@ -142,7 +146,7 @@ fn spawn_flush(ended: Ended, mut stop: watch::Receiver<bool>) -> Result<JoinHand
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let body = move || {
-        let result = runtime.block_on(run_flushes(&ended.core, &mut stop));
+        let result = runtime.block_on(run_flushes(&ended.core, &stop));
         ended.with(result);
     };
     std::thread::Builder::new().name(FLUSH.into()).spawn(body).map_err(failed)

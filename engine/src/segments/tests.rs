@@ -95,7 +95,7 @@ async fn what_goes_in_comes_out() {
 #[tokio::test]
 async fn row_groups_that_can_not_match_are_not_read() {
     let rig = rig().await;
-    let each = i64::try_from(ROW_GROUP_ROWS_MAX / 2).expect("small");
+    let each = i64::try_from(ROW_GROUP_ROWS_MAX.get() / 2).expect("small");
     let high = 1 << 63;
     let batch = rows(high..high + 4, each);
     let entry = write(&rig, 1, &batch).await;
@@ -118,7 +118,7 @@ async fn row_groups_that_can_not_match_are_not_read() {
     assert_eq!(time(-1000, 1), [0, 1]);
     let filter = SegmentFilter { loggers: Some(logger(high + 3)..=logger(high + 3)), time: None };
     let read = read(&rig, &entry, filter).await.expect("read");
-    assert_eq!(read.iter().map(RecordBatch::num_rows).sum::<usize>(), ROW_GROUP_ROWS_MAX);
+    assert_eq!(read.iter().map(RecordBatch::num_rows).sum::<usize>(), ROW_GROUP_ROWS_MAX.get());
 }
 
 #[tokio::test]

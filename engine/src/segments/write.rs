@@ -54,7 +54,8 @@ impl Segments {
             lsn_max: new.lsn_max,
             key_version,
         };
-        SegmentEncoder::new(spec, &new.channels, &org_key, &SecretKey::from_bytes(key), nonce).map_err(encode_error)
+        let key = SecretKey::from_bytes(key);
+        SegmentEncoder::new(spec, &new.channels, &org_key, &key, nonce, self.row_group_rows).map_err(encode_error)
     }
 
     /// Puts a finished object in its place, durably. Nothing points to it until a commit does.

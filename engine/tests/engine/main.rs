@@ -1,6 +1,7 @@
 //! The whole engine, over a real directory: what goes in comes out, once, whatever happens in between.
 #![cfg(not(loom))]
 
+mod collect;
 mod crash;
 mod faults;
 mod first_wins;

@@ -4,6 +4,7 @@
 //! What the encoder refuses is an error of the caller's; it never writes a segment that a reader would refuse.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 
 use arrow::array::{Array as _, AsArray as _, Float64Array, RecordBatch};
 use arrow::datatypes::{Float64Type, SchemaRef, TimestampMillisecondType, UInt64Type};
@@ -112,6 +113,7 @@ impl SegmentEncoder {
         org_key: &SecretKey,
         data_key: &SecretKey,
         nonce: [u8; NONCE_BYTES],
+        row_group_rows: NonZeroUsize,
     ) -> Result<Self, SegmentError> {
         let schema = match spec.kind {
             SegmentKind::Readings => readings_schema(channels),
@@ -119,7 +121,7 @@ impl SegmentEncoder {
         };
         let identity = (spec.kind, spec.org, spec.window, spec.id);
         let key_metadata = SegmentKeyMetadata::wrap(identity, org_key, spec.key_version, data_key, nonce);
-        let properties = writer_properties(&schema, data_key, &key_metadata.encode())?;
+        let properties = writer_properties(&schema, data_key, &key_metadata.encode(), row_group_rows)?;
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(Vec::new(), schema.clone(), options)?;
         Ok(Self {

@@ -1,5 +1,6 @@
 //! How Parquet is written: encodings per column, sizes, sort order, encryption.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema};
@@ -13,10 +14,11 @@ use parquet::schema::types::ColumnPath;
 
 use crate::encryption::SecretKey;
 
-/// Rows in a row group: small, so that a query for one logger reads little; large enough that dictionaries pay.
-pub const ROW_GROUP_ROWS_MAX: usize = 131_072;
+/// Rows in a row group, unless told otherwise: small, so that a query for one logger reads little; large enough that
+/// dictionaries pay.
+pub const ROW_GROUP_ROWS_MAX: NonZeroUsize = NonZeroUsize::new(131_072).expect("not zero");
 
-/// Rows in a data page: each page costs two encryption modules (64 bytes) and a line in the page index.
+/// Rows in a data page at most: each page costs two encryption modules (64 bytes) and a line in the page index.
 pub const PAGE_ROWS_MAX: usize = 16_384;
 
 const ZSTD_LEVEL: i32 = 3;
@@ -29,6 +31,7 @@ pub fn writer_properties(
     schema: &Schema,
     data_key: &SecretKey,
     key_metadata: &[u8],
+    row_group_rows: NonZeroUsize,
 ) -> Result<WriterProperties, ParquetError> {
     // No AAD prefix: DuckDB opens no file that has one. Naming the footer key only encrypts every column with it.
     let encryption = FileEncryptionProperties::builder(data_key.expose().to_vec())
@@ -38,7 +41,7 @@ pub fn writer_properties(
     let mut builder = WriterProperties::builder()
         .set_created_by("icecore".to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
+        .set_max_row_group_row_count(Some(row_group_rows.get()))
         .set_data_page_row_count_limit(PAGE_ROWS_MAX)
         .set_write_batch_size(PAGE_ROWS_MAX / 4)
         .set_statistics_enabled(EnabledStatistics::Page)

@@ -93,7 +93,8 @@ fn day(loggers: u64, per_logger: i64) -> Vec<Row> {
 }
 
 fn encoder(kind: SegmentKind) -> SegmentEncoder {
-    SegmentEncoder::new(spec(kind), &[code(1), code(2)], &org_key(), &data_key(), [2; 12]).expect("an encoder")
+    SegmentEncoder::new(spec(kind), &[code(1), code(2)], &org_key(), &data_key(), [2; 12], ROW_GROUP_ROWS_MAX)
+        .expect("an encoder")
 }
 
 fn encode(batches: &[RecordBatch]) -> EncodedSegment {

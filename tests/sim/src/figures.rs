@@ -107,8 +107,8 @@ impl fmt::Display for Figures {
         )?;
         write!(
             f,
-            "comparisons with the truth {}, readings compared {}, unreadable for a while {}, orphaned objects {}",
-            l.looks, l.readings, l.unreadable, l.orphans
+            "comparisons with the truth {}, readings compared {}, unreadable for a while {}, orphans seen {}, removed {}",
+            l.looks, l.readings, l.unreadable, l.orphans, self.store.deleted
         )
     }
 }

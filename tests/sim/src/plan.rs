@@ -2,6 +2,7 @@
 //! at once, so that a failing run can be made smaller by changing it.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -223,9 +224,11 @@ fn config(d: &mut Draw) -> EngineConfig {
         flush_age: Duration::from_millis(d.spread(200, 60_000)),
         flush_concurrency: usize::try_from(d.between(1, 3)).unwrap_or(1),
         segment_bytes_max: d.spread(512, 64 * KIB),
+        row_group_rows: NonZeroUsize::new(usize::try_from(d.spread(1, 512)).unwrap_or(1)).unwrap_or(NonZeroUsize::MIN),
         merge_runs_max: usize::try_from(d.spread(1, 16)).unwrap_or(1),
         flush_retry_min: Duration::from_millis(d.spread(1, 1000)),
         flush_retry_max: Duration::from_secs(2),
+        collect_delay: Duration::from_millis(d.spread(20, 20_000)),
         schedule_interval: Duration::from_millis(d.spread(20, 2000)),
         flush_at_close: false,
     }
@@ -241,7 +244,7 @@ impl fmt::Display for Plan {
         let c = &self.config;
         write!(
             f,
-            "  WAL file {} of {}, queue {}, group {} in {}, buffers {}, flush at {} or {:?}, segment {}, runs {}, flushes {}, retry {:?}, every {:?}",
+            "  WAL file {} of {}, queue {}, group {} in {}, buffers {}, flush at {} or {:?}, segment {} in row groups of {}, runs {}, flushes {}, retry {:?}, every {:?}, collection after {:?}",
             c.wal_file_bytes,
             c.wal_bytes_max,
             c.queue_bytes_max,
@@ -251,10 +254,12 @@ impl fmt::Display for Plan {
             c.flush_bytes,
             c.flush_age,
             c.segment_bytes_max,
+            c.row_group_rows,
             c.merge_runs_max,
             c.flush_concurrency,
             c.flush_retry_min,
             c.schedule_interval,
+            c.collect_delay,
         )
     }
 }

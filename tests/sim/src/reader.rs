@@ -228,6 +228,22 @@ pub(crate) async fn check_everything(world: &World, engine: &Engine) -> Result<(
     Ok(())
 }
 
+/// Waits until the store has no object that no manifest names.
+///
+/// # Errors
+/// [`Unread`], as [`check_everything`].
+pub(crate) async fn no_orphans(world: &World, engine: &Engine) -> Result<(), Unread> {
+    for org in orgs(&world.plan.fleet) {
+        // One that nobody ever sent for has none.
+        while let Ok(snapshot) = engine.snapshot(org).await
+            && world.objects(org, &snapshot).await? > 0
+        {
+            world.time.sleep(Duration::from_secs(1)).await;
+        }
+    }
+    Ok(())
+}
+
 async fn conflicts(engine: &Engine, snapshot: &Snapshot) -> Result<Vec<Conflict>, Unread> {
     let mut all = Vec::new();
     for entry in snapshot.manifest.conflicts() {

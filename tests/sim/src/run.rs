@@ -5,14 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::{Loss, PlantedBug};
+use engine::{Engine, Loss, PlantedBug};
 
 use crate::draw::Draw;
 use crate::exec::{Executor, Group, Step};
 use crate::figures::Figures;
 use crate::gateway::{self, Gateway};
 use crate::plan::Plan;
-use crate::reader::{Unread, check_everything};
+use crate::reader::{Unread, check_everything, no_orphans};
 use crate::world::{Server, World};
 
 /// Steps of a run at most: past them it is taken to turn in circles.
@@ -112,7 +112,7 @@ impl Run {
             return;
         }
         self.check_gateways();
-        self.check("everything is compared");
+        self.check("everything is compared", check_everything);
         self.ending = true;
         self.world.close();
         let world = Rc::clone(&self.world);
@@ -123,7 +123,8 @@ impl Run {
         self.die(Loss::Unsynced, "a power cut after a clean end");
         let world = Rc::clone(&self.world);
         if self.until(CALM_MAX, "the server starts again", move || world.server() == Server::Up) {
-            self.check("everything is compared again");
+            self.check("everything is compared again", check_everything);
+            self.check("what nobody names is removed", no_orphans);
         }
     }
 
@@ -189,12 +190,12 @@ impl Run {
         false
     }
 
-    fn check(&mut self, what: &str) {
+    fn check(&mut self, what: &str, check: impl AsyncFn(&World, &Engine) -> Result<(), Unread> + 'static) {
         let Some(engine) = self.world.engine() else { return };
         let done = Rc::new(Cell::new(false));
         let (world, told) = (Rc::clone(&self.world), Rc::clone(&done));
         self.world.door.spawn(Group::Server, async move {
-            match check_everything(&world, &engine).await {
+            match check(&world, &engine).await {
                 Ok(()) => {}
                 Err(Unread::Failed(why)) => world.violate(format!("unreadable at the end: {why}")),
                 Err(Unread::Wrong(what)) => world.violate(what),

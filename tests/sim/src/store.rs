@@ -15,7 +15,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use crate::draw::Draw;
@@ -39,6 +39,8 @@ pub struct StoreCounts {
     pub rotten_reads: u64,
     /// Lists that left out what was new.
     pub lagging_lists: u64,
+    /// Objects removed.
+    pub deleted: u64,
 }
 
 impl StoreCounts {
@@ -51,6 +53,7 @@ impl StoreCounts {
         self.throttled += other.throttled;
         self.rotten_reads += other.rotten_reads;
         self.lagging_lists += other.lagging_lists;
+        self.deleted += other.deleted;
     }
 }
 
@@ -294,7 +297,27 @@ impl ObjectStore for ChaosStore {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let me = Arc::new(self.reopened(Arc::clone(&self.inner)));
+        let delete = move |location: Result<Path>| {
+            let me = Arc::clone(&me);
+            async move {
+                let location = location?;
+                let fate = me.begin().await?;
+                let done = me.inner.delete(&location).await;
+                me.answer().await;
+                match (fate, done) {
+                    (Fate::AppliedButError, Ok(())) => {
+                        me.state().counts.applied_but_error += 1;
+                        Err(failed("the answer was lost"))
+                    }
+                    (_, done) => {
+                        me.state().counts.deleted += u64::from(done.is_ok());
+                        done.map(|()| location)
+                    }
+                }
+            }
+        };
+        locations.then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

@@ -470,12 +470,13 @@ impl World {
         }
     }
 
-    /// Holds an organisation's objects against its manifest: each that it names is there, whole.
+    /// Holds an organisation's objects against its manifest: each that it names is there, whole. Answers how many there
+    /// are that it does not name.
     ///
     /// # Errors
     /// [`Unread`].
-    pub(crate) async fn objects(&self, org: OrgId, snapshot: &Snapshot) -> Result<(), Unread> {
-        let Some(engine) = self.engine() else { return Ok(()) };
+    pub(crate) async fn objects(&self, org: OrgId, snapshot: &Snapshot) -> Result<u64, Unread> {
+        let Some(engine) = self.engine() else { return Ok(0) };
         let failed = |error: object_store::Error| Unread::Failed(error.to_string());
         let mut named = 0;
         for entry in snapshot.manifest.segments().iter().chain(snapshot.manifest.conflicts()) {
@@ -498,6 +499,6 @@ impl World {
         // A list may still leave out what is new.
         let orphans = (segments.count() as u64).saturating_sub(named);
         self.count(|looks| looks.orphans += orphans);
-        Ok(())
+        Ok(orphans)
     }
 }

@@ -1,0 +1,178 @@
+//! Orphans, found and removed: segments and conflicts objects that were written and that no commit names, because a
+//! crash or a failure came in between.
+//!
+//! An organisation's objects are looked through some time after it was loaded, since an earlier process may have left
+//! orphans, and after a flush of it failed, until a look finds none.
+//!
+//! Invariant: nothing that a manifest names, or may ever name, is removed. Whoever writes an object knows the manifest
+//! by then, and can name it only in the version that follows, or not at all. So a look ends in a commit of its own,
+//! which changes nothing: if it is made, then the manifest that it follows was the newest, and the version in which
+//! somebody might have named what was found is taken. No clock takes part in that.
+//!
+//! Crash consistency: a crash in between leaves a version without a change, or fewer orphans. The next look finds them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::path::Path;
+use object_store::{Error, ObjectStore};
+use storage_format::manifest::Manifest;
+use storage_format::{ObjectKey, OrgId, SegmentId};
+use tokio::sync::watch;
+
+use crate::buffer::{Org, Orgs};
+use crate::clock::Clock;
+use crate::error::{EngineError, EngineErrorKind};
+use crate::manifest::{ManifestChange, ManifestStore};
+use crate::metrics;
+use crate::planted::{self, PlantedBug};
+use crate::store::is_fatal;
+
+/// Orphans that one look finds at most: bounds its memory, and how long it takes. The next one finds the others.
+const FOUND_MAX: usize = 1000;
+
+/// Looks through what is due.
+pub(crate) struct CollectStep {
+    orgs: Arc<Orgs>,
+    manifests: Arc<ManifestStore>,
+    store: Arc<dyn ObjectStore>,
+    clock: Arc<dyn Clock>,
+    delay: Duration,
+    /// When each of the organisations that may have orphans is looked through, in monotonic time.
+    due: Mutex<BTreeMap<OrgId, Duration>>,
+}
+
+impl CollectStep {
+    pub(crate) fn new(
+        orgs: Arc<Orgs>,
+        manifests: Arc<ManifestStore>,
+        store: Arc<dyn ObjectStore>,
+        clock: Arc<dyn Clock>,
+        delay: Duration,
+    ) -> Self {
+        Self { orgs, manifests, store, clock, delay, due: Mutex::default() }
+    }
+
+    /// Looks through the organisations that are due, one after the other, until `stop` says so.
+    ///
+    /// # Errors
+    /// Whatever must end the engine. Anything else is told to the log and tried again later.
+    pub(crate) async fn run_once(&self, stop: &watch::Receiver<bool>) -> Result<(), EngineError> {
+        for org in self.take_due() {
+            if *stop.borrow() {
+                return Ok(());
+            }
+            match self.collect(&org).await {
+                Ok(0) => {}
+                Ok(removed) => {
+                    metrics::collected(removed as u64);
+                    tracing::info!(org = %org.id(), removed, "objects that a crash or a failure left behind are removed");
+                    org.suspect();
+                }
+                Err(error) if error.ends_the_engine() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(org = %org.id(), %error, "orphaned objects are not removed now; it is tried again");
+                    org.suspect();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_due(&self) -> Vec<Arc<Org>> {
+        let now = self.clock.monotonic();
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        for org in self.orgs.all().iter().filter(|org| org.take_suspicion()) {
+            due.entry(org.id()).or_insert(now.saturating_add(self.delay));
+        }
+        let ripe = due.extract_if(.., |_, at| *at <= now).filter_map(|(org, _)| self.orgs.get(org));
+        ripe.collect()
+    }
+
+    /// Removes this organisation's orphans; answers how many.
+    async fn collect(&self, org: &Org) -> Result<usize, EngineError> {
+        let found = {
+            // What a flush of this process has written and not yet named is not looked at.
+            let _no_flush = match planted::has(PlantedBug::CollectInFlight) {
+                true => None,
+                false => Some(org.flushing.lock().await),
+            };
+            let manifest = Arc::clone(&org.state().manifest);
+            let found = self.unnamed(org.id(), &manifest).await?;
+            if !found.is_empty() && !planted::has(PlantedBug::CollectInFlight) {
+                self.close_version(org, &manifest).await?;
+            }
+            found
+        };
+        let count = found.len();
+        let mut removed = self.store.delete_stream(futures::stream::iter(found.into_iter().map(Ok)).boxed());
+        while let Some(removed) = removed.next().await {
+            match removed {
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(store_error("an orphaned object could not be removed", error)),
+            }
+        }
+        Ok(count)
+    }
+
+    /// Objects of the organisation that are not in this manifest.
+    async fn unnamed(&self, org: OrgId, manifest: &Manifest) -> Result<Vec<Path>, EngineError> {
+        let entries = manifest.segments().iter().chain(manifest.conflicts());
+        let named: HashSet<SegmentId> = entries.map(|entry| entry.id).collect();
+        let mut found = Vec::new();
+        for prefix in [ObjectKey::segments_prefix(org), ObjectKey::conflicts_prefix(org)] {
+            let prefix = Path::from(prefix);
+            let mut listed = self.store.list(Some(&prefix));
+            let failed = |error| store_error("an organisation's objects could not be listed", error);
+            while let Some(meta) = listed.try_next().await.map_err(failed)? {
+                // What is not ours to name is not ours to remove.
+                let id = match meta.location.as_ref().parse() {
+                    Ok(ObjectKey::Segment { org: of, id, .. } | ObjectKey::Conflicts { org: of, id, .. })
+                        if of == org =>
+                    {
+                        id
+                    }
+                    _ => continue,
+                };
+                if !named.contains(&id) {
+                    found.push(meta.location);
+                    if found.len() == FOUND_MAX {
+                        return Ok(found);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes the version after `manifest`, without a change: see the module.
+    async fn close_version(&self, org: &Org, manifest: &Manifest) -> Result<(), EngineError> {
+        let (lsn_covered, flush) = (manifest.lsn_covered(), manifest.flush());
+        let nothing = ManifestChange { lsn_covered, flush, ..ManifestChange::default() };
+        let error = match self.manifests.commit(org.id(), manifest, nothing).await {
+            Ok(committed) => {
+                org.reloaded(&Arc::new(committed));
+                return Ok(());
+            }
+            Err(error) => EngineError::from(error),
+        };
+        if error.kind() == EngineErrorKind::Retry {
+            // The commit may have been made, or an earlier one whose answer was lost. One that covers more is the next
+            // flush's to settle, which knows the buffers.
+            let loaded = self.manifests.load(org.id()).await?;
+            if loaded.lsn_covered() == lsn_covered {
+                org.reloaded(&Arc::new(loaded));
+            }
+        }
+        Err(error)
+    }
+}
+
+fn store_error(what: &'static str, error: Error) -> EngineError {
+    if is_fatal(&error) {
+        return EngineError::new(EngineErrorKind::Failed, what, "Look at the disk, then start again").because(error);
+    }
+    EngineError::new(EngineErrorKind::Retry, what, "Look at the object store's reach; it is tried again").because(error)
+}

@@ -1,0 +1,186 @@
+//! Objects that nobody names go; objects that somebody names, or may yet name, stay.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{
+    Engine, EngineErrorKind, Fault, ManifestChange, ManifestStore, MasterKey, Operation, OrgKeys, SystemRandom,
+};
+use object_store::path::Path;
+use object_store::{ObjectStore as _, ObjectStoreExt as _};
+use storage_format::encryption::SecretKey;
+use storage_format::manifest::Manifest;
+use storage_format::{ObjectKey, OrgId};
+
+use crate::model::{Model, Reading, Sent, gateway, millis};
+use crate::read::check_flushed;
+use crate::rig::{MAY, Rig, Sender};
+
+fn org() -> OrgId {
+    OrgId::new(0xC0).expect("not zero")
+}
+
+fn some(round: i64) -> Sent {
+    let readings =
+        (0..50).map(|i| Reading { logger: 1, time: MAY + (round * 40 + i) * 1000, samples: vec![(1, i as f64)] });
+    Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
+}
+
+fn rig() -> Rig {
+    let mut rig = Rig::new();
+    rig.config.collect_delay = Duration::from_millis(80);
+    rig
+}
+
+/// The store's manifests, as another process sees them.
+fn other_process(rig: &Rig) -> ManifestStore {
+    let parts = rig.parts();
+    let key = Arc::new(MasterKey::new(SecretKey::from_bytes([7; 32]), SystemRandom));
+    let keys = OrgKeys::new(Arc::clone(&parts.store), key, Arc::clone(&parts.random));
+    ManifestStore::new(parts.store, Arc::new(keys), parts.random, parts.clock)
+}
+
+/// What a flush leaves behind that came to no end.
+async fn leave(rig: &Rig, place: &str) -> Path {
+    let prefix = ObjectKey::org_prefix(org());
+    let path = Path::from(format!("{prefix}/{place}"));
+    rig.store.put(&path, vec![1, 2, 3].into()).await.expect("put");
+    path
+}
+
+const ORPHAN: &str = "segments/2024050100-2024060100/000102030405060708090a0b0c0d0e0f.parquet";
+
+async fn is_there(rig: &Rig, path: &Path) -> bool {
+    rig.store.head(path).await.is_ok()
+}
+
+/// Lets the engine have a look now: answers once it has listed the organisation's objects and done something about it.
+async fn look(rig: &Rig) {
+    rig.store.take_log();
+    rig.clock.turn(Duration::from_secs(60));
+    let mut listed = false;
+    while !listed {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        // It becomes due in one look and is done in a later one.
+        rig.clock.turn(Duration::from_secs(60));
+        let conflicts = ObjectKey::conflicts_prefix(org());
+        listed =
+            rig.store.take_log().iter().any(|(operation, name)| *operation == Operation::List && *name == conflicts);
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn filled(rig: &Rig) -> (Arc<Engine>, Sender, Model) {
+    rig.create_org(org()).await;
+    let engine = rig.open().await;
+    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    sender.send(&engine, &mut model, some(0)).await;
+    (engine, sender, model)
+}
+
+fn nothing(after: &Manifest) -> ManifestChange {
+    ManifestChange { lsn_covered: after.lsn_covered(), flush: after.flush(), ..ManifestChange::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_flush_left_is_removed_and_nothing_else() {
+    let rig = rig();
+    let (engine, mut sender, mut model) = filled(&rig).await;
+    engine.flush(None).await.expect("a flush");
+    sender.send(&engine, &mut model, some(3)).await;
+    for _ in 0..3 {
+        rig.store.fail_next(Operation::Put, "manifest/", Fault::Before, 0);
+    }
+    engine.flush(None).await.expect_err("the store refused the commit");
+    rig.store.clear();
+    engine.flush(None).await.expect("the second try");
+    let stranger = leave(&rig, "segments/notes.txt").await;
+    let segments = Path::from(ObjectKey::segments_prefix(org()));
+    assert_eq!(list(&rig, &segments).await, 4, "two that count, one that does not, and a stranger's");
+    look(&rig).await;
+    assert_eq!(list(&rig, &segments).await, 3);
+    assert!(is_there(&rig, &stranger).await, "what is not ours to name stays");
+    check_flushed(&engine, org(), &model).await;
+    engine.close().await.expect("closed");
+    // The version that was made for it reads well.
+    let after = rig.open().await;
+    check_flushed(&after, org(), &model).await;
+    after.close().await.expect("closed");
+}
+
+async fn list(rig: &Rig, prefix: &Path) -> usize {
+    use futures::TryStreamExt as _;
+    rig.store.list(Some(prefix)).try_collect::<Vec<_>>().await.expect("a list").len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_have_named_it_cannot_do_so_afterwards() {
+    let rig = rig();
+    let (engine, _, model) = filled(&rig).await;
+    engine.flush(None).await.expect("a flush");
+    // Another process has written an object, and stops for a while before its commit.
+    let other = other_process(&rig);
+    let seen = other.load(org()).await.expect("a manifest");
+    let object = leave(&rig, ORPHAN).await;
+    look(&rig).await;
+    assert!(!is_there(&rig, &object).await);
+    other.commit(org(), &seen, nothing(&seen)).await.expect_err("that version is taken");
+    check_flushed(&engine, org(), &model).await;
+    engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_manifest_removes_nothing() {
+    let rig = rig();
+    rig.create_org(org()).await;
+    let engine = rig.open().await;
+    engine.load(org()).await.expect("loaded");
+    // Another process commits; this one does not know, and takes what the commit may have named for an orphan.
+    let other = other_process(&rig);
+    let seen = other.load(org()).await.expect("a manifest");
+    let object = leave(&rig, ORPHAN).await;
+    other.commit(org(), &seen, nothing(&seen)).await.expect("the other's commit");
+    look(&rig).await;
+    assert!(is_there(&rig, &object).await, "what is known here is old");
+    // By now it has been read again, and does not have it.
+    look(&rig).await;
+    assert!(!is_there(&rig, &object).await);
+    engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_was_taken_over_ends_instead() {
+    let rig = rig();
+    let (engine, _, _) = filled(&rig).await;
+    engine.flush(None).await.expect("a flush");
+    let other = other_process(&rig);
+    let seen = other.load(org()).await.expect("a manifest");
+    let object = leave(&rig, ORPHAN).await;
+    other.commit(org(), &seen, nothing(&seen)).await.expect("it takes over");
+    look(&rig).await;
+    assert!(is_there(&rig, &object).await);
+    let mut failed = engine.failed();
+    let fatal = failed.wait_for(Option::is_some).await.expect("it fails").clone().expect("an error");
+    assert_eq!(fatal.kind(), EngineErrorKind::Fenced);
+    let _fenced = engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_fails_is_asked_again() {
+    let rig = rig();
+    let (engine, _, model) = filled(&rig).await;
+    engine.flush(None).await.expect("a flush");
+    let object = leave(&rig, ORPHAN).await;
+    rig.store.fail_next(Operation::Delete, "", Fault::Before, 0);
+    look(&rig).await;
+    assert!(is_there(&rig, &object).await);
+    for _ in 0..3 {
+        // Applied, and answered with an error: the version is there, and known again.
+        rig.store.fail_next(Operation::Put, "manifest/", Fault::Applied, 0);
+    }
+    look(&rig).await;
+    look(&rig).await;
+    assert!(!is_there(&rig, &object).await);
+    check_flushed(&engine, org(), &model).await;
+    engine.close().await.expect("closed");
+}
