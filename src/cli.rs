@@ -14,6 +14,7 @@ use crate::data_dir::DataDir;
 use crate::error::{Context, Problem, Result};
 
 mod api;
+mod bench;
 mod config;
 mod conflicts;
 mod demo;
@@ -80,6 +81,8 @@ enum Command {
     Manifest(manifest::ManifestArgs),
     /// Show or check the configuration
     Config(config::ConfigArgs),
+    /// Measure a server under load, or the disk alone
+    Bench(bench::BenchArgs),
     /// Everything in one command: a server, a simulated fleet, queries, a conflict, an export
     Demo(demo::DemoArgs),
 }
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Wal(args) => wal::run(&args),
         Command::Manifest(args) => manifest::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match done {

@@ -3,6 +3,7 @@
 //!
 //! Everything that keeps, finds or moves readings is in the crates below; here requests are mapped to calls.
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod control;

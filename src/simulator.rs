@@ -5,6 +5,7 @@
 //! rounded to the sensor's resolution (0.01, 0.0625 or 0.1 °C), because that is what decides how well they compress.
 //! Randomness is a small generator of our own, so that no library update changes what a seed means.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use storage_format::{Channel, ChannelCode, LoggerId, Millis};
@@ -174,8 +175,20 @@ impl Fleet {
     /// # Errors
     /// When there are no or too many loggers, or the interval is too short.
     pub fn new(config: &FleetConfig) -> Result<Self> {
+        Self::part(config, 0..config.loggers)
+    }
+
+    /// Only these loggers of the fleet, by their index: what one of several gateways hears of it.
+    ///
+    /// # Errors
+    /// As [`Fleet::new`], and when the fleet has no such loggers.
+    pub fn part(config: &FleetConfig, loggers: Range<u32>) -> Result<Self> {
         if config.loggers == 0 || config.loggers > LOGGERS_MAX {
             return Err(Problem::new(format!("a fleet has 1 to {LOGGERS_MAX} loggers, not {}", config.loggers)));
+        }
+        if loggers.is_empty() || loggers.end > config.loggers {
+            let detail = format!("a fleet of {} has no loggers {} to {}", config.loggers, loggers.start, loggers.end);
+            return Err(Problem::new(detail));
         }
         let interval_ms = i64::try_from(config.interval.as_millis()).unwrap_or(i64::MAX);
         if !(10..=30 * DAY_MS).contains(&interval_ms) {
@@ -187,7 +200,7 @@ impl Fleet {
             channel.ok_or_else(|| Problem::new(format!("the registry has no channel {name}")))
         };
         Ok(Self {
-            loggers: (0..config.loggers).map(|index| Logger::new(config.seed, index)).collect::<Result<_>>()?,
+            loggers: loggers.map(|index| Logger::new(config.seed, index)).collect::<Result<_>>()?,
             channels: [channel("temperature")?, channel("humidity")?],
             start_ms: config.start.get(),
             interval_ms,
@@ -296,6 +309,18 @@ mod tests {
             });
         }
         assert_eq!(resolutions.len(), 3, "all makes of sensor are there");
+    }
+
+    #[test]
+    fn parts_are_the_whole() {
+        let mut whole = readings(7);
+        let parts = [0..1, 1..17, 17..40].map(|part| Fleet::part(&config(7), part).expect("a part"));
+        let mut parts: Vec<_> = parts.into_iter().flatten().collect();
+        let order = |a: &SimulatedReading, b: &SimulatedReading| (a.logger, a.time).cmp(&(b.logger, b.time));
+        whole.sort_by(order);
+        parts.sort_by(order);
+        assert_eq!(parts, whole);
+        assert!(Fleet::part(&config(7), 40..41).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use storage_format::Millis;
 
-use super::api::{Api, ServerArgs};
+use super::api::{self, Api, ServerArgs};
 use super::gateway::{self, Enrollment};
 use super::{export, query};
 use crate::control::Control;
@@ -37,6 +37,27 @@ pub(crate) async fn ask(question: Question) -> Result<String> {
         query::table_text(&api, &question.sql)
     })
     .await
+}
+
+/// How many readings an organisation has, asked as `icecore query` asks.
+pub(crate) async fn count(url: String, token: String) -> Result<u64> {
+    blocking(move || {
+        let api = Api::new(&ServerArgs { server: url, token: Some(token) })?;
+        let mut answer = Vec::new();
+        api::copy(api.sql("SELECT count(*) AS readings FROM readings", "text/csv")?, |bytes| {
+            answer.extend_from_slice(bytes);
+            Ok(true)
+        })?;
+        let answer = String::from_utf8_lossy(&answer);
+        let last = answer.lines().last().unwrap_or_default();
+        last.parse().context(|| format!("the server's count is no number: {last:?}"))
+    })
+    .await
+}
+
+/// The name that the server's certificate bears.
+pub(crate) fn server_name(data: &DataDir) -> Result<String> {
+    gateway::first_server_name(data)
 }
 
 /// As `icecore export`.

@@ -1,7 +1,7 @@
 //! Gateways: the devices that forward readings, each known by its client certificate's fingerprint.
 
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 use storage_format::{GatewayId, Millis, OrgId};
 
 use super::{Control, Standing, cannot_read, cannot_write, check_name, parse_column, parse_time, random_id};
@@ -93,8 +93,23 @@ impl Control {
     /// # Errors
     /// When the name is taken, or the database cannot be written.
     pub async fn add_gateway(&self, gateway: NewGateway<'_>, now: Millis) -> Result<()> {
-        check_name("a gateway", gateway.name)?;
+        self.add_gateways(&[gateway], now).await
+    }
+
+    /// Adds all of these gateways, or none: one act, and one sync, for many.
+    ///
+    /// # Errors
+    /// As [`Self::add_gateway`].
+    pub async fn add_gateways(&self, gateways: &[NewGateway<'_>], now: Millis) -> Result<()> {
         let mut act = self.begin().await?;
+        for gateway in gateways {
+            self.insert_gateway(&mut act, gateway, now).await?;
+        }
+        act.commit().await.context(cannot_write)
+    }
+
+    async fn insert_gateway(&self, act: &mut SqliteConnection, gateway: &NewGateway<'_>, now: Millis) -> Result<()> {
+        check_name("a gateway", gateway.name)?;
         let insert =
             "INSERT INTO gateways (id, org, name, fingerprint, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)";
         let done = sqlx::query(insert)
@@ -113,8 +128,7 @@ impl Control {
         }
         done.context(cannot_write)?;
         let detail = format!("gateway {}", gateway.id);
-        self.record(&mut act, now, "gateway enroll", Some(gateway.org), &detail).await?;
-        act.commit().await.context(cannot_write)
+        self.record(act, now, "gateway enroll", Some(gateway.org), &detail).await
     }
 
     /// All gateways, by organisation and name.

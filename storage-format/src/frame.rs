@@ -7,8 +7,10 @@
 mod builder;
 mod decoder;
 mod encoder;
+mod template;
 
 pub use builder::{FrameBuildError, FrameBuilder};
+pub use template::FrameTemplate;
 
 use bytes::Bytes;
 

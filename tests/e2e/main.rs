@@ -2,6 +2,7 @@
 //! server of its own and talks to them only as a user would: by commands, HTTP and files.
 
 mod access;
+mod bench;
 mod damage;
 mod disk;
 mod kills;

@@ -1,10 +1,24 @@
 //! What a client needs to know, and how patient it is.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use storage_format::{FrameSequence, SpoolId};
 
+use super::endpoint::Endpoint;
 use super::identity::Identity;
+use crate::error::RefusalCode;
+
+/// Is told every answer as it comes, on the client's own task: it must be quick, and must not call the client.
+pub trait Answers: fmt::Debug + Send + Sync {
+    /// Every frame up to this number is answered: durable, unless it was refused before. The numbers grow, but for a
+    /// connection that takes up where another one ended.
+    fn answered(&self, up_to: FrameSequence);
+
+    /// One frame is refused.
+    fn refused(&self, sequence: FrameSequence, code: RefusalCode);
+}
 
 /// What a client needs to know.
 #[derive(Debug, Clone)]
@@ -19,6 +33,13 @@ pub struct ClientConfig {
     pub first_sequence: FrameSequence,
     /// Bytes of frames kept in memory until they are acknowledged; [`send`](super::Client::send) waits past that.
     pub spool_bytes_max: usize,
+    /// The same bound in frames.
+    pub spool_frames_max: usize,
+    /// The socket to use. Without one, every attempt to connect has a socket of its own: the old one may belong to a
+    /// network that is gone.
+    pub endpoint: Option<Endpoint>,
+    /// Who is told every answer; [`Client::progress`](super::Client::progress) tells sums only.
+    pub answers: Option<Arc<dyn Answers>>,
     /// How long to go on without any frame acknowledged, while some wait, before giving up.
     pub patience: Duration,
     /// How long one attempt to connect may take.
@@ -45,6 +66,9 @@ impl ClientConfig {
             spool: None,
             first_sequence: FrameSequence::new(1),
             spool_bytes_max: 16 << 20,
+            spool_frames_max: usize::MAX,
+            endpoint: None,
+            answers: None,
             patience: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(3),
             open_timeout: Duration::from_secs(10),

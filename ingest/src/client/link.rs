@@ -44,6 +44,12 @@ pub(super) async fn converse(
     let some_done = shared.state().spool.resume(durable, &welcome);
     if some_done {
         shared.answered();
+        // Frames before the first that waits are done; past a gap the answers will tell.
+        let first_waiting = shared.state().spool.waiting().next();
+        let done = first_waiting.map_or(durable, |first| durable.min(FrameSequence::new(first.get() - 1)));
+        if let Some(told) = &config.answers {
+            told.answered(done);
+        }
     }
     shared.connected(std::mem::replace(was_connected, true));
     // The server may say that it reads no more, and why, and still answer what it has taken.
@@ -62,7 +68,7 @@ pub(super) async fn converse(
         biased;
         () = stopped => Err(Trouble::Passing("the server stopped the stream".into())),
         sent = send_frames(shared, &mut send) => sent,
-        ended = take_answers(shared, &mut answers, &mut receive) => ended,
+        ended = take_answers(shared, config, &mut answers, &mut receive) => ended,
         ended = lose_patience(shared, config.patience) => ended,
     };
     match (ended, why_stopped.get()) {
@@ -140,10 +146,20 @@ async fn send_frames(shared: &Shared, send: &mut SendStream) -> Result<(), Troub
     }
 }
 
-async fn take_answers(shared: &Shared, answers: &mut Answers, receive: &mut RecvStream) -> Result<(), Trouble> {
+async fn take_answers(
+    shared: &Shared,
+    config: &ClientConfig,
+    answers: &mut Answers,
+    receive: &mut RecvStream,
+) -> Result<(), Trouble> {
     loop {
         // Asked after each piece of the stream is there: an answer is for what was sent before.
         let event = answers.next(receive, || shared.state().spool.sent_up_to()).await?;
+        match (&event, &config.answers) {
+            (Some(ClientEvent::Acknowledged { up_to }), Some(told)) => told.answered(*up_to),
+            (Some(ClientEvent::Refused { sequence, code, .. }), Some(told)) => told.refused(*sequence, *code),
+            _ => {}
+        }
         {
             let mut state = shared.state();
             match event {

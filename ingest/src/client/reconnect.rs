@@ -1,15 +1,16 @@
 //! Tries again: attempt after attempt, with pauses that double and are drawn at random, until everything is answered,
 //! or something permanent stands in the way, or the patience ends.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Connection, Endpoint, IdleTimeout, TransportConfig, VarInt};
+use quinn::{Connection, IdleTimeout, TransportConfig, VarInt};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::config::ClientConfig;
+use super::endpoint::Endpoint;
 use super::error::{ClientError, Trouble};
 use super::link;
 use super::session::Shared;
@@ -94,17 +95,18 @@ async fn one_attempt(
     was_connected: &mut bool,
 ) -> Result<(), Trouble> {
     let addr = resolve(&config.server, attempt).await?;
-    let any: SocketAddr =
-        if addr.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    // A new socket for each attempt: the old one may belong to a network that is gone.
-    let endpoint = Endpoint::client(any).map_err(|error| Trouble::Passing(format!("no UDP socket: {error}")))?;
-    let connecting = endpoint.connect_with(quic.clone(), addr, config.identity.server_name())?;
+    let endpoint = match &config.endpoint {
+        Some(shared) => shared.clone(),
+        None => Endpoint::to(addr).map_err(|error| Trouble::Passing(format!("no UDP socket: {error}")))?,
+    };
+    let connecting = endpoint.0.connect_with(quic.clone(), addr, config.identity.server_name())?;
     let connection: Connection = timeout(config.connect_timeout, connecting)
         .await
         .map_err(|_| Trouble::Passing(format!("{addr} does not answer")))??;
     let outcome = link::converse(shared, config, &connection, was_connected).await;
     connection.close(CloseCode::Done.var_int(), b"");
-    if outcome.is_ok() {
+    shared.add_wire(&connection.stats());
+    if outcome.is_ok() && config.endpoint.is_none() {
         // Otherwise the server would wait for a client that is gone; but it is not worth more than a moment.
         let _ = timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
     }

@@ -55,6 +55,17 @@ pub struct Summary {
     pub refused: Vec<RefusedFrame>,
     /// How often a connection was made after the first.
     pub reconnects: u64,
+    /// What went over the wire, all connections together.
+    pub wire: Wire,
+}
+
+/// What went over the wire, in bytes of UDP payload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wire {
+    /// To the server, resent packets included.
+    pub sent_bytes: u64,
+    /// From the server.
+    pub received_bytes: u64,
 }
 
 /// A client that ended before everything was answered.
@@ -84,6 +95,8 @@ pub(super) struct State {
     /// When an answer came last, or the first frame after a time without any.
     pub(super) progress_at: Instant,
     failed: Option<ClientError>,
+    /// Of the connections that have ended.
+    wire: Wire,
 }
 
 #[derive(Debug)]
@@ -129,6 +142,13 @@ impl Shared {
         });
     }
 
+    /// A connection has ended.
+    pub(super) fn add_wire(&self, stats: &quinn::ConnectionStats) {
+        let mut state = self.state();
+        state.wire.sent_bytes += stats.udp_tx.bytes;
+        state.wire.received_bytes += stats.udp_rx.bytes;
+    }
+
     /// The client has ended.
     pub(super) fn ended(&self, error: Option<ClientError>) {
         self.state().failed = error;
@@ -169,7 +189,8 @@ impl Client {
         let spool = config.spool.unwrap_or_else(random_spool);
         let mut spool = Spool::new(spool, config.spool_bytes_max);
         spool.start_after(config.first_sequence);
-        let state = State { spool, closing: false, progress_at: Instant::now(), failed: None };
+        spool.limit_frames(config.spool_frames_max);
+        let state = State { spool, closing: false, progress_at: Instant::now(), failed: None, wire: Wire::default() };
         let (progress, mut watching) = watch::channel(Progress::default());
         let shared = Arc::new(Shared { state: Mutex::new(state), work: Notify::new(), room: Notify::new(), progress });
         let transport = reconnect::prepare(&config)?;
@@ -195,7 +216,7 @@ impl Client {
     /// # Errors
     /// The [`ClientError`] that ended the client; the builder still has its readings.
     pub async fn send(&mut self, builder: &mut FrameBuilder) -> Result<FrameSequence, ClientError> {
-        self.room().await?;
+        self.ready().await?;
         let mut state = self.shared.state();
         if builder.is_empty() {
             return Ok(state.spool.last());
@@ -215,7 +236,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Frame`] when it does not fit, or what ended the client.
     pub async fn send_encoded(&mut self, frame: Bytes) -> Result<FrameSequence, ClientError> {
-        self.room().await?;
+        self.ready().await?;
         let header = FrameHeader::peek(&frame).map_err(|error| ClientError::Frame(error.to_string()))?;
         let mut state = self.shared.state();
         if header.spool != state.spool.id() {
@@ -240,7 +261,11 @@ impl Client {
         self.shared.work.notify_one();
     }
 
-    async fn room(&self) -> Result<(), ClientError> {
+    /// Waits until the spool has room: the next send does not wait.
+    ///
+    /// # Errors
+    /// What ended the client.
+    pub async fn ready(&self) -> Result<(), ClientError> {
         loop {
             {
                 let state = self.shared.state();
@@ -253,6 +278,12 @@ impl Client {
             }
             self.shared.room.notified().await;
         }
+    }
+
+    /// The number that the next frame gets; none when numbers are used up.
+    #[must_use]
+    pub fn next_sequence(&self) -> Option<FrameSequence> {
+        self.shared.state().spool.last().next()
     }
 
     /// The spool that this client's numbers count in.
@@ -286,6 +317,7 @@ impl Client {
             refused_readings: fate.refused_readings,
             refused: fate.refused,
             reconnects: self.shared.progress.borrow().reconnects,
+            wire: state.wire,
         };
         let waiting = state.spool.take_waiting();
         let failed = state.failed.take();

@@ -107,6 +107,7 @@ pub struct Spool {
     terms: Option<Terms>,
     waiting_bytes: usize,
     bytes_max: usize,
+    frames_max: usize,
     last: FrameSequence,
     pub(super) fate: Fate,
 }
@@ -124,6 +125,7 @@ impl Spool {
             terms: None,
             waiting_bytes: 0,
             bytes_max,
+            frames_max: usize::MAX,
             last: FrameSequence::ZERO,
             fate: Fate::default(),
         }
@@ -132,6 +134,11 @@ impl Spool {
     /// Numbers start here.
     pub fn start_after(&mut self, first: FrameSequence) {
         self.last = FrameSequence::new(first.get().saturating_sub(1));
+    }
+
+    /// It has room up to so many frames, too.
+    pub fn limit_frames(&mut self, frames_max: usize) {
+        self.frames_max = frames_max;
     }
 
     /// The id that the numbers count in.
@@ -143,7 +150,7 @@ impl Spool {
     /// May another frame be added?
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.waiting_bytes < self.bytes_max
+        self.waiting_bytes < self.bytes_max && self.entries.len() < self.frames_max
     }
 
     /// Is everything answered?

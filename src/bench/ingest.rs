@@ -1,0 +1,461 @@
+//! A run from its beginning to its report: a data directory, a server, those who send, and the question at the end
+//! whether what was acknowledged is what is stored.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::crowd::Crowd;
+use super::disk::{Disk, SyncReport};
+use super::latency::Latencies;
+use super::load::{Load, LoadConfig, LoadOutcome, Participant, Running};
+use super::owners::Owners;
+use super::report::{CpuReport, IdleReport, Rate, Report, StormReport, SyncPercentiles};
+use super::schedule::Schedule;
+use super::server::{BenchServer, Counted};
+use super::supply::{Demand, Plan};
+use super::usage::Process;
+use crate::cli::demo_tools;
+use crate::data_dir::DataDir;
+use crate::error::{Context, Problem, Result};
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct IngestBenchConfig {
+    /// Connections that send, each a gateway of its own.
+    pub connections: u32,
+    /// Organisations; the connections are dealt out to them in turn.
+    pub orgs: u32,
+    /// Loggers, all together.
+    pub loggers: u32,
+    /// Readings in every frame.
+    pub readings_per_frame: u32,
+    /// How fast.
+    pub rate: Rate,
+    /// The window that counts.
+    pub duration: Duration,
+    /// Before it.
+    pub warmup: Duration,
+    /// Frames on their way for each connection; none: what suits their number.
+    pub in_flight: Option<usize>,
+    /// Additional connections that send nothing.
+    pub idle: usize,
+    /// Additional connections that all come back in the middle of the run.
+    pub storm: usize,
+    /// Where the temporary directory goes; none: where the system has them.
+    pub dir: Option<PathBuf>,
+    /// Keep the directory.
+    pub keep: bool,
+}
+
+/// Frames on their way on all connections together, about, if nothing else is said: enough that a sync always has
+/// something to wait for.
+const IN_FLIGHT_ALL: usize = 512;
+const IN_FLIGHT_MIN: usize = 4;
+const IN_FLIGHT_MAX: usize = 64;
+/// In an open loop nothing but memory bounds what is on its way: so many frames on each connection.
+const IN_FLIGHT_OPEN: usize = 4_096;
+/// The disk alone, before the load and after it.
+const DISK_TIME: Duration = Duration::from_millis(500);
+const DISK_BYTES: usize = 4 << 10;
+/// Until memory has settled after many handshakes.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How often it is told how it goes.
+const TICK: Duration = Duration::from_secs(1);
+/// A schedule that is kept worse than this is not kept.
+const LAG_MS_MAX: f64 = 5.0;
+/// A client that takes more of all cores disturbs the server.
+const CLIENT_SHARE_MAX: f64 = 0.5;
+/// A sending thread that is busier than this is the limit itself.
+const THREAD_SHARE_MAX: f64 = 0.9;
+/// A disk that syncs faster than this is none.
+const DISK_MS_MIN: f64 = 0.015;
+
+/// A run's outcome and what is left of it.
+#[derive(Debug)]
+pub struct IngestBench {
+    /// The figures.
+    pub report: Report,
+    /// Latencies of all acknowledgements that count.
+    pub acks: Latencies,
+    /// The directory, if it was kept.
+    pub kept: Option<PathBuf>,
+}
+
+/// What is used and done so far, at one moment.
+#[derive(Debug)]
+struct Mark {
+    at: Instant,
+    readings: u64,
+    frames: u64,
+    client_cpu: Duration,
+    server_cpu: Duration,
+    server_disk: Option<u64>,
+    counted: Counted,
+}
+
+impl Mark {
+    async fn take(running: &Running, server: &BenchServer) -> Result<Self> {
+        let sums = running.sums();
+        Ok(Self {
+            at: Instant::now(),
+            readings: sums.readings,
+            frames: sums.frames,
+            client_cpu: Process::This.cpu()?,
+            server_cpu: server.process().cpu()?,
+            server_disk: server.process().disk_written_bytes(),
+            // Last: it is the server that takes its time here.
+            counted: server.counted().await?,
+        })
+    }
+}
+
+fn check(config: &IngestBenchConfig) -> Result<()> {
+    if config.orgs == 0 || config.orgs > config.connections {
+        let detail = format!("{} organisations, {} connections", config.orgs, config.connections);
+        return Err(Problem::new("every organisation needs a connection of its own").detail(detail));
+    }
+    if config.duration.is_zero() || config.rate.per_second().is_some_and(|rate| !rate.is_normal() || rate < 0.0) {
+        return Err(Problem::new("this run would measure nothing").help("--duration and --rate must be more than zero"));
+    }
+    Ok(())
+}
+
+impl IngestBench {
+    /// Runs it. `tell` is told what is being done, and once a second how it goes.
+    ///
+    /// # Errors
+    /// When anything does not go as it should; not when the figures are bad, and not when readings are missing: that is
+    /// in the report.
+    pub async fn run(config: &IngestBenchConfig, tell: impl Fn(&str)) -> Result<Self> {
+        check(config)?;
+        let demand = Demand {
+            connections: config.connections,
+            loggers: config.loggers,
+            readings_per_frame: config.readings_per_frame,
+            rate: config.rate.per_second(),
+            time: config.warmup + config.duration,
+        };
+        let plan = Plan::new(demand, demo_tools::now())?;
+        let dir = temporary(config)?;
+        let data = DataDir::new(dir.path().join("data"));
+        let senders = config.connections as usize;
+        let gateways = senders + config.idle + config.storm;
+
+        tell(&format!("enrolling {gateways} gateways of {} organisations", config.orgs));
+        let owners = enroll(&data, config, gateways).await?;
+        tell("making frames of a simulated fleet");
+        let supplies = plan.supplies()?;
+        let mut disk = Disk::small(dir.path())?;
+        let before = disk.measure(DISK_BYTES, DISK_TIME)?;
+
+        let mut server = BenchServer::start(&data, dir.path(), gateways).await?;
+        tell(&format!("connecting {gateways} gateways"));
+        let mut identities = owners.gateways.into_iter();
+        let schedules = schedules(config);
+        let participants = identities.by_ref().take(senders).zip(supplies).zip(schedules);
+        let participants: Vec<_> =
+            participants.map(|((identity, supply), schedule)| Participant { identity, supply, schedule }).collect();
+        let threads = (super::cores() / 2).max(1);
+        let in_flight = in_flight(config);
+        let load = Load::connect(LoadConfig { server: server.ingest(), in_flight, threads }, participants).await?;
+        let idle: Vec<_> = identities.by_ref().take(config.idle).collect();
+        let (idle, _idle_crowd) = hold(&server, idle).await?;
+        let storm: Vec<_> = identities.collect();
+        let mut storm = if storm.is_empty() { None } else { Some(Crowd::connect(server.ingest(), storm).await?) };
+
+        let storming = load.storming();
+        let running = load.start(config.warmup, config.duration);
+        let times = running.times();
+        let storm_at = times.counted + config.duration / 2;
+        let watch = watch(&running, &mut server, &tell);
+        let raise = async {
+            let Some(crowd) = &mut storm else { return Ok(None) };
+            tokio::time::sleep_until(storm_at.into()).await;
+            storming.store(true, Ordering::Relaxed);
+            let took = crowd.storm().await;
+            storming.store(false, Ordering::Relaxed);
+            took.map(|took| Some((crowd.len(), took)))
+        };
+        let (marks, storm) = tokio::try_join!(watch, raise)?;
+        tell("waiting for the last answers");
+        let outcome = running.finish().await?;
+        let drain = times.end.elapsed();
+        let rss_bytes_max = server.process().rss_bytes_max()?;
+        tell("counting what is stored");
+        let mut stored = 0;
+        for token in &owners.tokens {
+            stored += demo_tools::count(server.url(), token.clone()).await?;
+            server.alive()?;
+        }
+        let after = disk.measure(DISK_BYTES, DISK_TIME)?;
+
+        let facts = Facts {
+            config,
+            marks,
+            outcome: &outcome,
+            disk: [before, after],
+            drain,
+            rss_bytes_max,
+            stored,
+            idle,
+            storm: storm.map(|(connections, took)| storm_report(connections, took, &outcome)),
+            in_flight,
+            threads,
+            interval: plan.interval(),
+            server_warnings: server.warnings(),
+        };
+        let report = facts.report();
+        drop(server);
+        let kept = config.keep.then(|| dir.keep());
+        Ok(Self { report, acks: outcome.acks, kept })
+    }
+}
+
+fn temporary(config: &IngestBenchConfig) -> Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("icecore-bench-");
+    let made = match &config.dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir).context(|| format!("cannot make the directory {}", dir.display()))?;
+            builder.tempdir_in(dir)
+        }
+        None => builder.tempdir(),
+    };
+    made.context(|| "cannot make a temporary directory".to_owned())
+}
+
+async fn enroll(data: &DataDir, config: &IngestBenchConfig, gateways: usize) -> Result<Owners> {
+    let now = demo_tools::now();
+    data.init(now).await?;
+    let server_name = demo_tools::server_name(data)?;
+    Owners::enroll(data, config.orgs, gateways, &server_name, now).await
+}
+
+fn schedules(config: &IngestBenchConfig) -> Vec<Option<Schedule>> {
+    match config.rate.per_second() {
+        None => vec![None; config.connections as usize],
+        Some(rate) => {
+            let frames = rate / f64::from(config.readings_per_frame);
+            Schedule::spread(config.connections, frames).into_iter().map(Some).collect()
+        }
+    }
+}
+
+fn in_flight(config: &IngestBenchConfig) -> usize {
+    let suits = match config.rate {
+        Rate::Max(_) => (IN_FLIGHT_ALL / config.connections as usize).clamp(IN_FLIGHT_MIN, IN_FLIGHT_MAX),
+        Rate::PerSecond(_) => IN_FLIGHT_OPEN,
+    };
+    config.in_flight.unwrap_or(suits)
+}
+
+/// Connects those who are idle, and looks at what that takes.
+#[allow(clippy::cast_precision_loss, reason = "bytes of memory, for people")]
+async fn hold(
+    server: &BenchServer,
+    identities: Vec<ingest::client::Identity>,
+) -> Result<(Option<IdleReport>, Option<Crowd>)> {
+    if identities.is_empty() {
+        return Ok((None, None));
+    }
+    tokio::time::sleep(SETTLE).await;
+    let before = server.process().rss_bytes()?;
+    let crowd = Crowd::connect(server.ingest(), identities).await?;
+    tokio::time::sleep(SETTLE).await;
+    let more = server.process().rss_bytes()?.saturating_sub(before);
+    let server_bytes_per_connection = more as f64 / crowd.len() as f64;
+    Ok((Some(IdleReport { connections: crowd.len(), server_bytes_per_connection }), Some(crowd)))
+}
+
+/// Waits for the end of the window, and marks its beginning and its end.
+async fn watch(running: &Running, server: &mut BenchServer, tell: &impl Fn(&str)) -> Result<[Mark; 2]> {
+    let times = running.times();
+    tokio::time::sleep_until(times.counted.into()).await;
+    server.alive()?;
+    let first = Mark::take(running, server).await?;
+    let (mut at, mut before) = (Instant::now(), running.sums());
+    let mut ticks = 0_u32;
+    loop {
+        ticks += 1;
+        let next = (times.counted + TICK * ticks).min(times.end);
+        tokio::time::sleep_until(next.into()).await;
+        server.alive()?;
+        let (now, sums) = (Instant::now(), running.sums());
+        if next >= times.end || running.any_ended() {
+            let last = Mark::take(running, server).await?;
+            return Ok([first, last]);
+        }
+        let seconds = now.duration_since(at).as_secs_f64().max(f64::MIN_POSITIVE);
+        let (readings, frames) = (sums.readings - before.readings, sums.frames - before.frames);
+        #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
+        let (readings, frames) = (readings as f64 / seconds, frames as f64 / seconds);
+        let left = times.end.saturating_duration_since(now).as_secs_f64();
+        tell(&format!("{:>8.3} M readings/s {frames:>9.0} frames/s {left:>6.0} s left", readings / 1e6));
+        (at, before) = (now, sums);
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a rate for people")]
+fn storm_report(connections: usize, took: Duration, outcome: &LoadOutcome) -> StormReport {
+    let seconds = took.as_secs_f64().max(f64::MIN_POSITIVE);
+    StormReport {
+        connections,
+        seconds,
+        handshakes_per_second: connections as f64 / seconds,
+        ack_latency_ms: outcome.storm.percentiles(),
+    }
+}
+
+/// Everything that a report is made of.
+struct Facts<'a> {
+    config: &'a IngestBenchConfig,
+    marks: [Mark; 2],
+    outcome: &'a LoadOutcome,
+    disk: [SyncReport; 2],
+    drain: Duration,
+    rss_bytes_max: u64,
+    stored: u64,
+    idle: Option<IdleReport>,
+    storm: Option<StormReport>,
+    in_flight: usize,
+    threads: usize,
+    interval: Duration,
+    server_warnings: usize,
+}
+
+#[allow(clippy::cast_precision_loss, reason = "figures for people and plots")]
+impl Facts<'_> {
+    fn report(self) -> Report {
+        let Self { config, outcome, .. } = self;
+        let [first, last] = &self.marks;
+        let seconds = last.at.duration_since(first.at).as_secs_f64().max(f64::MIN_POSITIVE);
+        let readings = last.readings.saturating_sub(first.readings) as f64;
+        let each = |total: f64| if readings > 0.0 { total / readings } else { 0.0 };
+        let client = last.client_cpu.saturating_sub(first.client_cpu).as_secs_f64();
+        let server = last.server_cpu.saturating_sub(first.server_cpu).as_secs_f64();
+        let written = last.server_disk.zip(first.server_disk).map(|(last, first)| last.saturating_sub(first));
+        let server_metrics = last.counted.since(&first.counted);
+        let wal_syncs = server_metrics.get("icecore_wal_sync_seconds_count").copied();
+        let wal_sync_s = server_metrics.get("icecore_wal_sync_seconds_sum").copied();
+        let mut report = Report {
+            readings_per_second: readings / seconds,
+            frames_per_second: last.frames.saturating_sub(first.frames) as f64 / seconds,
+            ack_latency_ms: outcome.acks.percentiles(),
+            disk_sync_ms: SyncPercentiles::of(&self.disk),
+            cpu: CpuReport {
+                client_ns_per_reading: each(client * 1e9),
+                server_ns_per_reading: each(server * 1e9),
+                client_cores: client / seconds,
+                server_cores: server / seconds,
+            },
+            wire_bytes_per_reading: outcome.wire.sent_bytes as f64 / (outcome.sent_readings as f64).max(1.0),
+            server_disk_bytes_per_reading: written.map(|bytes| each(bytes as f64)),
+            wal_bytes: server_metrics.get("icecore_wal_bytes").copied(),
+            wal_syncs,
+            wal_sync_ms_mean: wal_sync_s.zip(wal_syncs).map(|(sum, count)| sum * 1e3 / count.max(1.0)),
+            rss_bytes_max: self.rss_bytes_max,
+            readings_sent: outcome.sent_readings,
+            readings_acknowledged: outcome.acknowledged_readings,
+            readings_stored: self.stored,
+            frames_refused: outcome.refused_frames,
+            reconnects: outcome.reconnects,
+            connections: config.connections,
+            orgs: config.orgs,
+            loggers: config.loggers,
+            readings_per_frame: config.readings_per_frame,
+            rate: config.rate,
+            duration_s: seconds,
+            warmup_s: config.warmup.as_secs_f64(),
+            drain_s: self.drain.as_secs_f64(),
+            in_flight: self.in_flight,
+            interval_s: self.interval.as_secs_f64(),
+            schedule_lag_ms: config.rate.per_second().map(|_| outcome.lag.percentiles()),
+            client_limited: false,
+            server_warnings: self.server_warnings,
+            idle: self.idle,
+            storm: self.storm,
+            server_metrics,
+            notes: Vec::new(),
+        };
+        (report.client_limited, report.notes) = judge(&report, self.threads, outcome.refusal.as_deref());
+        report
+    }
+}
+
+/// Was the client the limit? And what else a reader should know.
+#[allow(clippy::cast_precision_loss, reason = "a few threads and cores")]
+fn judge(report: &Report, threads: usize, refusal: Option<&str>) -> (bool, Vec<String>) {
+    let mut notes = Vec::new();
+    let client = report.cpu.client_cores;
+    if client > CLIENT_SHARE_MAX * super::cores() as f64 {
+        notes.push(format!("the client took {client:.2} cores, more than half of all: the server can do better"));
+    } else if client > THREAD_SHARE_MAX * threads as f64 {
+        notes.push(format!("the client's {threads} threads were busy: the server can do better"));
+    }
+    if let Some(lag) = report.schedule_lag_ms.filter(|lag| lag.p99 > LAG_MS_MAX) {
+        notes
+            .push(format!("the client itself was late by {:.1} ms (p99): latencies hold its own delays, too", lag.p99));
+    }
+    let limited = !notes.is_empty();
+    if let Some(rate) = report.rate.per_second().filter(|rate| report.readings_per_second < 0.98 * rate) {
+        let percent = report.readings_per_second / rate * 100.0;
+        notes.push(format!("only {percent:.1} % of the rate was reached: latencies grow with the duration"));
+    }
+    if report.disk_sync_ms.p50 < DISK_MS_MIN {
+        notes.push("syncs cost next to nothing here, as in memory: --data-dir names a directory on a disk".to_owned());
+    }
+    if report.reconnects > 0 {
+        notes.push(format!("{} connections were lost and made again", report.reconnects));
+    }
+    if report.frames_refused > 0 {
+        notes.push(format!("{} frames were refused: {}", report.frames_refused, refusal.unwrap_or("without a reason")));
+    }
+    if report.server_warnings > 0 {
+        notes.push(format!("the server's log has {} lines of warnings; --keep keeps it", report.server_warnings));
+    }
+    (limited, notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> IngestBenchConfig {
+        IngestBenchConfig {
+            connections: 8,
+            orgs: 1,
+            loggers: 1_000,
+            readings_per_frame: 1_000,
+            rate: Rate::MAX,
+            duration: Duration::from_secs(1),
+            warmup: Duration::ZERO,
+            in_flight: None,
+            idle: 0,
+            storm: 0,
+            dir: None,
+            keep: false,
+        }
+    }
+
+    #[test]
+    fn few_connections_have_more_on_their_way() {
+        let of = |connections| in_flight(&IngestBenchConfig { connections, ..config() });
+        assert_eq!([of(1), of(8), of(64), of(500)], [64, 64, 8, 4]);
+        assert_eq!(in_flight(&IngestBenchConfig { in_flight: Some(7), ..config() }), 7);
+        assert_eq!(in_flight(&IngestBenchConfig { rate: Rate::PerSecond(1.0), ..config() }), IN_FLIGHT_OPEN);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(check(&config()).is_ok());
+        assert!(check(&IngestBenchConfig { orgs: 9, ..config() }).is_err());
+        assert!(check(&IngestBenchConfig { orgs: 0, ..config() }).is_err());
+        assert!(check(&IngestBenchConfig { duration: Duration::ZERO, ..config() }).is_err());
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(check(&IngestBenchConfig { rate: Rate::PerSecond(rate), ..config() }).is_err(), "{rate}");
+        }
+    }
+}
