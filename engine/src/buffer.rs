@@ -10,6 +10,7 @@
 
 mod budget;
 mod registry;
+mod sorted;
 mod state;
 mod view;
 
@@ -25,7 +26,7 @@ use crate::sync::{Column, Extent};
 
 pub(crate) use budget::Budget;
 pub(crate) use registry::{Org, OrgWriter, Orgs, WriterCommand, Writers};
-pub(crate) use view::RowRef;
+pub(crate) use sorted::Runs;
 pub use view::{BufferView, SortedBatches};
 
 const NAN: u64 = f64::NAN.to_bits();
@@ -211,16 +212,27 @@ impl BufferWriter {
     }
 }
 
+// There is one writer: what it has read nobody changes before it writes.
+fn lower(bound: &AtomicI64, value: i64) {
+    bound.store(value.min(bound.load(Ordering::Relaxed)), Ordering::Relaxed);
+}
+
+fn raise(bound: &AtomicI64, value: i64) {
+    bound.store(value.max(bound.load(Ordering::Relaxed)), Ordering::Relaxed);
+}
+
 impl WriteBuffer {
     fn widen(&self, frame: &Frame, received: Millis) {
         let bounds = &self.bounds;
-        bounds.time_min.fetch_min(frame.time_min().get(), Ordering::Relaxed);
-        bounds.time_max.fetch_max(frame.time_max().get(), Ordering::Relaxed);
+        lower(&bounds.time_min, frame.time_min().get());
+        raise(&bounds.time_max, frame.time_max().get());
         if let (Some(first), Some(last)) = (frame.runs().first(), frame.runs().last()) {
-            bounds.logger_min.fetch_min(first.logger.get(), Ordering::Relaxed);
-            bounds.logger_max.fetch_max(last.logger.get(), Ordering::Relaxed);
+            let (min, max) = (first.logger.get(), last.logger.get());
+            let known = (bounds.logger_min.load(Ordering::Relaxed), bounds.logger_max.load(Ordering::Relaxed));
+            bounds.logger_min.store(min.min(known.0), Ordering::Relaxed);
+            bounds.logger_max.store(max.max(known.1), Ordering::Relaxed);
         }
-        self.oldest_received.fetch_min(received.get(), Ordering::Relaxed);
+        lower(&self.oldest_received, received.get());
     }
 
     fn remember_spool(&self, gateway: GatewayId, spool: SpoolId, position: BufferedSpool) {

@@ -207,6 +207,41 @@ fn a_full_buffer_is_frozen_and_snapshots_see_all_once() {
 
 proptest! {
     #[test]
+    fn rows_are_in_the_order_of_logger_time_and_arrival(
+        // Few loggers and times: runs that follow each other, overlap, and repeat.
+        frames in proptest::collection::vec(proptest::collection::btree_set((1_u64..5, 0_i64..40), 1..12), 1..40),
+        from in 0_i64..40,
+    ) {
+        let (buffer, mut writer, _) = buffer();
+        let mut expected = Vec::new();
+        for (number, keys) in (1_u64..).zip(&frames) {
+            let value = [(1_u16, number as f64)];
+            let readings: Vec<_> = keys.iter().map(|(id, time)| (*id, *time, &value[..])).collect();
+            let received = number.cast_signed() * 1000;
+            writer.append(&frame(number, &readings), gateway(number), millis(received), Lsn::new(number));
+            expected.extend(keys.iter().map(|(id, time)| (*id, *time, Some(number as f64), None, number, received)));
+        }
+        // Stable, as arrival wants it.
+        expected.sort_by_key(|row| (row.0, row.1));
+        let view = buffer.view();
+        prop_assert_eq!(&rows(view.batches(None, None, &[code(1), code(2)])), &expected);
+        let range = TimeRange::new(millis(from), millis(from + 7)).expect("a range");
+        let some: Vec<_> = expected.iter().copied().filter(|row| (from..from + 7).contains(&row.1)).collect();
+        let batches = view.batches(Some(range), None, &[code(1), code(2)]);
+        prop_assert_eq!(batches.rows(), some.len());
+        if let Some(((first, last), (min, max))) = batches.bounds() {
+            prop_assert_eq!((first.get(), last.get()), (some[0].0, some[some.len() - 1].0));
+            let times = || some.iter().map(|row| row.1);
+            prop_assert_eq!((Some(min.get()), Some(max.get())), (times().min(), times().max()));
+        }
+        let mut at = 0;
+        for key in (0_u64..6).flat_map(|id| (0..40).map(move |time| (id, time))) {
+            prop_assert_eq!(batches.seek(key, &mut at), some.iter().any(|row| (row.0, row.1) == key), "{:?}", key);
+        }
+        prop_assert_eq!(rows(batches), some);
+    }
+
+    #[test]
     fn windows_split_the_rows(times in proptest::collection::vec(0_i64..40_000_000_000, 1..200)) {
         let (buffer, mut writer, _) = buffer();
         let mut lsn = 0;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, TimestampMillisecondArray, UInt64Array};
@@ -11,22 +12,15 @@ use storage_format::segment::readings_schema;
 use storage_format::{ChannelCode, LoggerId, Millis, TimeRange, Window};
 
 use super::WriteBuffer;
+use super::sorted::{RowRun, Runs, SortedRuns};
 use crate::limits::BATCH_ROWS;
+use crate::sync::Column;
 
 /// The rows that a write buffer had at one instant. Holds the buffer's memory while it lives.
 #[derive(Clone)]
 pub struct BufferView {
     buffer: Arc<WriteBuffer>,
     rows: usize,
-}
-
-/// One row, ready to be sorted: the sort is stable, so arrival needs no key.
-#[derive(Clone, Copy)]
-pub(crate) struct RowRef {
-    logger: u64,
-    time: i64,
-    row: u32,
-    frame: u32,
 }
 
 impl BufferView {
@@ -72,7 +66,7 @@ impl BufferView {
 
     /// Its rows as batches of the readings schema with these channels (ascending), sorted by (logger, time, arrival):
     /// rows of one (logger, time) may repeat, the first to arrive first. Only rows within `range` and of `loggers`
-    /// (ascending; `None`: all). The sort happens here, 24 bytes a row; batches are built as they are taken.
+    /// (ascending; `None`: all). They are put in order here; batches are built as they are taken.
     #[must_use]
     pub fn batches(
         &self,
@@ -80,20 +74,20 @@ impl BufferView {
         loggers: Option<&[LoggerId]>,
         channels: &[ChannelCode],
     ) -> SortedBatches {
-        let mut rows = Vec::new();
-        self.each_row(|row| {
-            let inside = range.is_none_or(|range| range.start().get() <= row.time && row.time < range.end().get());
-            let wanted = loggers.is_none_or(|loggers| loggers.binary_search_by(|l| l.get().cmp(&row.logger)).is_ok());
+        let mut runs = Runs::default();
+        self.each_row(|row, frame, logger, time| {
+            let inside = range.is_none_or(|range| range.start().get() <= time && time < range.end().get());
+            let wanted = loggers.is_none_or(|loggers| loggers.binary_search_by(|l| l.get().cmp(&logger)).is_ok());
             if inside && wanted {
-                rows.push(row);
+                runs.push(row, frame, logger, time);
             }
         });
-        SortedBatches::new(self.clone(), rows, channels)
+        SortedBatches::new(self.clone(), runs, channels)
     }
 
     /// Calls `take` with the logger and time of every row, in the order of arrival.
     pub fn each_key(&self, mut take: impl FnMut(u64, i64)) {
-        self.each_row(|row| take(row.logger, row.time));
+        self.each_row(|_, _, logger, time| take(logger, time));
     }
 
     /// Its rows in so many parts, each as [`BufferView::batches`] gives them: `part_of` tells the part of a (logger,
@@ -105,57 +99,60 @@ impl BufferView {
         channels: &[ChannelCode],
         part_of: impl Fn(u64, i64) -> Option<usize>,
     ) -> Vec<SortedBatches> {
-        let mut rows = vec![Vec::new(); parts];
-        self.each_row(|row| {
-            if let Some(part) = part_of(row.logger, row.time).and_then(|part| rows.get_mut(part)) {
-                part.push(row);
+        let mut runs = vec![Runs::default(); parts];
+        self.each_row(|row, frame, logger, time| {
+            if let Some(part) = part_of(logger, time).and_then(|part| runs.get_mut(part)) {
+                part.push(row, frame, logger, time);
             }
         });
-        rows.into_iter().map(|rows| SortedBatches::new(self.clone(), rows, channels)).collect()
+        runs.into_iter().map(|runs| SortedBatches::new(self.clone(), runs, channels)).collect()
     }
 
     /// Its rows by window, as the flush wants them.
-    pub(crate) fn by_window(&self) -> BTreeMap<Window, Vec<RowRef>> {
-        let mut windows: BTreeMap<Window, Vec<RowRef>> = BTreeMap::new();
+    pub(crate) fn by_window(&self) -> BTreeMap<Window, Runs> {
+        let mut windows: BTreeMap<Window, Runs> = BTreeMap::new();
         // Rows come in runs of one month: the map is asked only when the month changes.
-        let mut current: Option<(Window, Vec<RowRef>)> = None;
-        self.each_row(|row| {
-            // Times were validated as `Millis` when the frame was decoded.
-            let Ok(time) = Millis::new(row.time) else { return };
-            match &mut current {
-                Some((window, rows)) if window.range().contains(time) => rows.push(row),
-                _ => {
-                    if let Some((window, rows)) = current.take() {
-                        windows.insert(window, rows);
-                    }
-                    let window = Window::month_of(time);
-                    let mut rows = windows.remove(&window).unwrap_or_default();
-                    rows.push(row);
-                    current = Some((window, rows));
-                }
+        let mut current: Option<(Window, RangeInclusive<i64>, Runs)> = None;
+        self.each_row(|row, frame, logger, time| {
+            if let Some((_, range, runs)) = &mut current
+                && range.contains(&time)
+            {
+                return runs.push(row, frame, logger, time);
             }
+            // Times were validated as `Millis` when the frame was decoded.
+            let Ok(window) = Millis::new(time).map(Window::month_of) else { return };
+            if let Some((window, _, runs)) = current.take() {
+                windows.insert(window, runs);
+            }
+            let mut runs = windows.remove(&window).unwrap_or_default();
+            runs.push(row, frame, logger, time);
+            current = Some((window, window.range().start().get()..=window.range().end().get() - 1, runs));
         });
-        if let Some((window, rows)) = current {
-            windows.insert(window, rows);
-        }
+        windows.extend(current.map(|(window, _, runs)| (window, runs)));
         windows
     }
 
-    fn each_row(&self, mut take: impl FnMut(RowRef)) {
+    /// Calls `take` with each row's number, the number of its frame, its logger and its time.
+    fn each_row(&self, mut take: impl FnMut(u32, u32, u64, i64)) {
         let buffer = &*self.buffer;
         let frames = buffer.extent.frames();
         let start_of = |frame: usize| if frame < frames { buffer.frame_starts.get(frame) } else { u64::MAX };
+        let short = |number: usize| u32::try_from(number).expect("a buffer holds fewer rows, as limits assert");
+        let mut times = Vec::with_capacity(BATCH_ROWS);
         let (mut frame, mut next_start) = (0, start_of(1));
-        for row in 0..self.rows {
-            while row as u64 >= next_start {
-                frame += 1;
-                next_start = start_of(frame + 1);
-            }
-            take(RowRef {
-                logger: buffer.loggers.get(row),
-                time: buffer.times.get(row).cast_signed(),
-                row: u32::try_from(row).expect("a buffer holds fewer rows, as limits assert"),
-                frame: u32::try_from(frame).expect("there are no more frames than rows"),
+        for begin in (0..self.rows).step_by(BATCH_ROWS) {
+            let count = BATCH_ROWS.min(self.rows - begin);
+            times.clear();
+            buffer.times.each(begin, count, |time| times.push(time.cast_signed()));
+            let mut index = 0;
+            buffer.loggers.each(begin, count, |logger| {
+                let row = begin + index;
+                while row as u64 >= next_start {
+                    frame += 1;
+                    next_start = start_of(frame + 1);
+                }
+                take(short(row), short(frame), logger, times[index]);
+                index += 1;
             });
         }
     }
@@ -171,18 +168,17 @@ impl fmt::Debug for BufferView {
 #[derive(Clone)]
 pub struct SortedBatches {
     view: BufferView,
-    rows: Arc<Vec<RowRef>>,
-    next: usize,
+    sorted: Arc<SortedRuns>,
+    /// The run that is next, and how many of its rows are taken.
+    next: (usize, usize),
     channels: Vec<ChannelCode>,
     schema: SchemaRef,
 }
 
 impl SortedBatches {
-    pub(crate) fn new(view: BufferView, mut rows: Vec<RowRef>, channels: &[ChannelCode]) -> Self {
-        // Stable: within one (logger, time) the first to arrive stays first. Frames are sorted runs, which the
-        // standard library's merge sort makes use of.
-        rows.sort_by_key(|row| (row.logger, row.time));
-        Self { view, rows: Arc::new(rows), next: 0, channels: channels.to_vec(), schema: readings_schema(channels) }
+    pub(crate) fn new(view: BufferView, runs: Runs, channels: &[ChannelCode]) -> Self {
+        let sorted = Arc::new(runs.sort(&view.buffer.times));
+        Self { view, sorted, next: (0, 0), channels: channels.to_vec(), schema: readings_schema(channels) }
     }
 
     /// The schema of its batches.
@@ -194,30 +190,42 @@ impl SortedBatches {
     /// Rows of all its batches together, also of those already taken.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.rows.len()
+        self.sorted.rows()
     }
 
     /// Is there a row of this key? `from` is where to begin, and where the next key, which is greater, may begin.
     pub(crate) fn seek(&self, key: (u64, i64), from: &mut usize) -> bool {
-        *from += self.rows[*from..].partition_point(|row| (row.logger, row.time) < key);
-        self.rows.get(*from).is_some_and(|row| (row.logger, row.time) == key)
+        self.sorted.seek(&self.view.buffer.times, key, from)
     }
 
     /// First and last logger, first and last time, all inside, of all its rows; `None` if it has none.
     #[must_use]
     pub fn bounds(&self) -> Option<((LoggerId, LoggerId), (Millis, Millis))> {
-        let logger = |row: &RowRef| LoggerId::new(row.logger).ok();
-        let loggers = (logger(self.rows.first()?)?, logger(self.rows.last()?)?);
-        let time = |ms: Option<i64>| ms.and_then(|ms| Millis::new(ms).ok());
-        let min = time(self.rows.iter().map(|row| row.time).min())?;
-        let max = time(self.rows.iter().map(|row| row.time).max())?;
-        Some((loggers, (min, max)))
+        let (first, last) = self.sorted.logger_bounds()?;
+        let (min, max) = self.sorted.time_bounds(&self.view.buffer.times)?;
+        let loggers = (LoggerId::new(first).ok()?, LoggerId::new(last).ok()?);
+        Some((loggers, (Millis::new(min).ok()?, Millis::new(max).ok()?)))
+    }
+
+    /// The runs, or parts of them, that make up the next batch.
+    fn take_runs(&mut self) -> (Vec<RowRun>, usize) {
+        let (mut taken, mut rows) = (Vec::new(), 0);
+        while rows < BATCH_ROWS
+            && let Some(run) = self.sorted.runs().get(self.next.0)
+        {
+            let done = self.next.1;
+            let here = (run.len as usize - done).min(BATCH_ROWS - rows);
+            taken.push(run.part(done, here));
+            rows += here;
+            self.next = if done + here == run.len as usize { (self.next.0 + 1, 0) } else { (self.next.0, done + here) };
+        }
+        (taken, rows)
     }
 }
 
 impl fmt::Debug for SortedBatches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SortedBatches").field("rows", &self.rows.len()).finish_non_exhaustive()
+        f.debug_struct("SortedBatches").field("rows", &self.rows()).finish_non_exhaustive()
     }
 }
 
@@ -225,39 +233,52 @@ impl Iterator for SortedBatches {
     type Item = RecordBatch;
 
     fn next(&mut self) -> Option<RecordBatch> {
-        let end = (self.next + BATCH_ROWS).min(self.rows.len());
-        let rows = &self.rows[self.next..end];
-        if rows.is_empty() {
+        let (runs, rows) = self.take_runs();
+        if rows == 0 {
             return None;
         }
-        self.next = end;
         let buffer = &*self.view.buffer;
+        // What all rows of a run have in common.
+        let of_runs = |value: &dyn Fn(&RowRun) -> u64| {
+            let mut values = Vec::with_capacity(rows);
+            for run in &runs {
+                values.resize(values.len() + run.len as usize, value(run));
+            }
+            values
+        };
+        let gateways = of_runs(&|run| buffer.frame_gateways.get(run.frame as usize));
+        let received = of_runs(&|run| buffer.frame_received.get(run.frame as usize));
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.channels.len() + 4);
-        columns.push(Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.logger))));
-        columns.push(Arc::new(times(rows.iter().map(|row| row.time))));
+        columns.push(Arc::new(UInt64Array::from(of_runs(&|run| self.sorted.logger(run)))));
+        columns.push(Arc::new(times(gather(&buffer.times, &runs, rows, u64::cast_signed))));
         for code in &self.channels {
-            columns.push(Arc::new(channel(buffer, *code, rows)));
+            columns.push(Arc::new(match buffer.column(*code) {
+                Some(column) => channel(gather(column, &runs, rows, f64::from_bits)),
+                None => Float64Array::new_null(rows),
+            }));
         }
-        let gateway = |row: &RowRef| buffer.frame_gateways.get(row.frame as usize);
-        columns.push(Arc::new(UInt64Array::from_iter_values(rows.iter().map(gateway))));
-        let received = |row: &RowRef| buffer.frame_received.get(row.frame as usize).cast_signed();
-        columns.push(Arc::new(times(rows.iter().map(received))));
+        columns.push(Arc::new(UInt64Array::from(gateways)));
+        columns.push(Arc::new(times(received.into_iter().map(u64::cast_signed).collect())));
         Some(RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("columns are made as the schema says"))
     }
 }
 
-fn times(values: impl Iterator<Item = i64>) -> TimestampMillisecondArray {
-    TimestampMillisecondArray::from_iter_values(values).with_timezone("UTC")
+fn gather<T>(column: &Column, runs: &[RowRun], rows: usize, value: impl Fn(u64) -> T) -> Vec<T> {
+    let mut values = Vec::with_capacity(rows);
+    for run in runs {
+        column.each(run.row as usize, run.len as usize, |cell| values.push(value(cell)));
+    }
+    values
 }
 
-fn channel(buffer: &WriteBuffer, code: ChannelCode, rows: &[RowRef]) -> Float64Array {
-    let Some(column) = buffer.column(code) else {
-        return Float64Array::new_null(rows.len());
-    };
-    let values: Vec<f64> = rows.iter().map(|row| f64::from_bits(column.get(row.row as usize))).collect();
-    let measured = BooleanBuffer::collect_bool(values.len(), |index| !values[index].is_nan());
-    Float64Array::new(
-        ScalarBuffer::from(values),
-        Some(NullBuffer::new(measured)).filter(|nulls| nulls.null_count() > 0),
-    )
+fn times(values: Vec<i64>) -> TimestampMillisecondArray {
+    TimestampMillisecondArray::from(values).with_timezone("UTC")
+}
+
+fn channel(values: Vec<f64>) -> Float64Array {
+    let nulls = values.iter().any(|value| value.is_nan()).then(|| {
+        let measured = BooleanBuffer::collect_bool(values.len(), |index| !values[index].is_nan());
+        NullBuffer::new(measured)
+    });
+    Float64Array::new(ScalarBuffer::from(values), nulls)
 }

@@ -17,7 +17,7 @@ use storage_format::segment::{SegmentEncoder, readings_schema};
 use storage_format::{ChannelCode, TimeRange, Window};
 
 use super::commit::{FlushSpan, Flusher, Written, defect};
-use crate::buffer::{BufferView, RowRef, SortedBatches};
+use crate::buffer::{BufferView, Runs, SortedBatches};
 use crate::error::EngineError;
 use crate::first_wins::{MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch};
 use crate::planted::{self, PlantedBug};
@@ -55,7 +55,7 @@ impl Run {
 
 impl WindowFlush<'_> {
     /// Writes what is new of these rows, which are all of the buffer's in this window.
-    pub(super) async fn run(&self, rows: Vec<RowRef>, written: &mut Written) -> Result<(), EngineError> {
+    pub(super) async fn run(&self, rows: Runs, written: &mut Written) -> Result<(), EngineError> {
         let rows = SortedBatches::new(self.view.clone(), rows, self.channels);
         let Some((loggers, (time_min, time_max))) = rows.bounds() else {
             return Ok(());

@@ -85,6 +85,22 @@ impl Column {
         self.chunk(place.chunk).map_or(self.vacant, |chunk| chunk[place.offset].load(Ordering::Relaxed))
     }
 
+    /// Takes the values of `count` rows from `row` on, which must all be below a length that was observed.
+    pub(crate) fn each(&self, row: usize, count: usize, mut take: impl FnMut(u64)) {
+        let mut done = 0;
+        while done < count {
+            let place = place(row + done);
+            let here = (place.rows - place.offset).min(count - done);
+            match self.chunk(place.chunk) {
+                Some(chunk) => {
+                    chunk[place.offset..place.offset + here].iter().for_each(|cell| take(cell.load(Ordering::Relaxed)));
+                }
+                None => (0..here).for_each(|_| take(self.vacant)),
+            }
+            done += here;
+        }
+    }
+
     /// Writes `count` cells from `row` on, before the length that covers them is published. Answers how many bytes
     /// that made the column grow by.
     ///

@@ -13,6 +13,17 @@ pub struct RowDigest {
     kind: SegmentKind,
     context: Context,
     row_bytes: Vec<u8>,
+    before: Before,
+}
+
+/// What the last row of readings was: of the next one only what differs is digested.
+#[derive(Default)]
+struct Before {
+    /// Zero is no logger: the first row differs.
+    logger: u64,
+    channels: Vec<ChannelCode>,
+    /// Gateway and received; zero is no gateway.
+    from: (u64, i64),
 }
 
 impl std::fmt::Debug for RowDigest {
@@ -30,10 +41,10 @@ impl RowDigest {
     pub fn new(kind: SegmentKind) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(match kind {
-            SegmentKind::Readings => b"icecore readings 1",
+            SegmentKind::Readings => b"icecore readings 2",
             SegmentKind::Conflicts => b"icecore conflicts 1",
         });
-        Self { kind, context, row_bytes: Vec::with_capacity(CHUNK_BYTES + 1024) }
+        Self { kind, context, row_bytes: Vec::with_capacity(CHUNK_BYTES + 1024), before: Before::default() }
     }
 
     /// Adds the rows of a batch of [`readings_schema`](crate::segment::readings_schema) or
@@ -69,25 +80,44 @@ impl RowDigest {
         let last = batch.num_columns() - 1;
         let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
         let times = batch.column(1).as_primitive::<TimestampMillisecondType>().values();
-        let values: Vec<_> = (0..codes.len()).map(|i| batch.column(2 + i).as_primitive::<Float64Type>()).collect();
+        let columns: Vec<_> = (0..codes.len()).map(|i| batch.column(2 + i).as_primitive::<Float64Type>()).collect();
         let gateways = batch.column(last - 1).as_primitive::<UInt64Type>().values();
         let received = batch.column(last).as_primitive::<TimestampMillisecondType>().values();
+        let complete = columns.iter().all(|column| column.null_count() == 0);
         for row in 0..batch.num_rows() {
-            self.row_bytes.extend_from_slice(&loggers[row].to_le_bytes());
-            self.row_bytes.extend_from_slice(&times[row].to_le_bytes());
-            let count_at = self.row_bytes.len();
-            let mut count = 0_u16;
-            self.row_bytes.extend_from_slice(&[0; 2]);
-            for (code, column) in codes.iter().zip(&values) {
-                if column.is_valid(row) {
-                    count += 1;
-                    self.row_bytes.extend_from_slice(&code.get().to_le_bytes());
-                    self.row_bytes.extend_from_slice(&column.value(row).to_bits().to_le_bytes());
+            let from = (gateways[row], received[row]);
+            let new_logger = self.before.logger != loggers[row];
+            let new_from = self.before.from != from;
+            // Where every channel has a value, only a batch's first row can differ in that from the row before.
+            let new_channels = (!complete || row == 0) && {
+                let here = codes.iter().zip(&columns).filter(|(_, column)| column.is_valid(row)).map(|(code, _)| *code);
+                let differ = !here.clone().eq(self.before.channels.iter().copied());
+                if differ {
+                    self.before.channels = here.collect();
+                }
+                differ
+            };
+            let bytes = &mut self.row_bytes;
+            bytes.push(u8::from(new_logger) | u8::from(new_channels) << 1 | u8::from(new_from) << 2);
+            if new_logger {
+                self.before.logger = loggers[row];
+                bytes.extend_from_slice(&loggers[row].to_le_bytes());
+            }
+            if new_channels {
+                bytes.extend_from_slice(&u16::try_from(self.before.channels.len()).unwrap_or(u16::MAX).to_le_bytes());
+                self.before.channels.iter().for_each(|code| bytes.extend_from_slice(&code.get().to_le_bytes()));
+            }
+            if new_from {
+                self.before.from = from;
+                bytes.extend_from_slice(&from.0.to_le_bytes());
+                bytes.extend_from_slice(&from.1.to_le_bytes());
+            }
+            bytes.extend_from_slice(&times[row].to_le_bytes());
+            for column in &columns {
+                if complete || column.is_valid(row) {
+                    bytes.extend_from_slice(&column.value(row).to_bits().to_le_bytes());
                 }
             }
-            self.row_bytes[count_at..count_at + 2].copy_from_slice(&count.to_le_bytes());
-            self.row_bytes.extend_from_slice(&gateways[row].to_le_bytes());
-            self.row_bytes.extend_from_slice(&received[row].to_le_bytes());
             self.end_row();
         }
     }

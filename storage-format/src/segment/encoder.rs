@@ -230,23 +230,21 @@ impl SegmentEncoder {
     }
 
     fn check_values(&mut self, batch: &RecordBatch) -> Result<(), SegmentError> {
-        let mut measured = vec![false; batch.num_rows()];
-        for (index, &code) in self.codes.iter().enumerate() {
-            let column = batch.column(2 + index).as_primitive::<Float64Type>();
+        let columns: Vec<&Float64Array> =
+            (0..self.codes.len()).map(|index| batch.column(2 + index).as_primitive::<Float64Type>()).collect();
+        for (column, &code) in columns.iter().zip(&self.codes) {
             if column.null_count() < column.len() {
                 self.seen.insert(code);
             }
-            for (row, measured) in measured.iter_mut().enumerate() {
-                if column.is_valid(row) {
-                    *measured = true;
-                    if !column.value(row).is_finite() {
-                        let row = self.rows + row as u64;
-                        return Err(SegmentError::Row { row, detail: "a value that is not finite" });
-                    }
-                }
+            let bad = |(row, value): (usize, &f64)| !value.is_finite() && column.is_valid(row);
+            if let Some(row) = column.values().iter().enumerate().position(bad) {
+                return Err(SegmentError::Row { row: self.rows + row as u64, detail: "a value that is not finite" });
             }
         }
-        match measured.iter().position(|measured| !measured) {
+        if columns.iter().any(|column| column.null_count() == 0) {
+            return Ok(());
+        }
+        match (0..batch.num_rows()).find(|&row| columns.iter().all(|column| column.is_null(row))) {
             None => Ok(()),
             Some(row) => Err(SegmentError::Row { row: self.rows + row as u64, detail: "no channel has a value" }),
         }

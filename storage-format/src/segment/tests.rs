@@ -156,6 +156,37 @@ fn what_goes_in_comes_out() {
 }
 
 #[test]
+fn the_digest_is_as_the_page_says() {
+    // Two loggers, a channel that comes and goes, two gateways.
+    let batch = RecordBatch::try_new(
+        readings_schema(&[code(1), code(2)]),
+        vec![
+            Arc::new(UInt64Array::from(vec![5, 5, 6])),
+            Arc::new(TimestampMillisecondArray::from(vec![MAY, MAY + 1, MAY]).with_timezone("UTC")),
+            Arc::new(Float64Array::from(vec![1.5, 2.5, 3.5])),
+            Arc::new(Float64Array::from(vec![Some(50.0), None, None])),
+            Arc::new(UInt64Array::from(vec![9, 9, 8])),
+            Arc::new(TimestampMillisecondArray::from(vec![MAY, MAY, MAY]).with_timezone("UTC")),
+        ],
+    )
+    .expect("a batch");
+    let mut bytes = b"icecore readings 2".to_vec();
+    let mut row = |marks: u8, words: &[&[u8]]| {
+        bytes.push(marks);
+        words.iter().for_each(|word| bytes.extend_from_slice(word));
+    };
+    let may = MAY.to_le_bytes();
+    let (one, both) = ([1, 0, 1, 0], [2, 0, 1, 0, 2, 0]);
+    let eight = |value: u64| value.to_le_bytes();
+    let value = |value: f64| value.to_bits().to_le_bytes();
+    row(7, &[&eight(5), &both, &eight(9), &may, &may, &value(1.5), &value(50.0)]);
+    row(2, &[&one, &(MAY + 1).to_le_bytes(), &value(2.5)]);
+    row(5, &[&eight(6), &eight(8), &may, &may, &value(3.5)]);
+    assert_eq!(digest(std::slice::from_ref(&batch)), ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref());
+    assert_eq!(digest(&[batch.slice(0, 1), batch.slice(1, 1), batch.slice(2, 1)]), digest(&[batch]));
+}
+
+#[test]
 fn the_layout_is_as_the_page_says() {
     let segment = encode(&[readings(&day(5, 40_000))]);
     let metadata = open(&segment.bytes, &segment.entry, &org_key()).expect("it opens");

@@ -1,0 +1,200 @@
+//! Rows of a write buffer in the order of (logger, time, arrival), without a sort of rows where arrival has that order
+//! already.
+//!
+//! A gateway's frame holds for each of its loggers a run: readings one after the other, times ascending. Runs are
+//! brought together logger by logger, by counting; and since a logger's readings mostly arrive in the order of their
+//! times, that is mostly all. Only a logger whose runs overlap in time has its rows sorted.
+//!
+//! Memory: 16 bytes a run, twice while they are put in order. In the worst case a run is one row.
+
+use std::collections::HashMap;
+
+use crate::sync::Column;
+
+/// Rows one after the other in the buffer, of one logger and one frame, times ascending.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RowRun {
+    pub(super) row: u32,
+    pub(super) len: u32,
+    pub(super) frame: u32,
+    /// An index into the loggers of [`SortedRuns`].
+    logger: u32,
+}
+
+impl RowRun {
+    /// So many of its rows, after the first `skipped`.
+    pub(super) fn part(&self, skipped: usize, rows: usize) -> Self {
+        let short = |number: usize| u32::try_from(number).expect("a part of a run");
+        Self { row: self.row + short(skipped), len: short(rows), ..*self }
+    }
+}
+
+/// Takes rows in the order of their arrival.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Runs {
+    runs: Vec<RowRun>,
+    rows: usize,
+    /// Time of the last row.
+    last_time: i64,
+    numbers: HashMap<u64, u32>,
+    loggers: Vec<Logger>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Logger {
+    id: u64,
+    runs: u32,
+    /// Who came after it the last time: gateways send their loggers in the same order again and again.
+    next: u32,
+}
+
+/// Runs whose rows, one after the other, are in the order of (logger, time, arrival).
+#[derive(Debug, Default)]
+pub(super) struct SortedRuns {
+    runs: Vec<RowRun>,
+    loggers: Vec<u64>,
+    rows: usize,
+}
+
+impl Runs {
+    /// Adds a row; `row` grows.
+    pub(super) fn push(&mut self, row: u32, frame: u32, logger: u64, time: i64) {
+        self.rows += 1;
+        if let Some(last) = self.runs.last_mut()
+            && last.frame == frame
+            && last.row + last.len == row
+            && self.last_time < time
+            && self.loggers[last.logger as usize].id == logger
+        {
+            last.len += 1;
+        } else {
+            let logger = self.number(logger);
+            self.loggers[logger as usize].runs += 1;
+            self.runs.push(RowRun { row, len: 1, frame, logger });
+        }
+        self.last_time = time;
+    }
+
+    fn number(&mut self, id: u64) -> u32 {
+        let before = self.runs.last().map(|last| last.logger);
+        let guess = before.map_or(0, |before| self.loggers[before as usize].next);
+        if self.loggers.get(guess as usize).is_some_and(|logger| logger.id == id) {
+            return guess;
+        }
+        // There are no more loggers than rows.
+        let new = u32::try_from(self.loggers.len()).unwrap_or(u32::MAX);
+        let number = *self.numbers.entry(id).or_insert(new);
+        if number == new {
+            self.loggers.push(Logger { id, runs: 0, next: 0 });
+        }
+        if let Some(before) = before {
+            self.loggers[before as usize].next = number;
+        }
+        number
+    }
+
+    /// Puts them in order. `times` is the column that the rows' times are in.
+    pub(super) fn sort(self, times: &Column) -> SortedRuns {
+        let Self { runs, rows, mut loggers, .. } = self;
+        let mut order: Vec<u32> = (0..).take(loggers.len()).collect();
+        order.sort_unstable_by_key(|&number| loggers[number as usize].id);
+        let sorted_ids = order.iter().map(|&number| loggers[number as usize].id).collect();
+        // From here on a logger's `next` is its place among the sorted ones, and `runs` where its next run goes.
+        let mut start = 0;
+        for (place, &number) in (0..).zip(&order) {
+            let logger = &mut loggers[number as usize];
+            logger.next = place;
+            start += std::mem::replace(&mut logger.runs, start);
+        }
+        let mut sorted = vec![RowRun::default(); runs.len()];
+        for run in runs {
+            let logger = &mut loggers[run.logger as usize];
+            sorted[logger.runs as usize] = RowRun { logger: logger.next, ..run };
+            logger.runs += 1;
+        }
+        let overlaps =
+            |group: &[RowRun]| group.windows(2).any(|pair| last_time(times, &pair[0]) > first_time(times, &pair[1]));
+        if sorted.chunk_by(|a, b| a.logger == b.logger).any(overlaps) {
+            sorted = untangle(&sorted, times);
+        }
+        SortedRuns { runs: sorted, loggers: sorted_ids, rows }
+    }
+}
+
+fn first_time(times: &Column, run: &RowRun) -> i64 {
+    times.get(run.row as usize).cast_signed()
+}
+
+fn last_time(times: &Column, run: &RowRun) -> i64 {
+    times.get((run.row + run.len - 1) as usize).cast_signed()
+}
+
+/// The same rows, with those of each logger whose runs overlap sorted one by one.
+fn untangle(runs: &[RowRun], times: &Column) -> Vec<RowRun> {
+    let mut out: Vec<RowRun> = Vec::with_capacity(runs.len());
+    let mut rows: Vec<(i64, RowRun)> = Vec::new();
+    for group in runs.chunk_by(|a, b| a.logger == b.logger) {
+        if group.windows(2).all(|pair| last_time(times, &pair[0]) <= first_time(times, &pair[1])) {
+            out.extend_from_slice(group);
+            continue;
+        }
+        rows.clear();
+        for run in group {
+            let each = (run.row..run.row + run.len).map(|row| RowRun { row, len: 1, ..*run });
+            rows.extend(each.map(|row| (first_time(times, &row), row)));
+        }
+        // Stable: of one time the first to arrive stays first.
+        rows.sort_by_key(|(time, _)| *time);
+        for (_, row) in &rows {
+            match out.last_mut() {
+                Some(last)
+                    if last.logger == row.logger && last.frame == row.frame && last.row + last.len == row.row =>
+                {
+                    last.len += 1;
+                }
+                _ => out.push(*row),
+            }
+        }
+    }
+    out
+}
+
+impl SortedRuns {
+    /// How many rows there are.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The runs.
+    pub(super) fn runs(&self) -> &[RowRun] {
+        &self.runs
+    }
+
+    /// The run's logger.
+    pub(super) fn logger(&self, run: &RowRun) -> u64 {
+        self.loggers[run.logger as usize]
+    }
+
+    /// First and last logger; `None` if there are no rows.
+    pub(super) fn logger_bounds(&self) -> Option<(u64, u64)> {
+        Some((*self.loggers.first()?, *self.loggers.last()?))
+    }
+
+    /// First and last time; `None` if there are no rows.
+    pub(super) fn time_bounds(&self, times: &Column) -> Option<(i64, i64)> {
+        let min = self.runs.iter().map(|run| first_time(times, run)).min()?;
+        Some((min, self.runs.iter().map(|run| last_time(times, run)).max()?))
+    }
+
+    /// Is there a row of this key? `from` is the run to begin with, and the one at which a later key may begin.
+    pub(super) fn seek(&self, times: &Column, (logger, time): (u64, i64), from: &mut usize) -> bool {
+        *from += self.runs[*from..].partition_point(|run| (self.logger(run), last_time(times, run)) < (logger, time));
+        let Some(run) = self.runs.get(*from).filter(|run| self.logger(run) == logger) else { return false };
+        let mut range = run.row as usize..(run.row + run.len) as usize;
+        while range.len() > 1 {
+            let middle = usize::midpoint(range.start, range.end);
+            if times.get(middle).cast_signed() <= time { range.start = middle } else { range.end = middle }
+        }
+        times.get(range.start).cast_signed() == time
+    }
+}
