@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use datafusion::common::DataFusionError;
 
+/// Advice of the SQL layer to whoever builds it, with the name of a feature between these two. Callers cannot follow it.
+const BUILD_HINT: (&str, &str) = (" Hint: Please try with `", "` DataFusion feature enabled");
+
 /// The longest text of the SQL layer that is passed on: such texts can repeat the statement.
 const DETAIL_CHARS_MAX: usize = 2_000;
 
@@ -105,17 +108,28 @@ fn is_about_values(error: &arrow::error::ArrowError) -> bool {
 }
 
 fn detail(error: &DataFusionError) -> String {
-    let mut text: String = error.strip_backtrace().chars().take(DETAIL_CHARS_MAX).collect();
+    let mut text: String = without_build_hint(error.strip_backtrace()).chars().take(DETAIL_CHARS_MAX).collect();
     // What everybody types first.
     let hints = [
         ("to value of UInt64 type", "loggers and gateways are numbers: write logger = eui64('00124B000A6E0001')"),
         ("' not found", "the tables are readings, conflicts and totals"),
+        ("plan array literal", "there are no arrays here: write lists of values as IN (…), or as rows with VALUES"),
     ];
     for (sign, hint) in hints {
         if text.contains(sign) {
             text.push_str("; ");
             text.push_str(hint);
         }
+    }
+    text
+}
+
+fn without_build_hint(mut text: String) -> String {
+    let (begin, end) = BUILD_HINT;
+    if let Some(from) = text.find(begin)
+        && let Some(length) = text[from..].find(end)
+    {
+        text.replace_range(from..from + length + end.len(), "");
     }
     text
 }
@@ -155,6 +169,9 @@ mod tests {
     fn the_statement_s_errors_pass() {
         let shown = MAPPER.map(DataFusionError::Plan("no column temprature".into())).to_string();
         assert!(shown.contains("no column temprature"), "{shown}");
+        let hint = "no such literal. Hint: Please try with `nested_expressions` DataFusion feature enabled";
+        let shown = MAPPER.map(DataFusionError::Plan(hint.into())).to_string();
+        assert!(shown.ends_with("no such literal."), "{shown}");
         let shown = MAPPER.map(DataFusionError::ResourcesExhausted("x".into()));
         assert!(matches!(shown, QueryError::Limit(LimitKind::Memory { bytes_max: 1 })), "{shown}");
     }
