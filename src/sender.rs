@@ -284,9 +284,8 @@ impl Outcome {
         }
         let mut lines: Vec<String> = Vec::new();
         for (frame, origin) in self.refused.iter().take(LISTED) {
-            let place = origin.map_or_else(String::new, |origin| {
-                format!(", the first of them {unit} {} of {}", origin.line, origin.time)
-            });
+            let place = origin
+                .map_or_else(String::new, |origin| format!(" beginning at {unit} {} ({})", origin.line, origin.time));
             // Some reasons have nothing to add to their code, and say it again.
             let said = frame.code.to_string();
             let reason = match frame.detail.as_str() {
@@ -294,7 +293,10 @@ impl Outcome {
                 detail if detail == said => said,
                 detail => format!("{said}: {detail}"),
             };
-            lines.push(format!("{reason} ({}{place})", counted(frame.readings, "reading")));
+            lines.push(format!(
+                "{reason}; the frame of {}{place} was refused whole",
+                counted(frame.readings, "reading")
+            ));
         }
         if self.refused.len() > LISTED {
             lines.push(format!("and {} more", counted((self.refused.len() - LISTED) as u64, "frame")));

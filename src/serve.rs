@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use engine::{Clock, Engine, EngineParts, LocalDurable, MasterKey, RealFiles, SystemClock, SystemRandom};
-use ingest::{Server, ServerConfig, ServerTls, TimePolicy};
+use ingest::{Server, ServerConfig, ServerError, ServerTls, TimePolicy};
 use query::QueryEngine;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::control::Control;
 use crate::data_dir::{DataDir, DirLock};
-use crate::error::{Context, Problem, Result};
+use crate::error::{Context, Problem, Result, chain};
 use crate::http::{self, Backend, HttpState};
 use crate::keys;
 use crate::open_files;
@@ -48,7 +48,10 @@ struct HttpServer {
 impl HttpServer {
     async fn start(config: &Config, state: HttpState) -> Result<Self> {
         let what = || format!("cannot listen for HTTP on {}", config.http.addr);
-        let listener = TcpListener::bind(config.http.addr).await.context(what)?;
+        let listener = TcpListener::bind(config.http.addr)
+            .await
+            .context(what)
+            .map_err(|problem| problem.help("`--http-addr`, or http.addr in the configuration, chooses another"))?;
         let addr = listener.local_addr().context(what)?;
         let (stop, stopped) = watch::channel(false);
         let mut http = config.http.clone();
@@ -152,8 +155,15 @@ impl Running {
             now: Arc::clone(&now),
         };
         let directory = Arc::new(Directory::new(control.clone(), Arc::clone(orgs), now));
-        Server::bind(ingest_config, Arc::new(Sink::new(Arc::clone(engine))), directory)
-            .context(|| "cannot listen for gateways".to_owned())
+        Server::bind(ingest_config, Arc::new(Sink::new(Arc::clone(engine))), directory).map_err(|error| {
+            let problem = Problem::new("cannot listen for gateways").detail(chain(&error));
+            match error {
+                ServerError::Bind { .. } => {
+                    problem.help("`--ingest-addr`, or ingest.addr in the configuration, chooses another")
+                }
+                _ => problem,
+            }
+        })
     }
 
     /// Where programs ask.

@@ -202,15 +202,26 @@ impl Watcher {
     }
 }
 
-/// Tells acknowledgements on the bar, and trouble once for each kind.
+/// Tells acknowledgements on the bar, trouble once for each kind, and the first refusal: a long sending need not go on to
+/// its end to be known to be in vain.
 async fn watch(bar: ProgressBar, mut progress: tokio::sync::watch::Receiver<Progress>) {
-    let mut told = None;
+    let (mut told, mut refusal_told) = (None, false);
     while progress.changed().await.is_ok() {
         let now = progress.borrow_and_update().clone();
         if now.trouble.is_some() && now.trouble != told {
             let trouble = now.trouble.as_deref().unwrap_or_default();
             bar.suspend(|| output::note(format_args!("no connection: {trouble}; trying again")));
             told = now.trouble;
+        }
+        if now.refused_readings > 0 && !refusal_told {
+            let readings = output::grouped(now.refused_readings);
+            bar.suspend(|| {
+                output::note(format_args!(
+                    "warning: the server refuses readings, {readings} so far; going on with the rest, and telling why at \
+                     the end"
+                ));
+            });
+            refusal_told = true;
         }
         bar.set_message(format!("{} acknowledged", output::grouped(now.acknowledged_readings)));
     }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
+use ingest::TimePolicy;
 use storage_format::Millis;
 
 use super::send::{GatewaySide, Watcher};
-use super::{block_on, output, parse_duration};
-use crate::error::Result;
+use super::{block_on, now, output, parse_duration};
+use crate::error::{Problem, Result};
 use crate::simulator::{Fleet, FleetConfig};
 
 /// Send the readings of a simulated fleet, as fast as they are acknowledged.
@@ -35,7 +36,27 @@ pub(super) struct SimulateArgs {
     start: Millis,
 }
 
+const DAY_MS: i64 = 86_400_000;
+
+impl SimulateArgs {
+    /// Fails when readings would be further in the future than servers take: they would be refused for ever, after
+    /// perhaps hours of good ones. What this server has in `ingest.future_max` is not known here.
+    fn check_times(&self, now: Millis) -> Result<()> {
+        let time_max = TimePolicy::default().time_max(now);
+        let interval_ms = i64::try_from(self.interval.as_millis()).unwrap_or(i64::MAX).max(1);
+        let rounds = i64::from(self.days) * DAY_MS / interval_ms;
+        let last = self.start.saturating_add((rounds - 1).max(0).saturating_mul(interval_ms));
+        if last <= time_max {
+            return Ok(());
+        }
+        Err(Problem::new("the simulated readings would end in the future")
+            .detail(format!("the last ones are of {last}, and a server takes none after {time_max}: now and 24 hours"))
+            .help("an earlier --start, or fewer --days"))
+    }
+}
+
 pub(super) fn run(args: &SimulateArgs) -> Result<()> {
+    args.check_times(now())?;
     let fleet = Fleet::new(&FleetConfig {
         seed: args.seed,
         loggers: args.loggers,
@@ -60,4 +81,32 @@ pub(super) fn run(args: &SimulateArgs) -> Result<()> {
         output::line(outcome.summary())?;
         outcome.check("reading")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: SimulateArgs,
+    }
+
+    #[test]
+    fn a_fleet_does_not_run_into_the_future() {
+        let now = "2025-06-01T00:00:00Z".parse().expect("a time");
+        let fits = |text: &str| {
+            let words = "x --identity d --server localhost:1".split(' ').chain(text.split(' '));
+            Line::try_parse_from(words).expect("parses").args.check_times(now).is_ok()
+        };
+        assert!(fits("--start 2025-01-01T00:00:00Z --days 152"));
+        assert!(!fits("--start 2025-01-01T00:00:00Z --days 153"));
+        assert!(fits("--start 2025-06-01T00:00:00Z --days 1"));
+        assert!(fits("--start 2025-06-02T00:00:00Z --days 1 --interval 24h"));
+        assert!(!fits("--start 2025-06-02T00:00:01Z --days 1 --interval 24h"));
+        assert!(!fits("--days 4294967295"));
+    }
 }

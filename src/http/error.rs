@@ -72,6 +72,10 @@ impl From<QueryError> for HttpError {
             QueryError::Limit(LimitKind::Queries { .. }) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).help("try again in a moment")
             }
+            QueryError::Limit(LimitKind::Memory { .. }) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "limit", message)
+                    .help("narrow the times or loggers, aggregate, or wait until more is flushed")
+            }
             QueryError::Limit(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "limit", message)
                 .help("narrow the times or loggers, aggregate, or use an export, which has no limit of rows"),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message),
