@@ -164,7 +164,8 @@ pub(crate) fn corrupt(path: &Path, error: &FormatError) -> EngineError {
     EngineError::new(
         EngineErrorKind::Corrupt,
         "a WAL file is damaged in a way that no crash leaves",
-        "Nothing was changed. Look with `icecore wal inspect`; restore the file from a copy if there is one.",
+        "Nothing was changed. Look with `icecore wal inspect`; restore the file from a copy if there is one. Do not \
+         remove it: what only it holds would be lost, and no start would notice if it is the newest.",
     )
     .at(format_args!("{} at byte {}", path.display(), error.offset))
     .because(error.clone())
