@@ -15,6 +15,14 @@ toolchain=${FUZZ_TOOLCHAIN:-nightly}
 light=(frame session wal_scan wal_records manifest manifest_body manifest_script segment_tail segment object_key names)
 server=(csv units config wal_replay sql)
 
+if [ ${#wanted[@]} -eq 0 ]; then wanted=("${light[@]}" "${server[@]}"); fi
+for target in "${wanted[@]}"; do
+    if [[ " ${light[*]} ${server[*]} " != *" $target "* ]]; then
+        echo "there is no target $target; there are: ${light[*]} ${server[*]}" >&2
+        exit 2
+    fi
+done
+
 rustup toolchain list | grep -q "^$toolchain" || rustup toolchain install "$toolchain" --profile minimal
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 
@@ -80,12 +88,16 @@ trap 'rm -rf "$logs"' EXIT
 
 last() { sed -nE "s/.*$1.*/\1/p" "$2" | tail -n 1; }
 
-if [ ${#wanted[@]} -eq 0 ]; then wanted=("${light[@]}" "${server[@]}"); fi
 for target in canary "${wanted[@]}"; do
     echo "building $target" >&2
     build=(cargo_fuzz build "$target")
     if is_server "$target"; then build=(build_server "$target"); fi
-    "${build[@]}" >"$logs/build" 2>&1 || { tail -n 40 "$logs/build" >&2; exit 1; }
+    # Whoever waits for it sees cargo at work; in a log only errors are of interest.
+    if [ -t 2 ]; then
+        "${build[@]}" >&2
+    else
+        "${build[@]}" >"$logs/build" 2>&1 || { tail -n 40 "$logs/build" >&2; exit 1; }
+    fi
 done
 
 rm -rf corpus/canary artifacts/canary
