@@ -30,12 +30,12 @@ impl RowRun {
 }
 
 /// Takes rows in the order of their arrival.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Runs {
     runs: Vec<RowRun>,
     rows: usize,
-    /// Time of the last row.
-    last_time: i64,
+    time_min: i64,
+    time_max: i64,
     numbers: HashMap<u64, u32>,
     loggers: Vec<Logger>,
 }
@@ -46,33 +46,55 @@ struct Logger {
     runs: u32,
     /// Who came after it the last time: gateways send their loggers in the same order again and again.
     next: u32,
+    /// Time of its last row.
+    last: i64,
+    /// Was ever a row earlier than the one that arrived before it?
+    tangled: bool,
 }
 
 /// Runs whose rows, one after the other, are in the order of (logger, time, arrival).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SortedRuns {
     runs: Vec<RowRun>,
     loggers: Vec<u64>,
     rows: usize,
+    times: (i64, i64),
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self {
+            runs: Vec::new(),
+            rows: 0,
+            time_min: i64::MAX,
+            time_max: i64::MIN,
+            numbers: HashMap::new(),
+            loggers: Vec::new(),
+        }
+    }
 }
 
 impl Runs {
     /// Adds a row; `row` grows.
-    pub(super) fn push(&mut self, row: u32, frame: u32, logger: u64, time: i64) {
+    #[inline]
+    pub(super) fn push(&mut self, row: u32, frame: u32, id: u64, time: i64) {
         self.rows += 1;
-        if let Some(last) = self.runs.last_mut()
-            && last.frame == frame
-            && last.row + last.len == row
-            && self.last_time < time
-            && self.loggers[last.logger as usize].id == logger
-        {
-            last.len += 1;
-        } else {
-            let logger = self.number(logger);
-            self.loggers[logger as usize].runs += 1;
-            self.runs.push(RowRun { row, len: 1, frame, logger });
+        self.time_min = self.time_min.min(time);
+        self.time_max = self.time_max.max(time);
+        if let Some(run) = self.runs.last_mut() {
+            let logger = &mut self.loggers[run.logger as usize];
+            if logger.id == id && run.frame == frame && run.row + run.len == row && logger.last < time {
+                run.len += 1;
+                logger.last = time;
+                return;
+            }
         }
-        self.last_time = time;
+        let number = self.number(id);
+        let logger = &mut self.loggers[number as usize];
+        logger.runs += 1;
+        logger.tangled |= time < logger.last;
+        logger.last = time;
+        self.runs.push(RowRun { row, len: 1, frame, logger: number });
     }
 
     fn number(&mut self, id: u64) -> u32 {
@@ -85,7 +107,7 @@ impl Runs {
         let new = u32::try_from(self.loggers.len()).unwrap_or(u32::MAX);
         let number = *self.numbers.entry(id).or_insert(new);
         if number == new {
-            self.loggers.push(Logger { id, runs: 0, next: 0 });
+            self.loggers.push(Logger { id, runs: 0, next: 0, last: i64::MIN, tangled: false });
         }
         if let Some(before) = before {
             self.loggers[before as usize].next = number;
@@ -95,7 +117,7 @@ impl Runs {
 
     /// Puts them in order. `times` is the column that the rows' times are in.
     pub(super) fn sort(self, times: &Column) -> SortedRuns {
-        let Self { runs, rows, mut loggers, .. } = self;
+        let Self { runs, rows, mut loggers, time_min, time_max, .. } = self;
         let mut order: Vec<u32> = (0..).take(loggers.len()).collect();
         order.sort_unstable_by_key(|&number| loggers[number as usize].id);
         let sorted_ids = order.iter().map(|&number| loggers[number as usize].id).collect();
@@ -112,12 +134,12 @@ impl Runs {
             sorted[logger.runs as usize] = RowRun { logger: logger.next, ..run };
             logger.runs += 1;
         }
-        let overlaps =
-            |group: &[RowRun]| group.windows(2).any(|pair| last_time(times, &pair[0]) > first_time(times, &pair[1]));
-        if sorted.chunk_by(|a, b| a.logger == b.logger).any(overlaps) {
-            sorted = untangle(&sorted, times);
+        if loggers.iter().any(|logger| logger.tangled) {
+            let mut tangled = vec![false; loggers.len()];
+            loggers.iter().for_each(|logger| tangled[logger.next as usize] = logger.tangled);
+            sorted = untangle(&sorted, &tangled, times);
         }
-        SortedRuns { runs: sorted, loggers: sorted_ids, rows }
+        SortedRuns { runs: sorted, loggers: sorted_ids, rows, times: (time_min, time_max) }
     }
 }
 
@@ -129,12 +151,12 @@ fn last_time(times: &Column, run: &RowRun) -> i64 {
     times.get((run.row + run.len - 1) as usize).cast_signed()
 }
 
-/// The same rows, with those of each logger whose runs overlap sorted one by one.
-fn untangle(runs: &[RowRun], times: &Column) -> Vec<RowRun> {
+/// The same rows, with those of each tangled logger sorted one by one.
+fn untangle(runs: &[RowRun], tangled: &[bool], times: &Column) -> Vec<RowRun> {
     let mut out: Vec<RowRun> = Vec::with_capacity(runs.len());
     let mut rows: Vec<(i64, RowRun)> = Vec::new();
     for group in runs.chunk_by(|a, b| a.logger == b.logger) {
-        if group.windows(2).all(|pair| last_time(times, &pair[0]) <= first_time(times, &pair[1])) {
+        if !group.first().is_some_and(|run| tangled[run.logger as usize]) {
             out.extend_from_slice(group);
             continue;
         }
@@ -181,9 +203,8 @@ impl SortedRuns {
     }
 
     /// First and last time; `None` if there are no rows.
-    pub(super) fn time_bounds(&self, times: &Column) -> Option<(i64, i64)> {
-        let min = self.runs.iter().map(|run| first_time(times, run)).min()?;
-        Some((min, self.runs.iter().map(|run| last_time(times, run)).max()?))
+    pub(super) fn time_bounds(&self) -> Option<(i64, i64)> {
+        (self.rows > 0).then_some(self.times)
     }
 
     /// Is there a row of this key? `from` is the run to begin with, and the one at which a later key may begin.

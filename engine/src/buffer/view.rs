@@ -138,14 +138,15 @@ impl BufferView {
         let frames = buffer.extent.frames();
         let start_of = |frame: usize| if frame < frames { buffer.frame_starts.get(frame) } else { u64::MAX };
         let short = |number: usize| u32::try_from(number).expect("a buffer holds fewer rows, as limits assert");
+        let (all_times, loggers) = (buffer.times.reader(self.rows), buffer.loggers.reader(self.rows));
         let mut times = Vec::with_capacity(BATCH_ROWS);
         let (mut frame, mut next_start) = (0, start_of(1));
         for begin in (0..self.rows).step_by(BATCH_ROWS) {
             let count = BATCH_ROWS.min(self.rows - begin);
             times.clear();
-            buffer.times.each(begin, count, |time| times.push(time.cast_signed()));
+            all_times.each(begin, count, |time| times.push(time.cast_signed()));
             let mut index = 0;
-            buffer.loggers.each(begin, count, |logger| {
+            loggers.each(begin, count, |logger| {
                 let row = begin + index;
                 while row as u64 >= next_start {
                     frame += 1;
@@ -202,7 +203,7 @@ impl SortedBatches {
     #[must_use]
     pub fn bounds(&self) -> Option<((LoggerId, LoggerId), (Millis, Millis))> {
         let (first, last) = self.sorted.logger_bounds()?;
-        let (min, max) = self.sorted.time_bounds(&self.view.buffer.times)?;
+        let (min, max) = self.sorted.time_bounds()?;
         let loggers = (LoggerId::new(first).ok()?, LoggerId::new(last).ok()?);
         Some((loggers, (Millis::new(min).ok()?, Millis::new(max).ok()?)))
     }
@@ -238,37 +239,54 @@ impl Iterator for SortedBatches {
             return None;
         }
         let buffer = &*self.view.buffer;
+        let frames = buffer.extent.frames();
+        let (gateways, received) = (buffer.frame_gateways.reader(frames), buffer.frame_received.reader(frames));
         // What all rows of a run have in common.
-        let of_runs = |value: &dyn Fn(&RowRun) -> u64| {
-            let mut values = Vec::with_capacity(rows);
-            for run in &runs {
-                values.resize(values.len() + run.len as usize, value(run));
-            }
-            values
-        };
-        let gateways = of_runs(&|run| buffer.frame_gateways.get(run.frame as usize));
-        let received = of_runs(&|run| buffer.frame_received.get(run.frame as usize));
+        let mut of_runs = (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows));
+        for run in &runs {
+            let end = of_runs.0.len() + run.len as usize;
+            of_runs.0.resize(end, self.sorted.logger(run));
+            of_runs.1.resize(end, gateways.get(run.frame as usize));
+            of_runs.2.resize(end, received.get(run.frame as usize).cast_signed());
+        }
+        let (loggers, gateways, received) = of_runs;
+        let gather = Gather { runs: &runs, rows, len: self.view.rows };
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.channels.len() + 4);
-        columns.push(Arc::new(UInt64Array::from(of_runs(&|run| self.sorted.logger(run)))));
-        columns.push(Arc::new(times(gather(&buffer.times, &runs, rows, u64::cast_signed))));
+        columns.push(Arc::new(UInt64Array::from(loggers)));
+        columns.push(Arc::new(times(gather.values(&buffer.times, u64::cast_signed))));
         for code in &self.channels {
             columns.push(Arc::new(match buffer.column(*code) {
-                Some(column) => channel(gather(column, &runs, rows, f64::from_bits)),
+                Some(column) => channel(gather.values(column, f64::from_bits)),
                 None => Float64Array::new_null(rows),
             }));
         }
         columns.push(Arc::new(UInt64Array::from(gateways)));
-        columns.push(Arc::new(times(received.into_iter().map(u64::cast_signed).collect())));
+        columns.push(Arc::new(times(received)));
         Some(RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("columns are made as the schema says"))
     }
 }
 
-fn gather<T>(column: &Column, runs: &[RowRun], rows: usize, value: impl Fn(u64) -> T) -> Vec<T> {
-    let mut values = Vec::with_capacity(rows);
-    for run in runs {
-        column.each(run.row as usize, run.len as usize, |cell| values.push(value(cell)));
+/// Picks the rows of runs out of columns.
+struct Gather<'a> {
+    runs: &'a [RowRun],
+    rows: usize,
+    /// Rows that the view has.
+    len: usize,
+}
+
+impl Gather<'_> {
+    fn values<T>(&self, column: &Column, value: impl Fn(u64) -> T) -> Vec<T> {
+        let column = column.reader(self.len);
+        let mut values = Vec::with_capacity(self.rows);
+        for run in self.runs {
+            if run.len == 1 {
+                values.push(value(column.get(run.row as usize)));
+            } else {
+                column.each(run.row as usize, run.len as usize, |cell| values.push(value(cell)));
+            }
+        }
+        values
     }
-    values
 }
 
 fn times(values: Vec<i64>) -> TimestampMillisecondArray {

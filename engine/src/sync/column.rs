@@ -85,19 +85,12 @@ impl Column {
         self.chunk(place.chunk).map_or(self.vacant, |chunk| chunk[place.offset].load(Ordering::Relaxed))
     }
 
-    /// Takes the values of `count` rows from `row` on, which must all be below a length that was observed.
-    pub(crate) fn each(&self, row: usize, count: usize, mut take: impl FnMut(u64)) {
-        let mut done = 0;
-        while done < count {
-            let place = place(row + done);
-            let here = (place.rows - place.offset).min(count - done);
-            match self.chunk(place.chunk) {
-                Some(chunk) => {
-                    chunk[place.offset..place.offset + here].iter().for_each(|cell| take(cell.load(Ordering::Relaxed)));
-                }
-                None => (0..here).for_each(|_| take(self.vacant)),
-            }
-            done += here;
+    /// Makes many reads of rows below `len`, a length that was observed, cheap: each chunk is looked for once.
+    pub(crate) fn reader(&self, len: usize) -> Reader<'_> {
+        let chunks = len.checked_sub(1).map_or(0, |last| place(last).chunk + 1);
+        Reader {
+            chunks: (0..chunks).map(|index| self.chunk(index).map(|chunk| &chunk[..])).collect(),
+            vacant: self.vacant,
         }
     }
 
@@ -131,6 +124,42 @@ impl Column {
             done += here;
         }
         grown
+    }
+}
+
+/// Rows of a column that were there at one time.
+pub(crate) struct Reader<'a> {
+    /// None where nothing was ever written.
+    chunks: Vec<Option<&'a [AtomicU64]>>,
+    vacant: u64,
+}
+
+impl Reader<'_> {
+    /// The value at `row`.
+    ///
+    /// # Panics
+    /// Past the length that it was made for, rounded up to a chunk.
+    #[inline]
+    pub(crate) fn get(&self, row: usize) -> u64 {
+        let place = place(row);
+        self.chunks[place.chunk].map_or(self.vacant, |chunk| chunk[place.offset].load(Ordering::Relaxed))
+    }
+
+    /// Takes the values of `count` rows from `row` on.
+    #[inline]
+    pub(crate) fn each(&self, row: usize, count: usize, mut take: impl FnMut(u64)) {
+        let mut done = 0;
+        while done < count {
+            let place = place(row + done);
+            let here = (place.rows - place.offset).min(count - done);
+            match self.chunks[place.chunk] {
+                Some(chunk) => {
+                    chunk[place.offset..place.offset + here].iter().for_each(|cell| take(cell.load(Ordering::Relaxed)));
+                }
+                None => (0..here).for_each(|_| take(self.vacant)),
+            }
+            done += here;
+        }
     }
 }
 

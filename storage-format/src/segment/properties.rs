@@ -59,7 +59,12 @@ pub fn writer_properties(
             _ => (false, Encoding::DELTA_BINARY_PACKED),
         };
         // With a dictionary, the encoding is what follows once the dictionary is full.
-        builder = builder.set_column_dictionary_enabled(path.clone(), dictionary).set_column_encoding(path, encoding);
+        builder =
+            builder.set_column_dictionary_enabled(path.clone(), dictionary).set_column_encoding(path.clone(), encoding);
+        if ["gateway", "received"].contains(&field.name().as_str()) {
+            // Nobody looks for readings by who sent them: it is not worth comparing each value.
+            builder = builder.set_column_statistics_enabled(path, EnabledStatistics::None);
+        }
     }
     Ok(builder.build())
 }

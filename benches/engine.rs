@@ -1,0 +1,102 @@
+//! The engine's stages over a real directory: append, flush, recovery. Times are CPU time of all threads, so that a busy
+//! machine changes little; throughput is in readings per second of one core.
+
+#![allow(clippy::print_stdout, reason = "a report is what this program is for")]
+
+use std::time::Duration;
+
+use benches::{Loggers, cpu_time, open, send};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use storage_format::{Frame, FrameSequence, SpoolId};
+
+const READINGS: usize = 1_000_000;
+
+fn frames(loggers: usize, per_frame: usize) -> Vec<Frame> {
+    let spool = SpoolId::new(1).expect("not zero");
+    let mut fleet = Loggers::new(1, loggers);
+    (0..READINGS / per_frame).map(|n| fleet.frame(spool, FrameSequence::new(n as u64 + 1), per_frame)).collect()
+}
+
+/// Loggers of a gateway, and readings of a frame.
+const SHAPES: [(usize, usize); 3] = [(20, 1000), (1000, 1000), (10_000, 20)];
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+fn never(config: &mut engine::EngineConfig) {
+    config.flush_bytes = 1 << 30;
+    config.buffer_bytes_max = 4 << 30;
+}
+
+fn timed(rounds: u64, mut once: impl FnMut() -> Duration) -> Duration {
+    (0..rounds).map(|_| once()).sum()
+}
+
+fn bench(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let mut group = criterion.benchmark_group("engine");
+    group.throughput(Throughput::Elements(READINGS as u64)).sample_size(10);
+    for (loggers, per_frame) in SHAPES {
+        let frames = frames(loggers, per_frame);
+        let shape = format!("{loggers} loggers, {per_frame} a frame");
+        let told = std::cell::Cell::new(false);
+        group.bench_function(BenchmarkId::new("append", &shape), |bencher| {
+            bencher.iter_custom(|rounds| {
+                timed(rounds, || {
+                    runtime.block_on(async {
+                        let dir = tempfile::tempdir().expect("a directory");
+                        let engine = open(dir.path(), never).await;
+                        let frames = frames.clone();
+                        let begun = cpu_time();
+                        send(&engine, frames).await;
+                        cpu_time() - begun
+                    })
+                })
+            });
+        });
+        group.bench_function(BenchmarkId::new("flush", &shape), |bencher| {
+            bencher.iter_custom(|rounds| {
+                timed(rounds, || {
+                    runtime.block_on(async {
+                        let dir = tempfile::tempdir().expect("a directory");
+                        let engine = open(dir.path(), never).await;
+                        send(&engine, frames.clone()).await;
+                        let begun = cpu_time();
+                        let report = engine.flush(None).await.expect("a flush");
+                        let took = cpu_time() - begun;
+                        assert_eq!(report.readings, READINGS as u64);
+                        if !told.replace(true) {
+                            println!("{shape}: {:.3} B a reading at rest", report.bytes as f64 / READINGS as f64);
+                        }
+                        took
+                    })
+                })
+            });
+        });
+        group.bench_function(BenchmarkId::new("recovery", &shape), |bencher| {
+            let dir = tempfile::tempdir().expect("a directory");
+            runtime.block_on(async {
+                let engine = open(dir.path(), never).await;
+                send(&engine, frames.clone()).await;
+                engine.close().await.expect("closed");
+            });
+            bencher.iter_custom(|rounds| {
+                timed(rounds, || {
+                    runtime.block_on(async {
+                        let begun = cpu_time();
+                        let engine = open(dir.path(), never).await;
+                        let took = cpu_time() - begun;
+                        assert_eq!(engine.recovery().readings, READINGS as u64);
+                        engine.close().await.expect("closed");
+                        took
+                    })
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

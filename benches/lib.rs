@@ -1,0 +1,169 @@
+//! What the benchmarks share: readings like a fleet's, and an engine on a temporary directory.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use engine::{
+    AckSink, Engine, EngineConfig, EngineParts, LocalDurable, MasterKey, RealFiles, Submission, SubmitFailure,
+    SystemClock, SystemRandom,
+};
+use storage_format::encryption::SecretKey;
+use storage_format::{ChannelCode, Frame, FrameBuilder, FrameSequence, GatewayId, LoggerId, Millis, OrgId, SpoolId};
+
+/// Time between two readings of a logger, in milliseconds.
+const INTERVAL_MS: i64 = 300_000;
+/// 2020-01-01T00:00:00Z.
+const START_MS: i64 = 1_577_836_800_000;
+
+/// A small generator (SplitMix64): the same numbers in every run.
+#[derive(Debug, Clone)]
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> i64 {
+        i64::try_from(self.next() % end).unwrap_or(0)
+    }
+}
+
+/// One gateway's loggers: temperature and humidity that wander by a few steps of their sensor, at jittered times.
+#[derive(Debug)]
+pub struct Loggers {
+    first: u64,
+    round: i64,
+    next: usize,
+    state: Vec<(i64, i64)>,
+    dice: Dice,
+    channels: [ChannelCode; 2],
+    builder: FrameBuilder,
+}
+
+impl Loggers {
+    /// So many loggers, with ids from `first` on.
+    #[must_use]
+    pub fn new(first: u64, count: usize) -> Self {
+        let channels = [1, 2].map(|code| ChannelCode::new(code).expect("a code"));
+        let state = vec![(480, 5000); count];
+        Self { first, round: 0, next: 0, state, dice: Dice(first), channels, builder: FrameBuilder::new() }
+    }
+
+    /// The next frame of so many readings: round by round, logger by logger.
+    pub fn frame(&mut self, spool: SpoolId, sequence: FrameSequence, readings: usize) -> Frame {
+        for _ in 0..readings {
+            let number = self.next;
+            let (temperature, humidity) = &mut self.state[number];
+            *temperature += self.dice.below(5) - 2;
+            *humidity += self.dice.below(9) - 4;
+            *temperature = (*temperature).clamp(300, 700);
+            *humidity = (*humidity).clamp(4000, 6000);
+            let units = [100.0, 16.0, 10.0][number % 3];
+            let time = Millis::new(START_MS + self.round * INTERVAL_MS + self.dice.below(700)).expect("a time");
+            let logger = LoggerId::new(self.first + number as u64).expect("an id");
+            let samples = [*temperature as f64 / units, *humidity as f64 / 100.0];
+            let samples = [(self.channels[0], samples[0]), (self.channels[1], samples[1])];
+            self.builder.push(logger, time, &samples).expect("it fits");
+            self.next += 1;
+            if self.next == self.state.len() {
+                self.next = 0;
+                self.round += 1;
+            }
+        }
+        Frame::decode(self.builder.encode(spool, sequence)).expect("what was encoded decodes")
+    }
+}
+
+/// Waits for answers.
+#[derive(Debug, Default)]
+pub struct Acks {
+    durable: Mutex<u64>,
+    changed: Condvar,
+    calls: AtomicU64,
+}
+
+impl AckSink for Acks {
+    fn durable(&self, up_to: FrameSequence) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut durable = self.durable.lock().expect("no panic");
+        *durable = up_to.get().max(*durable);
+        self.changed.notify_all();
+    }
+
+    fn failed(&self, sequence: FrameSequence, failure: SubmitFailure) {
+        panic!("frame {sequence} failed: {failure:?}");
+    }
+}
+
+impl Acks {
+    /// Waits until this frame is durable.
+    ///
+    /// # Panics
+    /// When another thread has.
+    pub fn wait(&self, sequence: u64) {
+        let mut durable = self.durable.lock().expect("no panic");
+        while *durable < sequence {
+            durable = self.changed.wait(durable).expect("no panic");
+        }
+    }
+}
+
+/// CPU time of this process so far: what others do on the machine does not count.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// The organisation of all benchmarks.
+///
+/// # Panics
+/// Never.
+#[must_use]
+pub fn org() -> OrgId {
+    OrgId::new(1).expect("not zero")
+}
+
+/// An engine on this directory.
+///
+/// # Panics
+/// When it does not open.
+pub async fn open(dir: &Path, config: impl FnOnce(&mut EngineConfig)) -> Arc<Engine> {
+    let mut settings = EngineConfig::new(dir);
+    config(&mut settings);
+    let store = LocalDurable::open(dir.join("store"), dir.join("tmp")).expect("a store");
+    let parts = EngineParts {
+        files: Arc::new(RealFiles),
+        store: Arc::new(store),
+        keys: Arc::new(MasterKey::new(SecretKey::from_bytes([7; 32]), SystemRandom)),
+        clock: Arc::new(SystemClock::new()),
+        random: Arc::new(SystemRandom),
+    };
+    let engine = Engine::open(settings, parts).await.expect("it opens");
+    engine.ensure_org(org()).await.expect("an organisation");
+    engine
+}
+
+/// Sends frames to an engine and waits until they are durable.
+///
+/// # Panics
+/// When the engine refuses.
+pub async fn send(engine: &Engine, frames: Vec<Frame>) {
+    let acks = Arc::<Acks>::default();
+    let gateway = GatewayId::new(1).expect("not zero");
+    let Some(last) = frames.last().map(Frame::sequence) else { return };
+    let received = Millis::new(START_MS).expect("a time");
+    for frame in frames {
+        let sink = Arc::clone(&acks) as Arc<dyn AckSink>;
+        let submission = Submission { org: org(), gateway, received, frame, acks: sink };
+        engine.submit(submission).await.expect("taken");
+    }
+    tokio::task::block_in_place(|| acks.wait(last.get()));
+}
