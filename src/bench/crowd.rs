@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Crowd {
     worker: Worker,
-    endpoint: Endpoint,
+    endpoints: Vec<Endpoint>,
     server: SocketAddr,
     identities: Vec<Identity>,
     clients: Vec<Client>,
@@ -46,15 +46,15 @@ impl Crowd {
     /// When one cannot.
     pub(super) async fn connect(server: SocketAddr, identities: Vec<Identity>) -> Result<Self> {
         let worker = Worker::start("bench-crowd")?;
-        let endpoint = worker.endpoint(server).await?;
-        let mut this = Self { worker, endpoint, server, identities, clients: Vec::new() };
+        let endpoints = worker.endpoints(server, identities.len()).await?;
+        let mut this = Self { worker, endpoints, server, identities, clients: Vec::new() };
         this.clients = this.connect_all(HANDSHAKES).await?;
         Ok(this)
     }
 
     async fn connect_all(&self, at_once: usize) -> Result<Vec<Client>> {
-        let connecting = self.identities.iter().map(|identity| {
-            let (server, endpoint, identity) = (self.server, self.endpoint.clone(), identity.clone());
+        let connecting = self.identities.iter().zip(self.endpoints.iter().cycle()).map(|(identity, endpoint)| {
+            let (server, endpoint, identity) = (self.server, endpoint.clone(), identity.clone());
             self.worker.run(connect(server, endpoint, identity))
         });
         stream::iter(connecting).buffer_unordered(at_once.max(1)).try_collect().await

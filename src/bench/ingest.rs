@@ -70,6 +70,8 @@ const LAG_MS_MAX: f64 = 5.0;
 const CLIENT_SHARE_MAX: f64 = 0.5;
 /// A sending thread that is busier than this is the limit itself.
 const THREAD_SHARE_MAX: f64 = 0.9;
+/// Answers that come later than this after the end are told.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// A disk that syncs faster than this is none.
 const DISK_MS_MIN: f64 = 0.015;
 
@@ -92,7 +94,6 @@ struct Mark {
     frames: u64,
     client_cpu: Duration,
     server_cpu: Duration,
-    server_disk: Option<u64>,
     counted: Counted,
 }
 
@@ -105,7 +106,6 @@ impl Mark {
             frames: sums.frames,
             client_cpu: Process::This.cpu()?,
             server_cpu: server.process().cpu()?,
-            server_disk: server.process().disk_written_bytes(),
             // Last: it is the server that takes its time here.
             counted: server.counted().await?,
         })
@@ -336,7 +336,6 @@ impl Facts<'_> {
         let each = |total: f64| if readings > 0.0 { total / readings } else { 0.0 };
         let client = last.client_cpu.saturating_sub(first.client_cpu).as_secs_f64();
         let server = last.server_cpu.saturating_sub(first.server_cpu).as_secs_f64();
-        let written = last.server_disk.zip(first.server_disk).map(|(last, first)| last.saturating_sub(first));
         let server_metrics = last.counted.since(&first.counted);
         let wal_syncs = server_metrics.get("icecore_wal_sync_seconds_count").copied();
         let wal_sync_s = server_metrics.get("icecore_wal_sync_seconds_sum").copied();
@@ -352,7 +351,7 @@ impl Facts<'_> {
                 server_cores: server / seconds,
             },
             wire_bytes_per_reading: outcome.wire.sent_bytes as f64 / (outcome.sent_readings as f64).max(1.0),
-            server_disk_bytes_per_reading: written.map(|bytes| each(bytes as f64)),
+            wire_packets_lost_ratio: outcome.wire.lost_packets as f64 / (outcome.wire.sent_packets as f64).max(1.0),
             wal_bytes: server_metrics.get("icecore_wal_bytes").copied(),
             wal_syncs,
             wal_sync_ms_mean: wal_sync_s.zip(wal_syncs).map(|(sum, count)| sum * 1e3 / count.max(1.0)),
@@ -406,6 +405,12 @@ fn judge(report: &Report, threads: usize, refusal: Option<&str>) -> (bool, Vec<S
     }
     if report.disk_sync_ms.p50 < DISK_MS_MIN {
         notes.push("syncs cost next to nothing here, as in memory: --data-dir names a directory on a disk".to_owned());
+    }
+    if report.drain_s > DRAIN_MAX.as_secs_f64() {
+        notes.push(format!(
+            "the last answers came {:.1} s after the last frames: the server was behind",
+            report.drain_s
+        ));
     }
     if report.reconnects > 0 {
         notes.push(format!("{} connections were lost and made again", report.reconnects));

@@ -27,6 +27,11 @@ use crate::error::{Context, Problem, Result, chain};
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Handshakes at once: fewer than one network gets places for.
 pub(super) const HANDSHAKES: usize = 48;
+/// So many connections share a socket: enough that many do not need as many sockets, few enough that answers for all
+/// of them at once find room in its buffer.
+const SOCKET_CONNECTIONS: usize = 32;
+/// Sockets of one thread at most.
+const SOCKETS_MAX: usize = 64;
 /// Between giving the sign and the first frame.
 const LEAD: Duration = Duration::from_millis(50);
 /// Waiting for room for longer than this means that flow control holds the connection back, not this process.
@@ -258,9 +263,11 @@ impl Worker {
         }
     }
 
-    /// A socket of its own.
-    pub(super) async fn endpoint(&self, server: SocketAddr) -> Result<Endpoint> {
-        self.run(async move { Endpoint::to(server).context(|| "cannot make a UDP socket".to_owned()) }).await
+    /// Sockets of its own, for so many connections; at least one.
+    pub(super) async fn endpoints(&self, server: SocketAddr, connections: usize) -> Result<Vec<Endpoint>> {
+        let sockets = connections.div_ceil(SOCKET_CONNECTIONS).clamp(1, SOCKETS_MAX);
+        let make = move || Endpoint::shared(server).context(|| "cannot make a UDP socket".to_owned());
+        self.run(async move { (0..sockets).map(|_| make()).collect() }).await
     }
 }
 
@@ -289,15 +296,17 @@ impl Load {
     /// When one cannot.
     pub(super) async fn connect(config: LoadConfig, participants: Vec<Participant>) -> Result<Self> {
         let mut workers = Vec::new();
-        for _ in 0..config.threads.min(participants.len()).max(1) {
+        let threads = config.threads.min(participants.len()).max(1);
+        for _ in 0..threads {
             let worker = Worker::start("bench-load")?;
-            let endpoint = worker.endpoint(config.server).await?;
-            workers.push((worker, endpoint, Arc::new(Tally::default())));
+            let endpoints = worker.endpoints(config.server, participants.len() / threads).await?;
+            workers.push((worker, endpoints, Arc::new(Tally::default())));
         }
         let storming = Arc::new(AtomicBool::new(false));
-        let connecting = participants.into_iter().enumerate().map(|(index, participant)| {
-            let index = index % workers.len();
-            let (worker, endpoint, tally) = &workers[index];
+        let connecting = participants.into_iter().enumerate().map(|(number, participant)| {
+            let index = number % workers.len();
+            let (worker, endpoints, tally) = &workers[index];
+            let endpoint = &endpoints[number / workers.len() % endpoints.len()];
             let (tally, storming) = (Arc::clone(tally), Arc::clone(&storming));
             let account = Arc::new(Account { tally, storming, waiting: Mutex::default() });
             worker.run(Line::connect(config, endpoint.clone(), participant, account, index))
@@ -434,6 +443,8 @@ impl Running {
             outcome.reconnects += summary.reconnects;
             outcome.wire.sent_bytes += summary.wire.sent_bytes;
             outcome.wire.received_bytes += summary.wire.received_bytes;
+            outcome.wire.sent_packets += summary.wire.sent_packets;
+            outcome.wire.lost_packets += summary.wire.lost_packets;
             if let Some(refused) = summary.refused.first().filter(|_| outcome.refusal.is_none()) {
                 outcome.refusal = Some(format!("{}: {}", refused.code, refused.detail));
             }

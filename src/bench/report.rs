@@ -113,8 +113,8 @@ pub struct Report {
     pub cpu: CpuReport,
     /// UDP payload that the client sent, for each reading.
     pub wire_bytes_per_reading: f64,
-    /// What the kernel says the server caused to be written to the disk, for each reading; none where it does not say.
-    pub server_disk_bytes_per_reading: Option<f64>,
+    /// Packets that the client sent and QUIC took for lost, of all that it sent.
+    pub wire_packets_lost_ratio: f64,
     /// Bytes of all WAL files, as the server last told.
     pub wal_bytes: Option<f64>,
     /// Syncs of the WAL, if the server tells them.
@@ -212,10 +212,8 @@ impl Report {
         let cpu = self.cpu;
         line("server CPU", format!("{:.0} ns a reading, {:.2} cores", cpu.server_ns_per_reading, cpu.server_cores));
         line("client CPU", format!("{:.0} ns a reading, {:.2} cores", cpu.client_ns_per_reading, cpu.client_cores));
-        line("wire", format!("{:.2} bytes a reading", self.wire_bytes_per_reading));
-        if let Some(bytes) = self.server_disk_bytes_per_reading {
-            line("server's disk writes", format!("{bytes:.2} bytes a reading"));
-        }
+        let lost = self.wire_packets_lost_ratio * 100.0;
+        line("wire", format!("{:.2} bytes a reading, {lost:.2} % of packets lost", self.wire_bytes_per_reading));
         if let Some(bytes) = self.wal_bytes {
             line("WAL files", format!("{:.0} MiB", bytes / f64::from(1 << 20)));
         }
@@ -275,7 +273,7 @@ mod tests {
                 server_cores: 1.1,
             },
             wire_bytes_per_reading: 4.2,
-            server_disk_bytes_per_reading: Some(8.0),
+            wire_packets_lost_ratio: 0.01,
             wal_bytes: Some(1048576.0),
             wal_syncs: None,
             wal_sync_ms_mean: None,

@@ -21,8 +21,12 @@ const TAIL_LINES: usize = 20;
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Settings that a run needs, for whoever has not set them: counting everything at the end takes its time.
-const SETTINGS: [(&str, &str); 3] =
-    [("ICECORE_LOG__FILTER", "warn"), ("ICECORE_QUERY__TIME_MAX", "10m"), ("ICECORE_HTTP__REQUEST_TIME_MAX", "10m")];
+const SETTINGS: [(&str, &str); 4] = [
+    ("ICECORE_LOG__FILTER", "warn"),
+    ("ICECORE_QUERY__TIME_MAX", "10m"),
+    ("ICECORE_QUERY__MEMORY_MAX", "16 GiB"),
+    ("ICECORE_HTTP__REQUEST_TIME_MAX", "10m"),
+];
 
 /// A server process. It ends when this is dropped.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ const POOL_READINGS_MAX: u64 = 16 << 20;
 /// A pool has this many frames at least.
 const POOL_FRAMES_MIN: u64 = 4;
 /// What is reckoned with where the rate has no limit, in readings a second.
-const RATE_MAX: f64 = 12e6;
+const RATE_MAX: f64 = 20e6;
 /// A connection may be faster than its share: what is reckoned with.
 const UNEVEN: f64 = 2.0;
 const DAY: Duration = Duration::from_secs(86_400);

@@ -1,4 +1,6 @@
-//! What a process has used, as the kernel tells it in `/proc`: CPU time, memory, bytes written to the disk.
+//! What a process has used, as the kernel tells it in `/proc`: CPU time and memory.
+//!
+//! Not what it wrote: `/proc/PID/io` charges a sync of 4 KiB with a whole large folio, a hundred times too much.
 
 use std::fs;
 use std::time::Duration;
@@ -53,13 +55,6 @@ impl Process {
 
     fn status(self, name: &str) -> Result<u64> {
         kib(&self.read("status")?, name).ok_or_else(|| Problem::new(format!("the kernel does not tell {name}")))
-    }
-
-    /// What it has caused to be written to the disk, in bytes; none where the kernel does not tell.
-    #[must_use]
-    pub(super) fn disk_written_bytes(self) -> Option<u64> {
-        let text = self.read("io").ok()?;
-        text.lines().find_map(|line| line.strip_prefix("write_bytes:"))?.trim().parse().ok()
     }
 }
 

@@ -97,7 +97,7 @@ async fn one_attempt(
     let addr = resolve(&config.server, attempt).await?;
     let endpoint = match &config.endpoint {
         Some(shared) => shared.clone(),
-        None => Endpoint::to(addr).map_err(|error| Trouble::Passing(format!("no UDP socket: {error}")))?,
+        None => Endpoint::own(addr).map_err(|error| Trouble::Passing(format!("no UDP socket: {error}")))?,
     };
     let connecting = endpoint.0.connect_with(quic.clone(), addr, config.identity.server_name())?;
     let connection: Connection = timeout(config.connect_timeout, connecting)
@@ -108,7 +108,7 @@ async fn one_attempt(
     shared.add_wire(&connection.stats());
     if outcome.is_ok() && config.endpoint.is_none() {
         // Otherwise the server would wait for a client that is gone; but it is not worth more than a moment.
-        let _ = timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
+        let _ = timeout(CLOSE_TIMEOUT, endpoint.0.wait_idle()).await;
     }
     outcome
 }

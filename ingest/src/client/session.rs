@@ -59,13 +59,17 @@ pub struct Summary {
     pub wire: Wire,
 }
 
-/// What went over the wire, in bytes of UDP payload.
+/// What went over the wire: UDP payloads and packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wire {
     /// To the server, resent packets included.
     pub sent_bytes: u64,
     /// From the server.
     pub received_bytes: u64,
+    /// Packets that QUIC sent.
+    pub sent_packets: u64,
+    /// Those of them that it took for lost.
+    pub lost_packets: u64,
 }
 
 /// A client that ended before everything was answered.
@@ -147,6 +151,8 @@ impl Shared {
         let mut state = self.state();
         state.wire.sent_bytes += stats.udp_tx.bytes;
         state.wire.received_bytes += stats.udp_rx.bytes;
+        state.wire.sent_packets += stats.path.sent_packets;
+        state.wire.lost_packets += stats.path.lost_packets;
     }
 
     /// The client has ended.

@@ -15,5 +15,6 @@ mod pki;
 mod raw;
 mod refusals;
 mod resume;
+mod sharing;
 mod sink;
 mod weather;
