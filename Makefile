@@ -35,7 +35,7 @@ deps: ## Dependency directions between the crates
 	bash tests/dependency-directions.sh
 
 bench: ## Criterion micro-benchmarks
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked -p benches
 
 # Every target for a minute, or one for longer: `make fuzz TARGET=frame SECONDS=600`.
 SECONDS ?= 60

@@ -26,7 +26,6 @@ use crate::sync::{Column, Extent};
 
 pub(crate) use budget::Budget;
 pub(crate) use registry::{Org, OrgWriter, Orgs, WriterCommand, Writers};
-pub(crate) use sorted::Runs;
 pub use view::{BufferView, SortedBatches};
 
 const NAN: u64 = f64::NAN.to_bits();

@@ -37,8 +37,12 @@ pub struct EngineConfig {
     /// A write buffer whose oldest reading arrived this long ago is flushed. Hours, since every flush makes objects.
     /// Default 4 h.
     pub flush_age: Duration,
-    /// Organisations flushed at the same time. Each takes about three times `flush_bytes`. Default 2.
+    /// Organisations flushed at the same time, and parts of one flush. Each takes about three times `flush_bytes`.
+    /// Default 2.
     pub flush_concurrency: usize,
+    /// Readings that are worth encoding beside others of the same flush, which makes a segment of their own. Default
+    /// 524,288.
+    pub flush_part_rows: usize,
     /// A segment's encoded bytes, about, before the next is begun: bounds the memory that encoding takes.
     /// Default 64 MiB.
     pub segment_bytes_max: u64,
@@ -75,6 +79,7 @@ impl EngineConfig {
             flush_bytes: 64 * MIB,
             flush_age: Duration::from_secs(4 * 3600),
             flush_concurrency: 2,
+            flush_part_rows: 512 * 1024,
             segment_bytes_max: 64 * MIB,
             row_group_rows: ROW_GROUP_ROWS_MAX,
             merge_runs_max: 16,
@@ -91,8 +96,9 @@ impl EngineConfig {
     /// # Errors
     /// [`EngineErrorKind::Invalid`], naming the setting.
     pub fn check(&self) -> Result<(), EngineError> {
-        let rules: [(bool, &'static str); 10] = [
+        let rules: [(bool, &'static str); 11] = [
             (self.flush_concurrency >= 1, "flush_concurrency must be at least 1"),
+            (self.flush_part_rows >= 1, "flush_part_rows must be at least 1"),
             (self.merge_runs_max >= 1, "merge_runs_max must be at least 1"),
             (self.group_frames_max >= 1, "group_frames_max must be at least 1"),
             (

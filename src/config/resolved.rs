@@ -243,6 +243,7 @@ fn engine_config(raw: &RawEngine) -> Result<EngineConfig, Rule> {
         flush_bytes: raw.flush_bytes.0,
         flush_age: raw.flush_age.0,
         flush_concurrency: raw.flush_concurrency,
+        flush_part_rows: raw.flush_part_rows,
         segment_bytes_max: raw.segment_bytes_max.0,
         row_group_rows: raw.row_group_rows,
         merge_runs_max: raw.merge_runs_max,

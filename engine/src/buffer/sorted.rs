@@ -31,7 +31,7 @@ impl RowRun {
 
 /// Takes rows in the order of their arrival.
 #[derive(Debug, Clone)]
-pub(crate) struct Runs {
+pub(super) struct Runs {
     runs: Vec<RowRun>,
     rows: usize,
     time_min: i64,
@@ -182,6 +182,27 @@ fn untangle(runs: &[RowRun], tangled: &[bool], times: &Column) -> Vec<RowRun> {
 }
 
 impl SortedRuns {
+    /// The same in so many parts, or fewer, none of which has a logger in common with another.
+    pub(super) fn split(&self, parts: usize) -> Vec<Self> {
+        let each = self.rows.div_ceil(parts.max(1)).max(1);
+        let mut split: Vec<Self> = Vec::with_capacity(parts);
+        for group in self.runs.chunk_by(|a, b| a.logger == b.logger) {
+            let part = match split.last_mut() {
+                Some(part) if part.rows < each => part,
+                _ => {
+                    split.push(Self { runs: Vec::new(), loggers: Vec::new(), rows: 0, times: self.times });
+                    let Some(part) = split.last_mut() else { continue };
+                    part
+                }
+            };
+            let logger = u32::try_from(part.loggers.len()).unwrap_or(u32::MAX);
+            part.loggers.extend(group.first().map(|run| self.logger(run)));
+            part.runs.extend(group.iter().map(|run| RowRun { logger, ..*run }));
+            part.rows += group.iter().map(|run| run.len as usize).sum::<usize>();
+        }
+        split
+    }
+
     /// How many rows there are.
     pub(super) fn rows(&self) -> usize {
         self.rows
@@ -202,7 +223,7 @@ impl SortedRuns {
         Some((*self.loggers.first()?, *self.loggers.last()?))
     }
 
-    /// First and last time; `None` if there are no rows.
+    /// First and last time, perhaps wider after a split; `None` if there are no rows.
     pub(super) fn time_bounds(&self) -> Option<(i64, i64)> {
         (self.rows > 0).then_some(self.times)
     }

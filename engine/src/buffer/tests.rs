@@ -234,6 +234,8 @@ proptest! {
             let times = || some.iter().map(|row| row.1);
             prop_assert_eq!((Some(min.get()), Some(max.get())), (times().min(), times().max()));
         }
+        let split: Vec<_> = batches.clone().split(3).into_iter().flatten().collect();
+        prop_assert_eq!(&rows(split), &some);
         let mut at = 0;
         for key in (0_u64..6).flat_map(|id| (0..40).map(move |time| (id, time))) {
             prop_assert_eq!(batches.seek(key, &mut at), some.iter().any(|row| (row.0, row.1) == key), "{:?}", key);
@@ -255,10 +257,9 @@ proptest! {
             writer.append(&frame, gateway(1), millis(0), Lsn::new(lsn));
         }
         let view = buffer.view();
-        let windows = view.by_window();
+        let windows = view.by_window(&[code(1)]);
         let mut all = 0;
-        for (window, selected) in windows {
-            let sorted = super::SortedBatches::new(view.clone(), selected, &[code(1)]);
+        for (window, sorted) in windows {
             let (_, (min, max)) = sorted.bounds().expect("not empty");
             prop_assert!(window.range().contains(min) && window.range().contains(max));
             prop_assert_eq!(sorted.rows(), times.iter().filter(|t| window.range().contains(millis(**t))).count());

@@ -108,8 +108,8 @@ impl BufferView {
         runs.into_iter().map(|runs| SortedBatches::new(self.clone(), runs, channels)).collect()
     }
 
-    /// Its rows by window, as the flush wants them.
-    pub(crate) fn by_window(&self) -> BTreeMap<Window, Runs> {
+    /// Its rows by window, each as [`BufferView::batches`] gives them.
+    pub(crate) fn by_window(&self, channels: &[ChannelCode]) -> Vec<(Window, SortedBatches)> {
         let mut windows: BTreeMap<Window, Runs> = BTreeMap::new();
         // Rows come in runs of one month: the map is asked only when the month changes.
         let mut current: Option<(Window, RangeInclusive<i64>, Runs)> = None;
@@ -129,7 +129,7 @@ impl BufferView {
             current = Some((window, window.range().start().get()..=window.range().end().get() - 1, runs));
         });
         windows.extend(current.map(|(window, _, runs)| (window, runs)));
-        windows
+        windows.into_iter().map(|(window, runs)| (window, SortedBatches::new(self.clone(), runs, channels))).collect()
     }
 
     /// Calls `take` with each row's number, the number of its frame, its logger and its time.
@@ -177,7 +177,7 @@ pub struct SortedBatches {
 }
 
 impl SortedBatches {
-    pub(crate) fn new(view: BufferView, runs: Runs, channels: &[ChannelCode]) -> Self {
+    fn new(view: BufferView, runs: Runs, channels: &[ChannelCode]) -> Self {
         let sorted = Arc::new(runs.sort(&view.buffer.times));
         Self { view, sorted, next: (0, 0), channels: channels.to_vec(), schema: readings_schema(channels) }
     }
@@ -206,6 +206,16 @@ impl SortedBatches {
         let (min, max) = self.sorted.time_bounds()?;
         let loggers = (LoggerId::new(first).ok()?, LoggerId::new(last).ok()?);
         Some((loggers, (Millis::new(min).ok()?, Millis::new(max).ok()?)))
+    }
+
+    /// The same rows in so many parts, or fewer, of about the same size, none of which has a logger in common with
+    /// another. To be called before a batch is taken.
+    pub(crate) fn split(self, parts: usize) -> Vec<Self> {
+        if parts <= 1 {
+            return vec![self];
+        }
+        let sorted = SortedRuns::split(&self.sorted, parts).into_iter();
+        sorted.map(|sorted| Self { sorted: Arc::new(sorted), ..self.clone() }).collect()
     }
 
     /// The runs, or parts of them, that make up the next batch.

@@ -10,7 +10,7 @@ use storage_format::{Lsn, OrgId};
 use tokio::sync::{oneshot, watch};
 
 use super::lock::DirectoryLock;
-use super::threads::Threads;
+use super::threads::{FlushThreads, Threads};
 use super::{Core, Engine, EngineParts, Loader, Spawn, io_error};
 use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
 use crate::buffer::{Budget, Orgs, WriterCommand, Writers};
@@ -41,8 +41,9 @@ impl Engine {
         metrics::describe();
         crate::append::metrics::describe();
         let spawn = Arc::new(tokio::runtime::Handle::current());
-        let Opened { core, append, prepare, lock } = Opened::open(config, parts, spawn).await?;
-        let threads = Threads::start(&core, append, prepare, lock)?;
+        let flushes = FlushThreads::start(config.flush_concurrency)?;
+        let Opened { core, append, prepare, lock } = Opened::open(config, parts, spawn, flushes.spawn()).await?;
+        let threads = Threads::start(&core, append, prepare, flushes, lock)?;
         Ok(Arc::new(Self { core, threads: tokio::sync::Mutex::new(Some(threads)) }))
     }
 }
@@ -60,6 +61,7 @@ impl Opened {
         config: EngineConfig,
         parts: EngineParts,
         spawn: Arc<dyn Spawn>,
+        spawn_flush: Arc<dyn Spawn>,
     ) -> Result<Self, EngineError> {
         let data_dir = config.data_dir.as_path();
         let (wal_dir, files) = (data_dir.join("wal"), &*parts.files);
@@ -74,7 +76,7 @@ impl Opened {
         let segments = Arc::new(segments.with_row_group_rows(config.row_group_rows));
         let orgs = Orgs::new(Arc::new(Budget::new(config.buffer_bytes_max)), config.flush_bytes);
         let loader = Arc::new(Loader::new(Arc::clone(&orgs), Arc::clone(&manifests)));
-        let flusher = Flusher::new(&config, &manifests, &segments, loader.log_end());
+        let flusher = Flusher::new(&config, &manifests, &segments, loader.log_end(), Arc::clone(&spawn_flush));
 
         let settings = WalSettings {
             dir: wal_dir,

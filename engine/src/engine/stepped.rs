@@ -51,7 +51,7 @@ impl Stepped {
     /// # Errors
     /// As [`Engine::open`].
     pub async fn open(config: EngineConfig, parts: EngineParts, spawn: Arc<dyn Spawn>) -> Result<Self, EngineError> {
-        let Opened { core, append, prepare, lock } = Opened::open(config, parts, spawn).await?;
+        let Opened { core, append, prepare, lock } = Opened::open(config, parts, Arc::clone(&spawn), spawn).await?;
         let engine = Arc::new(Engine { core, threads: tokio::sync::Mutex::new(None) });
         Ok(Self { engine, append, prepare, _lock: lock })
     }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use super::Core;
 use super::lock::DirectoryLock;
+use super::{Core, Spawn};
 use crate::append::{AppendStep, StopPreparer, spawn_appender, spawn_wal_preparer};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::wal::WalPrepareStep;
@@ -62,6 +63,8 @@ impl Drop for Ended {
 
 const APPENDER: &str = "icecore-append";
 const FLUSH: &str = "icecore-flush";
+/// A third of the weight that the threads of the network and of the log have.
+const FLUSH_NICENESS: i32 = 5;
 
 impl Threads {
     /// Starts all of them.
@@ -69,6 +72,7 @@ impl Threads {
         core: &Arc<Core>,
         append: AppendStep,
         prepare: WalPrepareStep,
+        flushes: FlushThreads,
         lock: Arc<DirectoryLock>,
     ) -> Result<Self, EngineError> {
         let ended = |thread| Ended { core: Arc::clone(core), thread, result: None, _lock: Arc::clone(&lock) };
@@ -76,7 +80,7 @@ impl Threads {
         let appender = spawn_appender(append, move |result| append_ended.with(result))?;
         let (preparer, stop_preparer) = spawn_wal_preparer(prepare, &core.wal)?;
         let (stop_flush, stop) = watch::channel(false);
-        let flush = spawn_flush(ended(FLUSH), stop)?;
+        let flush = flushes.run(ended(FLUSH), stop)?;
         Ok(Self { appender, preparer, stop_preparer, flush, stop_flush, _lock: lock })
     }
 
@@ -138,16 +142,57 @@ async fn flushes(core: &Core, mut stop: watch::Receiver<bool>) -> Result<(), Eng
     }
 }
 
-fn spawn_flush(ended: Ended, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, EngineError> {
-    let failed = |error| {
-        EngineError::new(EngineErrorKind::Failed, "a thread could not be started", "Raise the limit of threads.")
-            .at(FLUSH)
-            .because(error)
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
-    let body = move || {
-        let result = runtime.block_on(run_flushes(&ended.core, &stop));
-        ended.with(result);
-    };
-    std::thread::Builder::new().name(FLUSH.into()).spawn(body).map_err(failed)
+/// The threads that flushes run on, apart from the network's, so that encoding never delays an answer.
+pub(super) struct FlushThreads(Option<Runtime>);
+
+impl FlushThreads {
+    /// So many.
+    pub(super) fn start(count: usize) -> Result<Self, EngineError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(count)
+            .thread_name(FLUSH)
+            .on_thread_start(yield_to_others)
+            .enable_time()
+            .build();
+        Ok(Self(Some(runtime.map_err(no_thread)?)))
+    }
+
+    /// To start tasks on them.
+    pub(super) fn spawn(&self) -> Arc<dyn Spawn> {
+        let Some(runtime) = &self.0 else { unreachable!("it is taken only when this ends") };
+        Arc::new(runtime.handle().clone())
+    }
+
+    /// Calls the flush's loop on a thread of its own, with these beside it, until its end.
+    fn run(self, ended: Ended, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, EngineError> {
+        let body = move || {
+            yield_to_others();
+            let Some(runtime) = &self.0 else { unreachable!("it is taken only when this ends") };
+            let result = runtime.block_on(run_flushes(&ended.core, &stop));
+            drop(self);
+            ended.with(result);
+        };
+        std::thread::Builder::new().name(FLUSH.into()).spawn(body).map_err(no_thread)
+    }
+}
+
+impl Drop for FlushThreads {
+    fn drop(&mut self) {
+        // Without waiting, since this may be a thread that must not: what is under way is given up, as in a crash.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn no_thread(error: std::io::Error) -> EngineError {
+    EngineError::new(EngineErrorKind::Failed, "a thread could not be started", "Raise the limit of threads.")
+        .at(FLUSH)
+        .because(error)
+}
+
+/// Where cores are short, answers go first: a flush has hours.
+fn yield_to_others() {
+    // Of this thread only, on Linux. Where it is refused, nothing but latency is lost.
+    let _refused = rustix::process::setpriority_process(None, FLUSH_NICENESS);
 }

@@ -7,13 +7,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use storage_format::manifest::{Manifest, SPOOLS_PER_GATEWAY_MAX, SegmentEntry, SpoolPosition, Totals};
-use storage_format::{FlushNumber, GatewayId, Lsn, OrgId};
+use storage_format::{ChannelCode, FlushNumber, GatewayId, Lsn, OrgId, Window};
+use tokio::sync::oneshot;
 
 use super::FlushReport;
 use super::resolve::WindowFlush;
-use crate::buffer::{Org, WriteBuffer};
+use crate::buffer::{Org, SortedBatches, WriteBuffer};
 use crate::config::EngineConfig;
+use crate::engine::Spawn;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::{CommitError, ManifestChange, ManifestStore};
 use crate::planted::{self, PlantedBug};
@@ -21,14 +24,26 @@ use crate::segments::Segments;
 use crate::store::PutError;
 
 /// Flushes frozen buffers.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Flusher {
     manifests: Arc<ManifestStore>,
     pub(super) segments: Arc<Segments>,
     pub(super) segment_bytes_max: u64,
     pub(super) merge_runs_max: usize,
+    /// Parts of one flush that are encoded at the same time.
+    parts_max: usize,
+    /// Rows that are worth a part of their own, which makes a segment of its own.
+    part_rows: usize,
     /// Where the log ended when this process began: records up to there may be flushed by earlier processes.
     log_end: Arc<OnceLock<Lsn>>,
+    /// Where parts are encoded: that takes a core for a while.
+    spawn: Arc<dyn Spawn>,
+}
+
+impl std::fmt::Debug for Flusher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flusher").finish_non_exhaustive()
+    }
 }
 
 /// What was written for a flush so far, to be named by its commit.
@@ -36,6 +51,14 @@ pub(crate) struct Flusher {
 pub(super) struct Written {
     pub(super) entries: Vec<SegmentEntry>,
     pub(super) totals: Totals,
+}
+
+impl Written {
+    fn add(&mut self, mut part: Self) -> Result<(), EngineError> {
+        self.entries.append(&mut part.entries);
+        self.totals = self.totals.checked_add(part.totals).ok_or_else(|| defect("a flush counts past u64"))?;
+        Ok(())
+    }
 }
 
 /// What every object of a flush has in common.
@@ -53,9 +76,13 @@ impl Flusher {
         manifests: &Arc<ManifestStore>,
         segments: &Arc<Segments>,
         log_end: Arc<OnceLock<Lsn>>,
+        spawn: Arc<dyn Spawn>,
     ) -> Self {
         Self {
             log_end,
+            spawn,
+            parts_max: config.flush_concurrency,
+            part_rows: config.flush_part_rows.max(1),
             manifests: Arc::clone(manifests),
             segments: Arc::clone(segments),
             segment_bytes_max: config.segment_bytes_max,
@@ -82,7 +109,7 @@ impl Flusher {
     async fn flush_buffer(
         &self,
         org: &Org,
-        manifest: &Manifest,
+        manifest: &Arc<Manifest>,
         buffer: &Arc<WriteBuffer>,
     ) -> Result<FlushReport, EngineError> {
         let (Some(lsn_min), Some(lsn_max)) = (buffer.lsn_first(), buffer.lsn_last()) else {
@@ -91,7 +118,7 @@ impl Flusher {
         match covered(manifest, lsn_min, lsn_max) {
             Covered::Nothing => {}
             Covered::All => {
-                org.flushed(&Arc::new(manifest.clone()), buffer);
+                org.flushed(manifest, buffer);
                 return Ok(FlushReport { buffers: 1, ..FlushReport::default() });
             }
             Covered::Some => return Err(late_commit(org.id(), manifest.lsn_covered())),
@@ -100,14 +127,7 @@ impl Flusher {
             return Err(defect("there are no more flush numbers"));
         };
         let span = FlushSpan { org: org.id(), flush, lsn_min, lsn_max };
-        let view = buffer.view();
-        let channels = view.channels();
-        let mut written = Written::default();
-        for (window, rows) in view.by_window() {
-            let flush = WindowFlush { flusher: self, span, manifest, view: &view, channels: &channels, window };
-            flush.run(rows, &mut written).await?;
-        }
-        let Written { entries, totals } = written;
+        let Written { entries, totals } = self.write(span, manifest, buffer).await?;
         let report = FlushReport {
             buffers: 1,
             readings: totals.readings,
@@ -128,6 +148,52 @@ impl Flusher {
         let committed = self.commit(org, manifest, change, (lsn_min, lsn_max)).await?;
         org.flushed(&Arc::new(committed), buffer);
         Ok(report)
+    }
+
+    /// Writes what is new of a buffer, part by part.
+    async fn write(
+        &self,
+        span: FlushSpan,
+        manifest: &Arc<Manifest>,
+        buffer: &Arc<WriteBuffer>,
+    ) -> Result<Written, EngineError> {
+        let view = buffer.view();
+        let channels: Arc<[ChannelCode]> = view.channels().into();
+        let parts = {
+            let (channels, parts_max, part_rows) = (Arc::clone(&channels), self.parts_max, self.part_rows);
+            let sorted = async move {
+                let split = |(window, rows): (Window, SortedBatches)| {
+                    let parts = rows.rows().div_ceil(part_rows).min(parts_max);
+                    rows.split(parts).into_iter().map(move |part| (window, part))
+                };
+                view.by_window(&channels).into_iter().flat_map(split).collect::<Vec<_>>()
+            };
+            self.beside(sorted).await?
+        };
+        let encoded = parts.into_iter().map(|(window, rows)| {
+            let (flusher, manifest, channels) = (self.clone(), Arc::clone(manifest), Arc::clone(&channels));
+            let part = WindowFlush { flusher, span, manifest, channels, window };
+            async move { self.beside(part.run(rows)).await? }
+        });
+        let mut encoded = futures::stream::iter(encoded).buffered(self.parts_max);
+        let mut written = Written::default();
+        while let Some(part) = encoded.try_next().await? {
+            written.add(part)?;
+        }
+        Ok(written)
+    }
+
+    /// Does work that takes a core for a while beside whatever waits here.
+    async fn beside<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let (tell, told) = oneshot::channel();
+        self.spawn.spawn(Box::pin(async move {
+            // Nobody to tell: the flush was given up.
+            let _gone = tell.send(work.await);
+        }));
+        told.await.map_err(|_| defect("a part of a flush ended before its end"))
     }
 
     async fn commit(

@@ -6,6 +6,7 @@
 //! segments overlap, they are merged in groups first, and of each group only the rows are kept whose keys the buffer
 //! has, which is never more than the buffer's own.
 
+use std::sync::Arc;
 use std::vec;
 
 use arrow::array::{AsArray as _, BooleanArray, RecordBatch};
@@ -17,7 +18,7 @@ use storage_format::segment::{SegmentEncoder, readings_schema};
 use storage_format::{ChannelCode, TimeRange, Window};
 
 use super::commit::{FlushSpan, Flusher, Written, defect};
-use crate::buffer::{BufferView, Runs, SortedBatches};
+use crate::buffer::SortedBatches;
 use crate::error::EngineError;
 use crate::first_wins::{MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch};
 use crate::planted::{self, PlantedBug};
@@ -26,13 +27,12 @@ use crate::segments::{NewSegment, SegmentFilter, SegmentStream, encode_error};
 /// How many older segments are opened at a time.
 const OPENS_AT_ONCE: usize = 8;
 
-/// One window of one flush.
-pub(super) struct WindowFlush<'a> {
-    pub(super) flusher: &'a Flusher,
+/// One window of one flush, or a part of it: some of its loggers.
+pub(super) struct WindowFlush {
+    pub(super) flusher: Flusher,
     pub(super) span: FlushSpan,
-    pub(super) manifest: &'a Manifest,
-    pub(super) view: &'a BufferView,
-    pub(super) channels: &'a [ChannelCode],
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) channels: Arc<[ChannelCode]>,
     pub(super) window: Window,
 }
 
@@ -53,12 +53,11 @@ impl Run {
     }
 }
 
-impl WindowFlush<'_> {
-    /// Writes what is new of these rows, which are all of the buffer's in this window.
-    pub(super) async fn run(&self, rows: Runs, written: &mut Written) -> Result<(), EngineError> {
-        let rows = SortedBatches::new(self.view.clone(), rows, self.channels);
+impl WindowFlush {
+    /// Writes what is new of these rows, which are all of the buffer's in this window of their loggers.
+    pub(super) async fn run(self, rows: SortedBatches) -> Result<Written, EngineError> {
         let Some((loggers, (time_min, time_max))) = rows.bounds() else {
-            return Ok(());
+            return Ok(Written::default());
         };
         let range = TimeRange::new(time_min, time_max.saturating_add(1)).ok();
         let filter = SegmentFilter { time: range, loggers: Some(loggers.0..=loggers.1) };
@@ -69,7 +68,7 @@ impl WindowFlush<'_> {
             .filter(|entry| range.is_none_or(|range| entry.overlaps_time(range)))
             .filter(|_| !planted::has(PlantedBug::SkipDedup))
             .collect();
-        let schema = readings_schema(self.channels);
+        let schema = readings_schema(&self.channels);
         let mut runs = if older.len() <= self.flusher.merge_runs_max {
             self.open(&older, &filter, &schema).await?
         } else {
@@ -78,11 +77,11 @@ impl WindowFlush<'_> {
         runs.push(Run::Buffer(rows));
 
         let mut kernel = MergeKernel::new(schema, runs.len(), MergeMode::NewOfLast).map_err(merge_error)?;
-        let mut writer = WindowWriter::new(self);
+        let mut writer = WindowWriter::new(&self);
         while let Some(batch) = next_merged(&mut kernel, &mut runs).await? {
             writer.write(batch).await?;
         }
-        writer.finish(kernel.counts(), written).await
+        writer.finish(kernel.counts()).await
     }
 
     async fn open(
@@ -156,7 +155,7 @@ fn keep_asked(batch: &RecordBatch, rows: &SortedBatches, from: &mut usize) -> Re
 
 /// The objects that a window's rows go to.
 struct WindowWriter<'a> {
-    window: &'a WindowFlush<'a>,
+    window: &'a WindowFlush,
     readings: Option<SegmentEncoder>,
     conflicts: Option<SegmentEncoder>,
     last_logger: u64,
@@ -164,7 +163,7 @@ struct WindowWriter<'a> {
 }
 
 impl<'a> WindowWriter<'a> {
-    fn new(window: &'a WindowFlush<'a>) -> Self {
+    fn new(window: &'a WindowFlush) -> Self {
         Self { window, readings: None, conflicts: None, last_logger: 0, entries: Vec::new() }
     }
 
@@ -236,22 +235,20 @@ impl<'a> WindowWriter<'a> {
         Ok(())
     }
 
-    async fn finish(mut self, counts: MergeCounts, written: &mut Written) -> Result<(), EngineError> {
+    async fn finish(mut self, counts: MergeCounts) -> Result<Written, EngineError> {
         for encoder in [self.readings.take(), self.conflicts.take()].into_iter().flatten() {
             self.put(encoder).await?;
         }
         for entry in self.entries.iter_mut().filter(|entry| entry.kind == SegmentKind::Readings) {
             entry.shares_keys = counts.shares_keys;
         }
-        written.entries.append(&mut self.entries);
         let totals = Totals {
             readings: counts.readings,
             duplicates: counts.duplicates,
             conflicts: counts.conflicts,
             filled: counts.filled,
         };
-        written.totals = written.totals.checked_add(totals).ok_or_else(|| defect("a flush counts past u64"))?;
-        Ok(())
+        Ok(Written { entries: self.entries, totals })
     }
 }
 

@@ -223,6 +223,7 @@ fn config(d: &mut Draw) -> EngineConfig {
         flush_bytes: d.spread(512, 64 * KIB),
         flush_age: Duration::from_millis(d.spread(200, 60_000)),
         flush_concurrency: usize::try_from(d.between(1, 3)).unwrap_or(1),
+        flush_part_rows: usize::try_from(d.spread(4, 512)).unwrap_or(4),
         segment_bytes_max: d.spread(512, 64 * KIB),
         row_group_rows: NonZeroUsize::new(usize::try_from(d.spread(1, 512)).unwrap_or(1)).unwrap_or(NonZeroUsize::MIN),
         merge_runs_max: usize::try_from(d.spread(1, 16)).unwrap_or(1),
@@ -244,7 +245,7 @@ impl fmt::Display for Plan {
         let c = &self.config;
         write!(
             f,
-            "  WAL file {} of {}, queue {}, group {} in {}, buffers {}, flush at {} or {:?}, segment {} in row groups of {}, runs {}, flushes {}, retry {:?}, every {:?}, collection after {:?}",
+            "  WAL file {} of {}, queue {}, group {} in {}, buffers {}, flush at {} or {:?} in parts of {}, segment {} in row groups of {}, runs {}, flushes {}, retry {:?}, every {:?}, collection after {:?}",
             c.wal_file_bytes,
             c.wal_bytes_max,
             c.queue_bytes_max,
@@ -253,6 +254,7 @@ impl fmt::Display for Plan {
             c.buffer_bytes_max,
             c.flush_bytes,
             c.flush_age,
+            c.flush_part_rows,
             c.segment_bytes_max,
             c.row_group_rows,
             c.merge_runs_max,
