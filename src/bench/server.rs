@@ -95,7 +95,7 @@ impl BenchServer {
         while self.get("readyz").await.is_err() {
             self.alive()?;
             if begun.elapsed() > START_MAX {
-                return Err(Problem::new("the server does not get ready").detail(self.tail()));
+                return Err(self.with_tail(Problem::new("the server does not get ready")));
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
@@ -115,8 +115,14 @@ impl BenchServer {
     pub(super) fn alive(&mut self) -> Result<()> {
         match self.child.try_wait().context(|| "cannot look after the server".to_owned())? {
             None => Ok(()),
-            Some(status) => Err(Problem::new(format!("the server has ended: {status}")).detail(self.tail())),
+            Some(status) => Err(self.with_tail(Problem::new(format!("the server has ended: {status}")))),
         }
+    }
+
+    /// A problem with the end of the server's log, where it has one.
+    fn with_tail(&self, problem: Problem) -> Problem {
+        let tail = self.tail();
+        if tail.is_empty() { problem.detail("its log says nothing") } else { problem.detail(tail) }
     }
 
     fn tail(&self) -> String {

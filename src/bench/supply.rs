@@ -124,7 +124,8 @@ impl Plan {
         for _ in 0..self.frames {
             for reading in fleet.by_ref().take(per_frame) {
                 let pushed = builder.push(reading.logger, reading.time, &reading.samples);
-                pushed.context(|| format!("a frame of {per_frame} readings cannot be made"))?;
+                let what = || format!("a frame of {per_frame} readings cannot be made");
+                pushed.context(what).map_err(|problem| problem.help("fewer --readings-per-frame"))?;
             }
             if builder.len() != per_frame {
                 return Err(Problem::new("the simulated fleet has ended before its time"));
