@@ -406,6 +406,9 @@ fn judge(report: &Report, threads: usize, refusal: Option<&str>) -> (bool, Vec<S
     if report.disk_sync_ms.p50 < DISK_MS_MIN {
         notes.push("syncs cost next to nothing here, as in memory: --data-dir names a directory on a disk".to_owned());
     }
+    if report.ack_latency_ms.p50 > 0.0 && report.ack_latency_ms.p50 < report.disk_sync_ms.p50 {
+        notes.push("answers came faster than the disk syncs: it, or this machine, was busy beside the run".to_owned());
+    }
     if report.drain_s > DRAIN_MAX.as_secs_f64() {
         notes.push(format!(
             "the last answers came {:.1} s after the last frames: the server was behind",
@@ -427,6 +430,7 @@ fn judge(report: &Report, threads: usize, refusal: Option<&str>) -> (bool, Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::latency::Percentiles;
 
     fn config() -> IngestBenchConfig {
         IngestBenchConfig {
@@ -451,6 +455,23 @@ mod tests {
         assert_eq!([of(1), of(8), of(64), of(500)], [64, 64, 8, 4]);
         assert_eq!(in_flight(&IngestBenchConfig { in_flight: Some(7), ..config() }), 7);
         assert_eq!(in_flight(&IngestBenchConfig { rate: Rate::PerSecond(1.0), ..config() }), IN_FLIGHT_OPEN);
+    }
+
+    #[test]
+    fn a_client_that_is_the_limit_is_told() {
+        let report = crate::bench::report::tests::report;
+        let limited = |report: &Report| judge(report, 1, None).0;
+        assert!(!limited(&report()));
+        let mut busy = report();
+        busy.cpu.client_cores = crate::bench::cores() as f64;
+        assert!(limited(&busy), "all cores");
+        busy.cpu.client_cores = 0.95;
+        assert!(limited(&busy), "its one thread");
+        let late = Percentiles { p99: LAG_MS_MAX + 0.1, ..Percentiles::default() };
+        assert!(limited(&Report { schedule_lag_ms: Some(late), ..report() }), "behind its schedule");
+        let missed = Report { rate: Rate::PerSecond(2e6), ..report() };
+        let (limited, notes) = judge(&missed, 1, None);
+        assert!(!limited && notes.iter().any(|note| note.starts_with("only 61.7 %")), "the server's fault: {notes:?}");
     }
 
     #[test]

@@ -256,10 +256,10 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn report() -> Report {
+    pub(in crate::bench) fn report() -> Report {
         let percentiles = Percentiles { p50: 1.0, p90: 2.0, p99: 3.0, p999: 4.0, p9999: 5.0, max: 6.0 };
         Report {
             readings_per_second: 1_234_567.0,
