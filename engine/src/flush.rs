@@ -13,6 +13,7 @@
 //! happened moves the LSN up to which the WAL may go.
 
 mod commit;
+mod frontier;
 mod resolve;
 mod schedule;
 
@@ -33,6 +34,7 @@ use crate::metrics;
 use crate::wal::WalDirectory;
 
 pub(crate) use commit::Flusher;
+pub(crate) use frontier::Frontier;
 pub(crate) use schedule::FlushReason;
 use schedule::{Candidate, Pressure, back_off, plan};
 

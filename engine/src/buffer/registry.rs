@@ -18,6 +18,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::state::State;
 use super::{Budget, BufferWriter, WriteBuffer};
+use crate::flush::Frontier;
 use crate::planted::{self, PlantedBug};
 use crate::sync::Applied;
 
@@ -46,8 +47,8 @@ pub(crate) struct Org {
     state: ArcSwap<OrgState>,
     /// Parked here until the appender first writes to the organisation.
     writer: Mutex<Option<BufferWriter>>,
-    /// One flush of an organisation at a time.
-    pub(crate) flushing: tokio::sync::Mutex<()>,
+    /// One flush of an organisation at a time, which knows what of it is new.
+    pub(crate) flushing: tokio::sync::Mutex<Frontier>,
     /// May the store have objects of it that no manifest names?
     suspect: AtomicBool,
 }
@@ -133,7 +134,7 @@ impl Orgs {
                 id: org,
                 state: ArcSwap::from_pointee(OrgState { manifest, frozen: Vec::new(), active }),
                 writer: Mutex::new(Some(writer)),
-                flushing: tokio::sync::Mutex::new(()),
+                flushing: tokio::sync::Mutex::new(Frontier::new()),
                 suspect: AtomicBool::new(true),
             })
         });

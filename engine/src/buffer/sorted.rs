@@ -30,12 +30,10 @@ impl RowRun {
 }
 
 /// Takes rows in the order of their arrival.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Runs {
     runs: Vec<RowRun>,
     rows: usize,
-    time_min: i64,
-    time_max: i64,
     numbers: HashMap<u64, u32>,
     loggers: Vec<Logger>,
 }
@@ -48,6 +46,8 @@ struct Logger {
     next: u32,
     /// Time of its last row.
     last: i64,
+    min: i64,
+    max: i64,
     /// Was ever a row earlier than the one that arrived before it?
     tangled: bool,
 }
@@ -56,22 +56,16 @@ struct Logger {
 #[derive(Debug)]
 pub(super) struct SortedRuns {
     runs: Vec<RowRun>,
-    loggers: Vec<u64>,
+    loggers: Vec<LoggerTimes>,
     rows: usize,
-    times: (i64, i64),
 }
 
-impl Default for Runs {
-    fn default() -> Self {
-        Self {
-            runs: Vec::new(),
-            rows: 0,
-            time_min: i64::MAX,
-            time_max: i64::MIN,
-            numbers: HashMap::new(),
-            loggers: Vec::new(),
-        }
-    }
+/// A logger, and between which times, both inside, its rows are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoggerTimes {
+    pub(crate) logger: u64,
+    pub(crate) min: i64,
+    pub(crate) max: i64,
 }
 
 impl Runs {
@@ -79,13 +73,12 @@ impl Runs {
     #[inline]
     pub(super) fn push(&mut self, row: u32, frame: u32, id: u64, time: i64) {
         self.rows += 1;
-        self.time_min = self.time_min.min(time);
-        self.time_max = self.time_max.max(time);
         if let Some(run) = self.runs.last_mut() {
             let logger = &mut self.loggers[run.logger as usize];
             if logger.id == id && run.frame == frame && run.row + run.len == row && logger.last < time {
                 run.len += 1;
                 logger.last = time;
+                logger.max = time.max(logger.max);
                 return;
             }
         }
@@ -94,6 +87,8 @@ impl Runs {
         logger.runs += 1;
         logger.tangled |= time < logger.last;
         logger.last = time;
+        logger.min = time.min(logger.min);
+        logger.max = time.max(logger.max);
         self.runs.push(RowRun { row, len: 1, frame, logger: number });
     }
 
@@ -107,7 +102,15 @@ impl Runs {
         let new = u32::try_from(self.loggers.len()).unwrap_or(u32::MAX);
         let number = *self.numbers.entry(id).or_insert(new);
         if number == new {
-            self.loggers.push(Logger { id, runs: 0, next: 0, last: i64::MIN, tangled: false });
+            self.loggers.push(Logger {
+                id,
+                runs: 0,
+                next: 0,
+                last: i64::MIN,
+                min: i64::MAX,
+                max: i64::MIN,
+                tangled: false,
+            });
         }
         if let Some(before) = before {
             self.loggers[before as usize].next = number;
@@ -117,10 +120,14 @@ impl Runs {
 
     /// Puts them in order. `times` is the column that the rows' times are in.
     pub(super) fn sort(self, times: &Column) -> SortedRuns {
-        let Self { runs, rows, mut loggers, time_min, time_max, .. } = self;
+        let Self { runs, rows, mut loggers, .. } = self;
         let mut order: Vec<u32> = (0..).take(loggers.len()).collect();
         order.sort_unstable_by_key(|&number| loggers[number as usize].id);
-        let sorted_ids = order.iter().map(|&number| loggers[number as usize].id).collect();
+        let times_of = |&number: &u32| {
+            let Logger { id, min, max, .. } = loggers[number as usize];
+            LoggerTimes { logger: id, min, max }
+        };
+        let sorted_loggers = order.iter().map(times_of).collect();
         // From here on a logger's `next` is its place among the sorted ones, and `runs` where its next run goes.
         let mut start = 0;
         for (place, &number) in (0..).zip(&order) {
@@ -139,7 +146,7 @@ impl Runs {
             loggers.iter().for_each(|logger| tangled[logger.next as usize] = logger.tangled);
             sorted = untangle(&sorted, &tangled, times);
         }
-        SortedRuns { runs: sorted, loggers: sorted_ids, rows, times: (time_min, time_max) }
+        SortedRuns { runs: sorted, loggers: sorted_loggers, rows }
     }
 }
 
@@ -190,13 +197,13 @@ impl SortedRuns {
             let part = match split.last_mut() {
                 Some(part) if part.rows < each => part,
                 _ => {
-                    split.push(Self { runs: Vec::new(), loggers: Vec::new(), rows: 0, times: self.times });
+                    split.push(Self { runs: Vec::new(), loggers: Vec::new(), rows: 0 });
                     let Some(part) = split.last_mut() else { continue };
                     part
                 }
             };
             let logger = u32::try_from(part.loggers.len()).unwrap_or(u32::MAX);
-            part.loggers.extend(group.first().map(|run| self.logger(run)));
+            part.loggers.extend(group.first().map(|run| self.loggers[run.logger as usize]));
             part.runs.extend(group.iter().map(|run| RowRun { logger, ..*run }));
             part.rows += group.iter().map(|run| run.len as usize).sum::<usize>();
         }
@@ -215,17 +222,12 @@ impl SortedRuns {
 
     /// The run's logger.
     pub(super) fn logger(&self, run: &RowRun) -> u64 {
-        self.loggers[run.logger as usize]
+        self.loggers[run.logger as usize].logger
     }
 
-    /// First and last logger; `None` if there are no rows.
-    pub(super) fn logger_bounds(&self) -> Option<(u64, u64)> {
-        Some((*self.loggers.first()?, *self.loggers.last()?))
-    }
-
-    /// First and last time, perhaps wider after a split; `None` if there are no rows.
-    pub(super) fn time_bounds(&self) -> Option<(i64, i64)> {
-        (self.rows > 0).then_some(self.times)
+    /// The loggers, ascending.
+    pub(super) fn loggers(&self) -> &[LoggerTimes] {
+        &self.loggers
     }
 
     /// Is there a row of this key? `from` is the run to begin with, and the one at which a later key may begin.

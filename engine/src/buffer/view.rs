@@ -12,7 +12,7 @@ use storage_format::segment::readings_schema;
 use storage_format::{ChannelCode, LoggerId, Millis, TimeRange, Window};
 
 use super::WriteBuffer;
-use super::sorted::{RowRun, Runs, SortedRuns};
+use super::sorted::{LoggerTimes, RowRun, Runs, SortedRuns};
 use crate::limits::BATCH_ROWS;
 use crate::sync::Column;
 
@@ -199,13 +199,20 @@ impl SortedBatches {
         self.sorted.seek(&self.view.buffer.times, key, from)
     }
 
+    /// Its loggers, ascending, each with the times of its rows.
+    pub(crate) fn loggers(&self) -> &[LoggerTimes] {
+        self.sorted.loggers()
+    }
+
     /// First and last logger, first and last time, all inside, of all its rows; `None` if it has none.
     #[must_use]
     pub fn bounds(&self) -> Option<((LoggerId, LoggerId), (Millis, Millis))> {
-        let (first, last) = self.sorted.logger_bounds()?;
-        let (min, max) = self.sorted.time_bounds()?;
-        let loggers = (LoggerId::new(first).ok()?, LoggerId::new(last).ok()?);
-        Some((loggers, (Millis::new(min).ok()?, Millis::new(max).ok()?)))
+        let loggers = self.loggers();
+        let id = |times: &LoggerTimes| LoggerId::new(times.logger).ok();
+        let first_and_last = (id(loggers.first()?)?, id(loggers.last()?)?);
+        let min = loggers.iter().map(|logger| logger.min).min()?;
+        let max = loggers.iter().map(|logger| logger.max).max()?;
+        Some((first_and_last, (Millis::new(min).ok()?, Millis::new(max).ok()?)))
     }
 
     /// The same rows in so many parts, or fewer, of about the same size, none of which has a logger in common with

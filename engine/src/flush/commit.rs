@@ -13,7 +13,8 @@ use storage_format::{ChannelCode, FlushNumber, GatewayId, Lsn, OrgId, Window};
 use tokio::sync::oneshot;
 
 use super::FlushReport;
-use super::resolve::WindowFlush;
+use super::frontier::Frontier;
+use super::resolve::{Suspects, WindowFlush};
 use crate::buffer::{Org, SortedBatches, WriteBuffer};
 use crate::config::EngineConfig;
 use crate::engine::Spawn;
@@ -95,13 +96,13 @@ impl Flusher {
     /// # Errors
     /// Whatever the store or the manifest says; the buffers not yet flushed stay frozen.
     pub(crate) async fn flush_frozen(&self, org: &Org) -> Result<FlushReport, EngineError> {
-        let _one_at_a_time = org.flushing.lock().await;
+        let mut frontier = org.flushing.lock().await;
         let mut report = FlushReport::default();
         // Those frozen meanwhile wait for the next step: others want their turn.
         for _ in 0..org.state().frozen.len() {
             let state = org.state();
             let Some(buffer) = state.frozen.first() else { break };
-            report.add(self.flush_buffer(org, &state.manifest, buffer).await?);
+            report.add(self.flush_buffer(org, &state.manifest, buffer, &mut frontier).await?);
         }
         Ok(report)
     }
@@ -111,6 +112,7 @@ impl Flusher {
         org: &Org,
         manifest: &Arc<Manifest>,
         buffer: &Arc<WriteBuffer>,
+        frontier: &mut Frontier,
     ) -> Result<FlushReport, EngineError> {
         let (Some(lsn_min), Some(lsn_max)) = (buffer.lsn_first(), buffer.lsn_last()) else {
             return Err(defect("a frozen buffer is empty"));
@@ -127,7 +129,7 @@ impl Flusher {
             return Err(defect("there are no more flush numbers"));
         };
         let span = FlushSpan { org: org.id(), flush, lsn_min, lsn_max };
-        let Written { entries, totals } = self.write(span, manifest, buffer).await?;
+        let Written { entries, totals } = self.write(span, manifest, buffer, frontier).await?;
         let report = FlushReport {
             buffers: 1,
             readings: totals.readings,
@@ -145,7 +147,7 @@ impl Flusher {
             spools: spools(buffer, manifest),
             totals,
         };
-        let committed = self.commit(org, manifest, change, (lsn_min, lsn_max)).await?;
+        let committed = self.commit(org, manifest, change, (lsn_min, lsn_max), frontier).await?;
         org.flushed(&Arc::new(committed), buffer);
         Ok(report)
     }
@@ -156,6 +158,7 @@ impl Flusher {
         span: FlushSpan,
         manifest: &Arc<Manifest>,
         buffer: &Arc<WriteBuffer>,
+        frontier: &mut Frontier,
     ) -> Result<Written, EngineError> {
         let view = buffer.view();
         let channels: Arc<[ChannelCode]> = view.channels().into();
@@ -170,10 +173,17 @@ impl Flusher {
             };
             self.beside(sorted).await?
         };
-        let encoded = parts.into_iter().map(|(window, rows)| {
+        frontier.hold_for(manifest);
+        let parts: Vec<_> =
+            parts.into_iter().map(|(window, rows)| (window, Suspects::of(&rows, frontier), rows)).collect();
+        // Whatever comes of it: bounds may be too late, never too early.
+        for times in parts.iter().flat_map(|(_, _, rows)| rows.loggers()) {
+            frontier.raise(times.logger, times.max);
+        }
+        let encoded = parts.into_iter().map(|(window, suspects, rows)| {
             let (flusher, manifest, channels) = (self.clone(), Arc::clone(manifest), Arc::clone(&channels));
             let part = WindowFlush { flusher, span, manifest, channels, window };
-            async move { self.beside(part.run(rows)).await? }
+            async move { self.beside(part.run(rows, suspects)).await? }
         });
         let mut encoded = futures::stream::iter(encoded).buffered(self.parts_max);
         let mut written = Written::default();
@@ -202,10 +212,14 @@ impl Flusher {
         manifest: &Manifest,
         change: ManifestChange,
         span: (Lsn, Lsn),
+        frontier: &mut Frontier,
     ) -> Result<Manifest, EngineError> {
         let (lsn_min, lsn_max) = span;
         let error = match self.manifests.commit(org.id(), manifest, change).await {
-            Ok(committed) => return Ok(committed),
+            Ok(committed) => {
+                frontier.follow(&committed);
+                return Ok(committed);
+            }
             Err(error) if planted::has(PlantedBug::TrustPutErrors) => return Err(error.into()),
             Err(error @ (CommitError::Conflict { .. } | CommitError::Put(PutError::MayHaveHappened { .. }))) => error,
             Err(error) => return Err(error.into()),

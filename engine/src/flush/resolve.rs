@@ -15,8 +15,9 @@ use arrow::datatypes::{SchemaRef, TimestampMillisecondType, UInt64Type};
 use futures::{StreamExt as _, TryStreamExt as _};
 use storage_format::manifest::{Manifest, SegmentEntry, SegmentKind, Totals};
 use storage_format::segment::{SegmentEncoder, readings_schema};
-use storage_format::{ChannelCode, TimeRange, Window};
+use storage_format::{ChannelCode, LoggerId, Millis, TimeRange, Window};
 
+use super::Frontier;
 use super::commit::{FlushSpan, Flusher, Written, defect};
 use crate::buffer::SortedBatches;
 use crate::error::EngineError;
@@ -34,6 +35,44 @@ pub(super) struct WindowFlush {
     pub(super) manifest: Arc<Manifest>,
     pub(super) channels: Arc<[ChannelCode]>,
     pub(super) window: Window,
+}
+
+/// Where rows are that older segments may have, too: between these loggers and times, all inside.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Suspects {
+    loggers: (LoggerId, LoggerId),
+    times: (Millis, Millis),
+}
+
+impl Suspects {
+    /// Among these rows; `None` if all of them are new.
+    pub(super) fn of(rows: &SortedBatches, frontier: &Frontier) -> Option<Self> {
+        let mut suspects: Option<(u64, u64, i64, i64)> = None;
+        for times in rows.loggers() {
+            let max = times.max.min(frontier.of(times.logger));
+            if times.min <= max {
+                let (first, _, min, latest) = suspects.unwrap_or((times.logger, 0, i64::MAX, i64::MIN));
+                suspects = Some((first, times.logger, min.min(times.min), latest.max(max)));
+            }
+        }
+        let (first, last, min, max) = suspects?;
+        let logger = |id| LoggerId::new(id).expect("a decoded frame's logger");
+        let time = |ms| Millis::new(ms).expect("between two times of a decoded frame");
+        Some(Self { loggers: (logger(first), logger(last)), times: (time(min), time(max)) })
+    }
+
+    fn range(&self) -> Option<TimeRange> {
+        TimeRange::new(self.times.0, self.times.1.saturating_add(1)).ok()
+    }
+
+    fn filter(&self) -> SegmentFilter {
+        SegmentFilter { time: self.range(), loggers: Some(self.loggers.0..=self.loggers.1) }
+    }
+
+    fn overlaps(&self, entry: &SegmentEntry) -> bool {
+        entry.overlaps_loggers(self.loggers.0, self.loggers.1)
+            && self.range().is_none_or(|range| entry.overlaps_time(range))
+    }
 }
 
 /// One of the sorted runs of a merge.
@@ -55,19 +94,12 @@ impl Run {
 
 impl WindowFlush {
     /// Writes what is new of these rows, which are all of the buffer's in this window of their loggers.
-    pub(super) async fn run(self, rows: SortedBatches) -> Result<Written, EngineError> {
-        let Some((loggers, (time_min, time_max))) = rows.bounds() else {
-            return Ok(Written::default());
+    pub(super) async fn run(self, rows: SortedBatches, suspects: Option<Suspects>) -> Result<Written, EngineError> {
+        let filter = suspects.map(|suspects| suspects.filter()).unwrap_or_default();
+        let overlaps = |entry: &&SegmentEntry| {
+            suspects.is_some_and(|suspects| suspects.overlaps(entry)) && !planted::has(PlantedBug::SkipDedup)
         };
-        let range = TimeRange::new(time_min, time_max.saturating_add(1)).ok();
-        let filter = SegmentFilter { time: range, loggers: Some(loggers.0..=loggers.1) };
-        let older: Vec<&SegmentEntry> = self
-            .manifest
-            .segments_in(self.window)
-            .filter(|entry| entry.overlaps_loggers(loggers.0, loggers.1))
-            .filter(|entry| range.is_none_or(|range| entry.overlaps_time(range)))
-            .filter(|_| !planted::has(PlantedBug::SkipDedup))
-            .collect();
+        let older: Vec<&SegmentEntry> = self.manifest.segments_in(self.window).filter(overlaps).collect();
         let schema = readings_schema(&self.channels);
         let mut runs = if older.len() <= self.flusher.merge_runs_max {
             self.open(&older, &filter, &schema).await?
