@@ -337,8 +337,8 @@ impl Facts<'_> {
         let client = last.client_cpu.saturating_sub(first.client_cpu).as_secs_f64();
         let server = last.server_cpu.saturating_sub(first.server_cpu).as_secs_f64();
         let server_metrics = last.counted.since(&first.counted);
-        let wal_syncs = server_metrics.get("icecore_wal_sync_seconds_count").copied();
-        let wal_sync_s = server_metrics.get("icecore_wal_sync_seconds_sum").copied();
+        let wal_syncs = server_metrics.get("icecore_wal_sync_duration_seconds_count").copied();
+        let wal_sync_s = server_metrics.get("icecore_wal_sync_duration_seconds_sum").copied();
         let mut report = Report {
             readings_per_second: readings / seconds,
             frames_per_second: last.frames.saturating_sub(first.frames) as f64 / seconds,

@@ -99,7 +99,9 @@ impl Flusher {
         let mut frontier = org.flushing.lock().await;
         let mut report = FlushReport::default();
         // Those frozen meanwhile wait for the next step: others want their turn.
-        for _ in 0..org.state().frozen.len() {
+        // Counted before: the loop's head would hold all buffers, and their memory, to its end.
+        let frozen = org.state().frozen.len();
+        for _ in 0..frozen {
             let state = org.state();
             let Some(buffer) = state.frozen.first() else { break };
             report.add(self.flush_buffer(org, &state.manifest, buffer, &mut frontier).await?);

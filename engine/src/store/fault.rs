@@ -47,12 +47,21 @@ struct Planned {
     skip: usize,
 }
 
+/// Is told of each operation before it is done, and the object's name.
+type Watcher = Box<dyn Fn(Operation, &str) + Send + Sync>;
+
 /// Wraps a store. Faults are planned; each happens once, in the order planned.
-#[derive(Debug)]
 pub struct FaultStore {
     inner: Arc<dyn ObjectStore>,
     plan: Mutex<VecDeque<Planned>>,
     log: Mutex<Vec<(Operation, String)>>,
+    watcher: Mutex<Option<Watcher>>,
+}
+
+impl fmt::Debug for FaultStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl fmt::Display for FaultStore {
@@ -69,13 +78,18 @@ impl FaultStore {
     /// A store that does as this one does, until told otherwise.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, plan: Mutex::default(), log: Mutex::default() }
+        Self { inner, plan: Mutex::default(), log: Mutex::default(), watcher: Mutex::default() }
     }
 
     /// Fails the next such operation on a name that contains this text, after `skip` others of the kind.
     pub fn fail_next(&self, operation: Operation, name_contains: &str, fault: Fault, skip: usize) {
         let planned = Planned { operation, name_contains: name_contains.to_owned(), fault, skip };
         self.plan.lock().unwrap_or_else(PoisonError::into_inner).push_back(planned);
+    }
+
+    /// Calls this before each operation, instead of what was called so far.
+    pub fn watch(&self, watcher: impl Fn(Operation, &str) + Send + Sync + 'static) {
+        *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(watcher));
     }
 
     /// Forgets what is planned; tells how many faults had not happened.
@@ -92,6 +106,9 @@ impl FaultStore {
     }
 
     fn next(&self, operation: Operation, name: &str) -> Option<Fault> {
+        if let Some(watcher) = &*self.watcher.lock().unwrap_or_else(PoisonError::into_inner) {
+            watcher(operation, name);
+        }
         self.log.lock().unwrap_or_else(PoisonError::into_inner).push((operation, name.to_owned()));
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         for index in 0..plan.len() {

@@ -1,8 +1,9 @@
 //! The schedule at work: size, age, memory and WAL, and recovery within its memory.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine::Engine;
+use engine::{Engine, Fault, Operation};
 use storage_format::OrgId;
 
 use crate::model::{Model, Reading, Sent, gateway, millis};
@@ -41,6 +42,41 @@ async fn check_count(engine: &Engine, org: OrgId, model: &Model) {
 
 async fn flushes(engine: &Engine, org: OrgId) -> u64 {
     engine.snapshot(org).await.expect("a snapshot").manifest.flush().get()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_buffer_s_memory_is_free_once_it_is_flushed() {
+    let mut rig = Rig::new();
+    rig.config.flush_bytes = 64 << 10;
+    rig.create_org(org(1)).await;
+    let engine = rig.open().await;
+    let (mut sender, mut model) = (Sender::new(org(1), 1), Model::default());
+    // While the store fails, buffers pile up.
+    for _ in 0..3 {
+        rig.store.fail_next(Operation::Put, "segments/", Fault::Before, 0);
+    }
+    for round in 0..20 {
+        sender.send(&engine, &mut model, many(round, 1000)).await;
+    }
+    until("a failed flush", || !engine.status().flush_troubles.is_empty()).await;
+    let used = Arc::new(Mutex::new(Vec::new()));
+    let (seen, weak) = (Arc::clone(&used), Arc::downgrade(&engine));
+    rig.store.watch(move |operation, name| {
+        if let Some(engine) = weak.upgrade()
+            && operation == Operation::Put
+            && name.contains("manifest/")
+        {
+            seen.lock().expect("no panic").push(engine.status().buffer_bytes);
+        }
+    });
+    rig.clock.turn(Duration::from_secs(2));
+    until("a flush of all", || engine.status().flush_troubles.is_empty()).await;
+    let used = used.lock().expect("no panic").clone();
+    assert!(used.len() > 3, "{used:?}");
+    assert!(used.is_sorted_by(|before, after| before > after), "at each commit less: {used:?}");
+    rig.store.watch(|_, _| {});
+    check_count(&engine, org(1), &model).await;
+    engine.close().await.expect("closed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
