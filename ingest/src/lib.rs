@@ -16,6 +16,8 @@ pub mod protocol;
 #[cfg(feature = "server")]
 mod server;
 mod tls;
+#[cfg(any(feature = "client", feature = "server"))]
+mod transport;
 
 pub use error::{CloseCode, ProtocolError, RefusalCode};
 pub use limits::{CONTROL_BYTES_MAX, DETAIL_BYTES_MAX, IngestLimits, LimitError};

@@ -16,6 +16,7 @@ use super::link;
 use super::session::Shared;
 use crate::error::CloseCode;
 use crate::tls::{client_crypto, random};
+use crate::transport::fewer_acks;
 
 /// Bytes on their way at most: throughput × round trip. They are the spool's own, not copies.
 const SEND_WINDOW_BYTES: u64 = 8 << 20;
@@ -43,6 +44,7 @@ pub(super) fn prepare(config: &ClientConfig) -> Result<quinn::ClientConfig, Clie
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
         .stream_receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
         .send_window(SEND_WINDOW_BYTES)
+        .ack_frequency_config(Some(fewer_acks()))
         .initial_rtt(INITIAL_RTT)
         .keep_alive_interval(Some(config.keep_alive))
         .max_idle_timeout(Some(idle));

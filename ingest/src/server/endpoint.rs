@@ -27,6 +27,7 @@ use crate::metrics::{self, FrameCounters};
 use crate::ports::{FrameSink, GatewayDirectory};
 use crate::protocol::TimePolicy;
 use crate::tls::{ConnectionIds, ServerTls, StableReset, TlsError, server_crypto};
+use crate::transport::fewer_acks;
 
 /// How often the gauges of memory are set.
 const MEMORY_WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -211,6 +212,7 @@ fn transport(limits: &IngestLimits) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(limits.stream_window_bytes))
         .receive_window(VarInt::from_u32(limits.connection_window_bytes.min(WINDOW_BYTES_MIN)))
         .send_window(u64::from(limits.send_window_bytes))
+        .ack_frequency_config(Some(fewer_acks()))
         .max_idle_timeout(Some(idle));
     transport
 }
