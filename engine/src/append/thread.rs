@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use super::step::{AppendProgress, AppendStep};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::wal::{WalDirectory, WalPrepareStep};
+
+/// The pause after each mebibyte of a file that is made ahead, in which blocks have the disk for themselves: a file of 64
+/// MiB takes a third of a second, in which even a full log takes less than one file.
+const BREATH: Duration = Duration::from_millis(4);
 
 /// Runs the appender until the queue is closed or the WAL fails; then `ended` is told which.
 pub(crate) fn spawn_appender(
@@ -37,7 +42,7 @@ pub(crate) fn spawn_wal_preparer(
     let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
     let thread = spawn("icecore-wal-prepare", move || {
         loop {
-            match step.run_once() {
+            match step.run_gently(&|| std::thread::sleep(BREATH)) {
                 Ok(_) => {}
                 // The appender makes the file itself when it needs it, and tells if it cannot.
                 Err(error) => tracing::debug!(%error, "the next WAL file could not be made ahead"),

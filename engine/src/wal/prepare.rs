@@ -35,11 +35,16 @@ impl WalPrepareStep {
     /// Makes one file ready if none is and the log may grow; answers whether it did. A failure costs nothing: the
     /// appender makes the file itself when it needs it, and tells if it cannot.
     pub(crate) fn run_once(&self) -> io::Result<bool> {
+        self.run_gently(&|| {})
+    }
+
+    /// The same, a little at a time: what the disk has to do at once, blocks wait for. `breathe` is called in between.
+    pub(crate) fn run_gently(&self, breathe: &dyn Fn()) -> io::Result<bool> {
         let bytes = self.directory.file_bytes();
         if self.directory.has_prepared() || self.directory.is_full(bytes) {
             return Ok(false);
         }
-        let file = prepare(&self.directory, &*self.random, bytes)?;
+        let file = make(&self.directory, &*self.random, bytes, Some(breathe))?;
         if let Some(file) = self.directory.put_prepared(file) {
             // Somebody else was faster.
             self.directory.files().remove(&file.path)?;
@@ -51,9 +56,19 @@ impl WalPrepareStep {
 /// Makes a file of durable zeros. After a failure its remains are removed as far as possible; a failed sync of a file
 /// that nothing relies on, and that is thrown away, is no reason to stop.
 pub(super) fn prepare(directory: &WalDirectory, random: &dyn Random, bytes: u64) -> io::Result<PreparedFile> {
+    // Somebody waits for it: all at once.
+    make(directory, random, bytes, None)
+}
+
+fn make(
+    directory: &WalDirectory,
+    random: &dyn Random,
+    bytes: u64,
+    breathe: Option<&dyn Fn()>,
+) -> io::Result<PreparedFile> {
     let path = directory.temporary_path(&format!("{:016x}", random.nonzero_u64()));
     let file = directory.files().create_new(&path)?;
-    match fill_with_zeros(&*file, bytes) {
+    match fill_with_zeros(&*file, bytes, breathe) {
         Ok(()) => Ok(PreparedFile { file, path, bytes }),
         Err(error) => {
             drop(file);
@@ -64,7 +79,7 @@ pub(super) fn prepare(directory: &WalDirectory, random: &dyn Random, bytes: u64)
     }
 }
 
-fn fill_with_zeros(file: &dyn File, bytes: u64) -> io::Result<()> {
+fn fill_with_zeros(file: &dyn File, bytes: u64, breathe: Option<&dyn Fn()>) -> io::Result<()> {
     let zeros = vec![0; ZEROS_BYTES.min(usize::try_from(bytes).unwrap_or(ZEROS_BYTES))];
     let mut offset = 0;
     while offset < bytes {
@@ -72,6 +87,12 @@ fn fill_with_zeros(file: &dyn File, bytes: u64) -> io::Result<()> {
         let chunk = &zeros[..left.min(zeros.len())];
         file.write_at(chunk, offset)?;
         offset += chunk.len() as u64;
+        if let Some(breathe) = breathe
+            && offset < bytes
+        {
+            file.sync_data()?;
+            breathe();
+        }
     }
     file.sync_all()
 }

@@ -21,7 +21,7 @@ pub const ROW_GROUP_ROWS_MAX: NonZeroUsize = NonZeroUsize::new(131_072).expect("
 /// Rows in a data page at most: each page costs two encryption modules (64 bytes) and a line in the page index.
 pub const PAGE_ROWS_MAX: usize = 16_384;
 
-const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL: i32 = 1;
 
 /// The properties that segments (`schema` of readings) and conflicts objects are written with.
 ///

@@ -17,6 +17,9 @@ const DURABLE_DIRS_MAX: usize = 65_536;
 /// Staging files are called `<number>.staged`.
 const STAGED: &str = ".staged";
 
+/// What is written between two syncs of an object's file.
+const PIECE_BYTES: usize = 1 << 20;
+
 /// A copy goes through memory in pieces of so many bytes.
 const COPY_BYTES: usize = 256 << 10;
 
@@ -196,9 +199,13 @@ impl Disk {
     pub(super) fn put<'a>(&self, target: &Target, chunks: impl Iterator<Item = &'a Bytes>) -> Result<()> {
         let staged = self.stage()?;
         let mut at = 0;
-        for chunk in chunks {
-            staged.write_at(chunk, at)?;
-            at += chunk.len() as u64;
+        // A mebibyte at a time: what the disk has to do at once, the blocks of the log wait for.
+        for piece in chunks.flat_map(|chunk| chunk.chunks(PIECE_BYTES)) {
+            if at > 0 {
+                self.synced(staged.file.sync_data(), &staged.path)?;
+            }
+            staged.write_at(piece, at)?;
+            at += piece.len() as u64;
         }
         self.name(staged, target)
     }
