@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use benches::{Loggers, cpu_time, open, send};
+use benches::{Loggers, cpu_time, open, org, send};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use storage_format::{Frame, FrameSequence, SpoolId};
 
@@ -54,6 +54,29 @@ fn bench(criterion: &mut Criterion) {
                     })
                 })
             });
+        });
+        group.bench_function(BenchmarkId::new("snapshot", &shape), |bencher| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let engine = runtime.block_on(async {
+                let engine = open(dir.path(), never).await;
+                send(&engine, frames.clone()).await;
+                engine
+            });
+            bencher.iter_custom(|rounds| {
+                timed(rounds, || {
+                    runtime.block_on(async {
+                        let begun = cpu_time();
+                        let snapshot = engine.snapshot(org()).await.expect("a snapshot");
+                        let channels = snapshot.channels();
+                        let batches = snapshot.buffers.iter().map(|buffer| buffer.batches(None, None, &channels));
+                        let rows: usize =
+                            batches.map(|batches| batches.map(|batch| batch.num_rows()).sum::<usize>()).sum();
+                        assert_eq!(rows, READINGS);
+                        cpu_time() - begun
+                    })
+                })
+            });
+            runtime.block_on(engine.close()).expect("closed");
         });
         group.bench_function(BenchmarkId::new("flush", &shape), |bencher| {
             bencher.iter_custom(|rounds| {

@@ -1,5 +1,7 @@
 //! The frame codec: encode and decode, by shape of frame. Throughput is in readings.
 
+#![allow(clippy::print_stdout, reason = "a report is what this program is for")]
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -40,6 +42,17 @@ fn bench(criterion: &mut Criterion) {
         });
         fill(&mut builder, loggers, per_logger);
         let bytes = builder.encode(spool, FrameSequence::new(1));
+        // Per frame, whatever its readings: nothing is allocated for one reading.
+        let decoding =
+            allocation_counter::measure(|| drop(black_box(Frame::decode(bytes.clone()).expect("it decodes"))));
+        let encoding = allocation_counter::measure(|| {
+            fill(&mut builder, loggers, per_logger);
+            drop(black_box(builder.encode(spool, FrameSequence::new(1))));
+        });
+        println!(
+            "frame of {name}: decoded in {} allocations, built and encoded in {}",
+            decoding.count_total, encoding.count_total
+        );
         group.bench_function(format!("decode ({:.2} B a reading)", bytes.len() as f64 / readings as f64), |bencher| {
             bencher.iter(|| Frame::decode(black_box(bytes.clone())).expect("it decodes"));
         });

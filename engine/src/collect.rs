@@ -93,34 +93,39 @@ impl CollectStep {
 
     /// Removes this organisation's orphans; answers how many.
     async fn collect(&self, org: &Org) -> Result<usize, EngineError> {
-        let found = {
-            // What a flush of this process has written and not yet named is not looked at.
-            let _no_flush = match planted::has(PlantedBug::CollectInFlight) {
-                true => None,
-                false => Some(org.flushing.lock().await),
-            };
+        let mut found = self.unnamed(org.id(), &org.state().manifest).await?;
+        if found.is_empty() {
+            return Ok(0);
+        }
+        if !planted::has(PlantedBug::CollectInFlight) {
+            // A flush of this process that was under way has ended once the lock is had: what it has written and named
+            // is in the manifest by now, and what it has not named never will be.
+            let _no_flush = org.flushing.lock().await;
             let manifest = Arc::clone(&org.state().manifest);
-            let found = self.unnamed(org.id(), &manifest).await?;
-            if !found.is_empty() && !planted::has(PlantedBug::CollectInFlight) {
-                self.close_version(org, &manifest).await?;
+            let named = names(&manifest);
+            found.retain(|(id, _)| !named.contains(id));
+            if found.is_empty() {
+                return Ok(0);
             }
-            found
-        };
+            self.close_version(org, &manifest).await?;
+        }
         let count = found.len();
-        let mut removed = self.store.delete_stream(futures::stream::iter(found.into_iter().map(Ok)).boxed());
+        let paths = futures::stream::iter(found.into_iter().map(|(_, path)| Ok(path)));
+        let mut removed = self.store.delete_stream(paths.boxed());
+        let mut failed = None;
         while let Some(removed) = removed.next().await {
             match removed {
                 Ok(_) | Err(Error::NotFound { .. }) => {}
-                Err(error) => return Err(store_error("an orphaned object could not be removed", error)),
+                // One that cannot be removed hides none of the others.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(count)
+        failed.map_or(Ok(count), |error| Err(store_error("an orphaned object could not be removed", error)))
     }
 
     /// Objects of the organisation that are not in this manifest.
-    async fn unnamed(&self, org: OrgId, manifest: &Manifest) -> Result<Vec<Path>, EngineError> {
-        let entries = manifest.segments().iter().chain(manifest.conflicts());
-        let named: HashSet<SegmentId> = entries.map(|entry| entry.id).collect();
+    async fn unnamed(&self, org: OrgId, manifest: &Manifest) -> Result<Vec<(SegmentId, Path)>, EngineError> {
+        let named = names(manifest);
         let mut found = Vec::new();
         for prefix in [ObjectKey::segments_prefix(org), ObjectKey::conflicts_prefix(org)] {
             let prefix = Path::from(prefix);
@@ -137,7 +142,7 @@ impl CollectStep {
                     _ => continue,
                 };
                 if !named.contains(&id) {
-                    found.push(meta.location);
+                    found.push((id, meta.location));
                     if found.len() == FOUND_MAX {
                         return Ok(found);
                     }
@@ -168,6 +173,11 @@ impl CollectStep {
         }
         Err(error)
     }
+}
+
+/// All that the manifest names.
+fn names(manifest: &Manifest) -> HashSet<SegmentId> {
+    manifest.segments().iter().chain(manifest.conflicts()).map(|entry| entry.id).collect()
 }
 
 fn store_error(what: &'static str, error: Error) -> EngineError {

@@ -96,8 +96,10 @@ impl EngineConfig {
     /// # Errors
     /// [`EngineErrorKind::Invalid`], naming the setting.
     pub fn check(&self) -> Result<(), EngineError> {
-        let rules: [(bool, &'static str); 11] = [
+        let rules: [(bool, &'static str); 12] = [
             (self.flush_concurrency >= 1, "flush_concurrency must be at least 1"),
+            // A file has 32,767 row groups at most, and a write buffer some four million rows.
+            (self.row_group_rows.get() >= 1024, "row_group_rows must be at least 1,024"),
             (self.flush_part_rows >= 1, "flush_part_rows must be at least 1"),
             (self.merge_runs_max >= 1, "merge_runs_max must be at least 1"),
             (self.group_frames_max >= 1, "group_frames_max must be at least 1"),

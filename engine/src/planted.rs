@@ -23,12 +23,14 @@ pub enum PlantedBug {
     TrustPutErrors,
     /// Remove objects that no manifest names yet, without a look at who may be about to.
     CollectInFlight,
+    /// Take readings for new that a flush of this process has written.
+    ForgetFrontier,
 }
 
 #[cfg(any(test, feature = "fault"))]
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AcknowledgeBeforeSync,
         Self::ForgetDirectorySync,
         Self::TrimBeforeCommit,
@@ -38,6 +40,7 @@ impl PlantedBug {
         Self::ForgetCovered,
         Self::TrustPutErrors,
         Self::CollectInFlight,
+        Self::ForgetFrontier,
     ];
 }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use crossbeam_channel::RecvTimeoutError;
+
 use super::step::{AppendProgress, AppendStep};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::wal::{WalDirectory, WalPrepareStep};
@@ -41,8 +43,10 @@ pub(crate) fn spawn_wal_preparer(
     let wanted = directory.wanted_prepared();
     let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
     let thread = spawn("icecore-wal-prepare", move || {
+        // Cut short by the end of the engine.
+        let breathe = || stopped.recv_timeout(BREATH) == Err(RecvTimeoutError::Timeout);
         loop {
-            match step.run_gently(&|| std::thread::sleep(BREATH)) {
+            match step.run_gently(&breathe) {
                 Ok(_) => {}
                 // The appender makes the file itself when it needs it, and tells if it cannot.
                 Err(error) => tracing::debug!(%error, "the next WAL file could not be made ahead"),

@@ -194,6 +194,12 @@ impl SortedBatches {
         self.sorted.rows()
     }
 
+    /// What putting the rows in order occupies in memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.sorted.memory_bytes()
+    }
+
     /// Is there a row of this key? `from` is where to begin, and where the next key, which is greater, may begin.
     pub(crate) fn seek(&self, key: (u64, i64), from: &mut usize) -> bool {
         self.sorted.seek(&self.view.buffer.times, key, from)

@@ -65,6 +65,8 @@ const APPENDER: &str = "icecore-append";
 const FLUSH: &str = "icecore-flush";
 /// A third of the weight that the threads of the network and of the log have.
 const FLUSH_NICENESS: i32 = 5;
+/// How long the end of a flush that was given up is waited for.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(30);
 
 impl Threads {
     /// Starts all of them.
@@ -164,12 +166,13 @@ impl FlushThreads {
     }
 
     /// Calls the flush's loop on a thread of its own, with these beside it, until its end.
-    fn run(self, ended: Ended, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, EngineError> {
+    fn run(mut self, ended: Ended, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, EngineError> {
         let body = move || {
             yield_to_others();
-            let Some(runtime) = &self.0 else { unreachable!("it is taken only when this ends") };
+            let Some(runtime) = self.0.take() else { unreachable!("it is taken only when this ends") };
             let result = runtime.block_on(run_flushes(&ended.core, &stop));
-            drop(self);
+            // What a store has begun to write is at its end before anybody else may open it.
+            runtime.shutdown_timeout(SHUTDOWN_MAX);
             ended.with(result);
         };
         std::thread::Builder::new().name(FLUSH.into()).spawn(body).map_err(no_thread)

@@ -200,10 +200,15 @@ impl Flusher {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let (tell, told) = oneshot::channel();
+        let (mut tell, told) = oneshot::channel();
         self.spawn.spawn(Box::pin(async move {
-            // Nobody to tell: the flush was given up.
-            let _gone = tell.send(work.await);
+            // Nobody to tell: the flush was given up, and this part of it with it.
+            let done = tokio::select! {
+                biased;
+                () = tell.closed() => None,
+                done = work => Some(done),
+            };
+            let _gone = done.map(|done| tell.send(done));
         }));
         told.await.map_err(|_| defect("a part of a flush ended before its end"))
     }

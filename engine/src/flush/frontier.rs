@@ -11,8 +11,10 @@ use std::collections::HashMap;
 use storage_format::manifest::Manifest;
 use storage_format::{ManifestVersion, Millis};
 
+use crate::planted::{self, PlantedBug};
+
 /// Loggers of one organisation that have a bound of their own.
-const LOGGERS_MAX: usize = 1 << 18;
+const LOGGERS_MAX: usize = 1 << 16;
 
 /// The bounds of one organisation.
 #[derive(Debug)]
@@ -54,6 +56,9 @@ impl Frontier {
 
     /// The logger may have readings up to this time from now on.
     pub(super) fn raise(&mut self, logger: u64, time: i64) {
+        if planted::has(PlantedBug::ForgetFrontier) {
+            return;
+        }
         if self.loggers.len() >= LOGGERS_MAX && !self.loggers.contains_key(&logger) {
             self.others = self.loggers.values().copied().max().unwrap_or(i64::MIN).max(self.others);
             self.loggers.clear();

@@ -34,12 +34,14 @@ impl WalPrepareStep {
 
     /// Makes one file ready if none is and the log may grow; answers whether it did. A failure costs nothing: the
     /// appender makes the file itself when it needs it, and tells if it cannot.
+    #[cfg(any(test, feature = "fault"))]
     pub(crate) fn run_once(&self) -> io::Result<bool> {
-        self.run_gently(&|| {})
+        self.run_gently(&|| true)
     }
 
-    /// The same, a little at a time: what the disk has to do at once, blocks wait for. `breathe` is called in between.
-    pub(crate) fn run_gently(&self, breathe: &dyn Fn()) -> io::Result<bool> {
+    /// The same, a little at a time: what the disk has to do at once, blocks wait for. `breathe` is called in
+    /// between, and says whether to go on.
+    pub(crate) fn run_gently(&self, breathe: &dyn Fn() -> bool) -> io::Result<bool> {
         let bytes = self.directory.file_bytes();
         if self.directory.has_prepared() || self.directory.is_full(bytes) {
             return Ok(false);
@@ -64,7 +66,7 @@ fn make(
     directory: &WalDirectory,
     random: &dyn Random,
     bytes: u64,
-    breathe: Option<&dyn Fn()>,
+    breathe: Option<&dyn Fn() -> bool>,
 ) -> io::Result<PreparedFile> {
     let path = directory.temporary_path(&format!("{:016x}", random.nonzero_u64()));
     let file = directory.files().create_new(&path)?;
@@ -79,7 +81,7 @@ fn make(
     }
 }
 
-fn fill_with_zeros(file: &dyn File, bytes: u64, breathe: Option<&dyn Fn()>) -> io::Result<()> {
+fn fill_with_zeros(file: &dyn File, bytes: u64, breathe: Option<&dyn Fn() -> bool>) -> io::Result<()> {
     let zeros = vec![0; ZEROS_BYTES.min(usize::try_from(bytes).unwrap_or(ZEROS_BYTES))];
     let mut offset = 0;
     while offset < bytes {
@@ -91,7 +93,9 @@ fn fill_with_zeros(file: &dyn File, bytes: u64, breathe: Option<&dyn Fn()>) -> i
             && offset < bytes
         {
             file.sync_data()?;
-            breathe();
+            if !breathe() {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "nobody needs it any more"));
+            }
         }
     }
     file.sync_all()

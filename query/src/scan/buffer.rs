@@ -8,17 +8,14 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReser
 use engine::SortedBatches;
 use futures::stream::{self, BoxStream, StreamExt};
 
-/// What the sorted row references of a write buffer take, per row.
-const BYTES_PER_ROW: usize = 24;
-
 /// The batches of a run.
 pub(super) fn batches(rows: SortedBatches) -> BoxStream<'static, Result<RecordBatch>> {
     stream::iter(rows.map(Ok)).boxed()
 }
 
-/// Takes what sorting so many rows needs from the query's memory, or fails as any operator would.
-pub(crate) fn reserve(pool: &Arc<dyn MemoryPool>, rows: usize) -> Result<MemoryReservation> {
+/// Takes what the order of buffered rows occupies from the query's memory, or fails as any operator would.
+pub(crate) fn reserve(pool: &Arc<dyn MemoryPool>, bytes: usize) -> Result<MemoryReservation> {
     let reservation = MemoryConsumer::new("buffered readings").register(pool);
-    reservation.try_grow(rows.saturating_mul(BYTES_PER_ROW))?;
+    reservation.try_grow(bytes)?;
     Ok(reservation)
 }

@@ -114,9 +114,9 @@ impl Layout {
         self.plain.len() + self.merges.iter().map(|part| part.entries.len() + part.buffers.len()).sum::<usize>()
     }
 
-    /// Rows of the write buffers in it.
-    pub(crate) fn buffered_rows(&self) -> usize {
-        self.merges.iter().flat_map(|part| &part.buffers).map(SortedBatches::rows).sum()
+    /// What the order of its write buffers' rows takes of memory.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.merges.iter().flat_map(|part| &part.buffers).map(SortedBatches::memory_bytes).sum()
     }
 }
 

@@ -111,7 +111,7 @@ impl ReadingsTable {
         key_predicate: Option<Arc<dyn PhysicalExpr>>,
         ordered: bool,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let reservation = reserve(&state.runtime_env().memory_pool, layout.buffered_rows())?;
+        let reservation = reserve(&state.runtime_env().memory_pool, layout.buffered_bytes())?;
         let below = SegmentScan {
             projection: Some(indices(&scan.schema, &merged_schema)?),
             predicate: key_predicate,

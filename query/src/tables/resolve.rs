@@ -65,7 +65,7 @@ impl ResolveBuffersExec {
         let channels = snapshot.channels();
         let merged_schema = readings_schema(&channels);
         let layout = Layout::new(&snapshot.manifest, &snapshot.buffers, bounds, &channels);
-        let reservation = reserve(&state.runtime_env().memory_pool, layout.buffered_rows())?;
+        let reservation = reserve(&state.runtime_env().memory_pool, layout.buffered_bytes())?;
         let mut units = Vec::new();
         for part in layout.merges.iter().filter(|part| !part.buffers.is_empty()) {
             let scan = SegmentScan {

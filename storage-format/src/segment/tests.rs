@@ -183,7 +183,35 @@ fn the_digest_is_as_the_page_says() {
     row(2, &[&one, &(MAY + 1).to_le_bytes(), &value(2.5)]);
     row(5, &[&eight(6), &eight(8), &may, &may, &value(3.5)]);
     assert_eq!(digest(std::slice::from_ref(&batch)), ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref());
-    assert_eq!(digest(&[batch.slice(0, 1), batch.slice(1, 1), batch.slice(2, 1)]), digest(&[batch]));
+    assert_eq!(
+        digest(&[batch.slice(0, 1), batch.slice(1, 1), batch.slice(2, 1)]),
+        digest(std::slice::from_ref(&batch))
+    );
+    // Rows that have both channels, in one piece and behind others that have not.
+    let times: Vec<i64> = (2..5).map(|ms| MAY + ms).collect();
+    let complete = RecordBatch::try_new(
+        batch.schema(),
+        vec![
+            Arc::new(UInt64Array::from(vec![6; 3])),
+            Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC")),
+            Arc::new(Float64Array::from(vec![4.5, 5.5, 6.5])),
+            Arc::new(Float64Array::from(vec![51.0, 52.0, 53.0])),
+            Arc::new(UInt64Array::from(vec![8; 3])),
+            Arc::new(TimestampMillisecondArray::from(vec![MAY; 3]).with_timezone("UTC")),
+        ],
+    )
+    .expect("a batch");
+    let mut row = |marks: u8, words: &[&[u8]]| {
+        bytes.push(marks);
+        words.iter().for_each(|word| bytes.extend_from_slice(word));
+    };
+    row(2, &[&both, &(MAY + 2).to_le_bytes(), &value(4.5), &value(51.0)]);
+    row(0, &[&(MAY + 3).to_le_bytes(), &value(5.5), &value(52.0)]);
+    row(0, &[&(MAY + 4).to_le_bytes(), &value(6.5), &value(53.0)]);
+    let expected = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    assert_eq!(digest(&[batch.clone(), complete.clone()]), expected.as_ref());
+    let all = arrow::compute::concat_batches(&batch.schema(), [&batch, &complete]).expect("one schema");
+    assert_eq!(digest(&[all.slice(0, 5), all.slice(5, 1)]), expected.as_ref());
 }
 
 #[test]

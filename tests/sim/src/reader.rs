@@ -234,10 +234,16 @@ pub(crate) async fn check_everything(world: &World, engine: &Engine) -> Result<(
 /// [`Unread`], as [`check_everything`].
 pub(crate) async fn no_orphans(world: &World, engine: &Engine) -> Result<(), Unread> {
     for org in orgs(&world.plan.fleet) {
-        // One that nobody ever sent for has none.
-        while let Ok(snapshot) = engine.snapshot(org).await
-            && world.objects(org, &snapshot).await? > 0
-        {
+        loop {
+            let snapshot = match engine.snapshot(org).await {
+                Ok(snapshot) => snapshot,
+                // One that nobody ever sent for has none.
+                Err(error) if error.kind() == engine::EngineErrorKind::Invalid => break,
+                Err(error) => return Err(failed(error)),
+            };
+            if world.objects(org, &snapshot).await? == 0 {
+                break;
+            }
             world.time.sleep(Duration::from_secs(1)).await;
         }
     }

@@ -125,6 +125,7 @@ impl Run {
         if self.until(CALM_MAX, "the server starts again", move || world.server() == Server::Up) {
             self.check("everything is compared again", check_everything);
             self.check("what nobody names is removed", no_orphans);
+            self.check("nothing else is", check_everything);
         }
     }
 
