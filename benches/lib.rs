@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use engine::{
-    AckSink, Engine, EngineConfig, EngineParts, LocalDurable, MasterKey, RealFiles, Submission, SubmitFailure,
-    SystemClock, SystemRandom,
+    AckSink, Clock as _, Engine, EngineConfig, EngineParts, LocalDurable, MasterKey, RealFiles, Submission,
+    SubmitFailure, SystemClock, SystemRandom,
 };
 use storage_format::encryption::SecretKey;
 use storage_format::{ChannelCode, Frame, FrameBuilder, FrameSequence, GatewayId, LoggerId, Millis, OrgId, SpoolId};
@@ -159,7 +159,8 @@ pub async fn send(engine: &Engine, frames: Vec<Frame>) {
     let acks = Arc::<Acks>::default();
     let gateway = GatewayId::new(1).expect("not zero");
     let Some(last) = frames.last().map(Frame::sequence) else { return };
-    let received = Millis::new(START_MS).expect("a time");
+    // Now: a buffer whose readings arrived long ago is flushed at once.
+    let received = SystemClock::new().now();
     for frame in frames {
         let sink = Arc::clone(&acks) as Arc<dyn AckSink>;
         let submission = Submission { org: org(), gateway, received, frame, acks: sink };
