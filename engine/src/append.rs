@@ -7,6 +7,7 @@
 //! Invariants: nothing is acknowledged before its sync returned; after a failed write or sync nothing is acknowledged
 //! any more, ever; what was taken from the queue and not made durable is told so, or stays held until there is room.
 
+mod disk;
 pub(crate) mod metrics;
 mod queue;
 mod step;

@@ -17,7 +17,7 @@ mod writer;
 pub(crate) use directory::{WalDirectory, WalFile};
 pub(crate) use prepare::WalPrepareStep;
 pub(crate) use reader::{WalFileEnd, WalFileScan, WalReader, corrupt};
-pub(crate) use writer::{WalRoom, WalWait, WalWriter};
+pub(crate) use writer::{SealedBlock, WalRoom, WalWait, WalWriter};
 
 #[cfg(test)]
 mod tests;

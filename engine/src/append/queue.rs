@@ -130,6 +130,10 @@ pub(crate) fn append_queue(bytes_max: u64) -> (Arc<AppendQueue>, AppendInbox) {
 }
 
 impl Shared {
+    fn bytes(&self) -> u64 {
+        u64::from(self.permits_max).saturating_sub(self.permits.available_permits() as u64)
+    }
+
     fn cost(&self, bytes: usize) -> u32 {
         // Never more than there is: one frame always fits an empty queue.
         u32::try_from(bytes).unwrap_or(u32::MAX).clamp(self.cost_min, self.permits_max)
@@ -207,9 +211,9 @@ impl AppendQueue {
         self.wake();
     }
 
-    /// Bytes of decoded frames in the queue, and in the group being written.
+    /// Bytes of decoded frames in the queue, and in the groups on their way.
     pub(crate) fn bytes(&self) -> u64 {
-        u64::from(self.shared.permits_max).saturating_sub(self.shared.permits.available_permits() as u64)
+        self.shared.bytes()
     }
 
     /// Frames in the queue.
@@ -255,6 +259,11 @@ impl AppendInbox {
         self.shared.gate.end(failed);
         self.shared.permits.close();
         self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Bytes of decoded frames in the queue, and taken out of it and not released.
+    pub(super) fn bytes(&self) -> u64 {
+        self.shared.bytes()
     }
 
     /// Gives room back.

@@ -1,10 +1,16 @@
 //! The appender's step: one group from the queue through WAL and buffers to its acknowledgements.
+//!
+//! Groups overlap: while one is on its way to the disk, the next is filled and sealed; and when the first is durable, the
+//! second is on its way before the first is applied and acknowledged. So checksums, encryption, write buffers and answers
+//! do not keep the disk waiting. When little waits, the block is written here and now, since handing it over would cost
+//! more than it gains.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use storage_format::Lsn;
 
+use super::disk::{DiskThread, Flight};
 use super::queue::{AppendInbox, Queued, Submission};
 use super::{AckSink, SubmitFailure, metrics};
 use crate::apply::{FrameRecord, apply};
@@ -26,6 +32,8 @@ const WARN_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) struct GroupLimits {
     /// Frames in one block: bounds how long the first of them waits.
     pub(crate) frames_max: usize,
+    /// Bytes in the queue from which on a group is filled while another is on its way.
+    pub(crate) overlap_bytes_min: u64,
 }
 
 /// What a step did.
@@ -51,6 +59,13 @@ struct Pending {
     submission: Submission,
 }
 
+/// The frames of one block, with the room in the queue that they hold until they are answered.
+#[derive(Debug, Default)]
+struct Group {
+    frames: Vec<Pending>,
+    permits: usize,
+}
+
 /// Why the way in is closed, since when, and when it is tried again.
 #[derive(Debug)]
 struct Waiting {
@@ -70,8 +85,16 @@ pub(crate) struct AppendStep {
     limits: GroupLimits,
     /// Taken from the queue, not yet in a block.
     held: Option<Queued>,
-    group: Vec<Pending>,
-    permits: usize,
+    /// In the WAL's block, which is not sealed.
+    next: Group,
+    /// In the block that is on its way.
+    current: Group,
+    /// The memory of a group that was answered.
+    spare: Group,
+    /// Room in the queue that the groups hold.
+    taken: usize,
+    flight: Option<Flight>,
+    disk: Option<DiskThread>,
     waiting: Option<Waiting>,
     failed: Option<EngineError>,
 }
@@ -93,14 +116,29 @@ impl AppendStep {
             clock,
             limits,
             held: None,
-            group: Vec::new(),
-            permits: 0,
+            next: Group::default(),
+            current: Group::default(),
+            spare: Group::default(),
+            taken: 0,
+            flight: None,
+            disk: None,
             waiting: None,
             failed: None,
         }
     }
 
-    /// Takes what waits, up to one group, and makes it durable, visible and acknowledged, in this order.
+    /// Has blocks written by a thread beside this one while the next are filled. Without it, the step does one after the
+    /// other.
+    ///
+    /// # Errors
+    /// When the thread does not start.
+    pub(super) fn start_disk_thread(&mut self) -> Result<(), EngineError> {
+        self.disk = Some(DiskThread::start(Arc::clone(&self.clock))?);
+        Ok(())
+    }
+
+    /// Makes one group durable, visible and acknowledged, in this order: what waits, up to one group, or the one that the
+    /// last call left on its way.
     ///
     /// # Errors
     /// When the WAL cannot go on. Everything not acknowledged has been told so; every later call answers the same.
@@ -119,6 +157,54 @@ impl AppendStep {
         while let Some(command) = self.inbox.next_command() {
             self.writers.run(command);
         }
+        let flight = match self.flight.take() {
+            Some(flight) => flight,
+            None => match self.begin()? {
+                Ok(flight) => flight,
+                Err(nothing) => return Ok(nothing),
+            },
+        };
+        let (block, took) = match flight {
+            Flight::Here(block) => Flight::write(block, &*self.clock)?,
+            Flight::There(landing) => {
+                self.fill_ahead();
+                landing.wait()?
+            }
+        };
+        let bytes = block.bytes();
+        self.wal.recycle(block);
+        let mut durable = std::mem::replace(&mut self.current, std::mem::take(&mut self.spare));
+        self.fill_ahead();
+        let answered = self.send_next().and_then(|()| {
+            let frames = durable.frames.len();
+            self.finish(&mut durable, bytes, took).map(|()| AppendProgress::Appended { frames })
+        });
+        // What is left in it is not answered, after an error.
+        for Pending { submission, .. } in durable.frames.drain(..) {
+            submission.refuse();
+        }
+        self.release(&mut durable);
+        self.spare = durable;
+        answered
+    }
+
+    /// Sends what was filled ahead on its way.
+    fn send_next(&mut self) -> Result<(), EngineError> {
+        if !self.next.frames.is_empty() {
+            self.flight = Some(self.send()?);
+        }
+        Ok(())
+    }
+
+    /// Gives back the room of a group that is answered.
+    fn release(&mut self, group: &mut Group) {
+        let permits = std::mem::take(&mut group.permits);
+        self.taken -= permits;
+        self.inbox.release(permits);
+    }
+
+    /// Fills a group and sends it on its way; `Err` when there is none.
+    fn begin(&mut self) -> Result<Result<Flight, AppendProgress>, EngineError> {
         // Asked before the queue is looked at: what was submitted before the close is in the queue by then.
         let closing = self.inbox.is_closing();
         if self.held.is_none() {
@@ -126,28 +212,55 @@ impl AppendStep {
         }
         let Some(first) = &self.held else {
             if !closing {
-                return Ok(AppendProgress::Idle);
+                return Ok(Err(AppendProgress::Idle));
             }
             self.wal.close()?;
             self.end();
-            return Ok(AppendProgress::Closed);
+            return Ok(Err(AppendProgress::Closed));
         };
         let frame_bytes = first.submission.frame.bytes().len();
         if let Some(pause) = self.wait_for_room(frame_bytes)? {
             if closing {
                 // The end does not wait for a disk to get room: senders keep what is not acknowledged.
                 self.refuse_queued();
-                return Ok(AppendProgress::Appended { frames: 0 });
+                return Ok(Err(AppendProgress::Appended { frames: 0 }));
             }
-            return Ok(AppendProgress::Waiting(pause));
+            return Ok(Err(AppendProgress::Waiting(pause)));
         }
         self.fill();
-        let frames = self.group.len();
-        if frames > 0 {
-            self.commit()?;
+        if self.next.frames.is_empty() {
+            let mut refused = std::mem::take(&mut self.next);
+            self.release(&mut refused);
+            return Ok(Err(AppendProgress::Appended { frames: 0 }));
         }
-        self.inbox.release(std::mem::take(&mut self.permits));
-        Ok(AppendProgress::Appended { frames })
+        self.send().map(Ok)
+    }
+
+    /// Seals the next group, which becomes the current one, and sends it on its way.
+    fn send(&mut self) -> Result<Flight, EngineError> {
+        std::mem::swap(&mut self.current, &mut self.next);
+        if planted::has(PlantedBug::AcknowledgeBeforeSync) {
+            for Pending { submission, .. } in &self.current.frames {
+                submission.acks.durable(submission.frame.sequence());
+            }
+        }
+        let block = self.wal.seal()?;
+        match &self.disk {
+            Some(disk) if self.is_worth_overlapping() => disk.send(block).map(Flight::There),
+            _ => Ok(Flight::Here(block)),
+        }
+    }
+
+    /// Is there enough to do while a block is on its way?
+    fn is_worth_overlapping(&self) -> bool {
+        self.inbox.bytes() - self.taken as u64 >= self.limits.overlap_bytes_min
+    }
+
+    /// Fills the next group, if the file has room for it: a file is not changed while a block is on its way.
+    fn fill_ahead(&mut self) {
+        if self.is_worth_overlapping() {
+            self.fill();
+        }
     }
 
     /// `None` when there is room; else how long to wait before asking again.
@@ -200,38 +313,31 @@ impl AppendStep {
         pause
     }
 
-    /// Moves frames from the queue into the WAL's block.
+    /// Moves frames from the queue into the WAL's block and the next group.
     fn fill(&mut self) {
         while let Some(queued) = self.held.take().or_else(|| self.inbox.try_recv()) {
             let submission = &queued.submission;
             let frame = submission.frame.bytes();
-            if self.group.len() >= self.limits.frames_max || !self.wal.has_room(frame.len()) {
+            if self.next.frames.len() >= self.limits.frames_max || !self.wal.has_room(frame.len()) {
                 self.held = Some(queued);
                 break;
             }
-            self.permits += queued.cost as usize;
+            self.next.permits += queued.cost as usize;
+            self.taken += queued.cost as usize;
             // Whatever could be wrong must be found before the record is written: a durable record is applied.
             if self.writers.org(submission.org).is_none() {
                 submission.acks.failed(submission.frame.sequence(), SubmitFailure::UnknownOrg);
                 continue;
             }
             let lsn = self.wal.push(submission.org, submission.gateway, submission.received, frame);
-            self.group.push(Pending { lsn, submission: queued.submission });
+            self.next.frames.push(Pending { lsn, submission: queued.submission });
         }
     }
 
-    fn commit(&mut self) -> Result<(), EngineError> {
-        let start = self.clock.monotonic();
-        if planted::has(PlantedBug::AcknowledgeBeforeSync) {
-            for Pending { submission, .. } in &self.group {
-                submission.acks.durable(submission.frame.sequence());
-            }
-        }
-        let bytes = self.wal.commit()?;
-        let took = self.clock.monotonic().saturating_sub(start);
-
+    /// Makes a durable group visible, then acknowledges it.
+    fn finish(&mut self, group: &mut Group, bytes: u64, took: Duration) -> Result<(), EngineError> {
         let mut readings = 0;
-        for Pending { lsn, submission } in &self.group {
+        for Pending { lsn, submission } in &group.frames {
             let Submission { org, gateway, received, frame, .. } = submission;
             let Some(writer) = self.writers.org(*org) else {
                 // An organisation once loaded stays: `fill` found it.
@@ -244,15 +350,15 @@ impl AppendStep {
             apply(&FrameRecord { lsn: *lsn, gateway: *gateway, received: *received, frame }, writer);
             readings += frame.len();
         }
-        if let Some(last) = self.group.last() {
+        if let Some(last) = group.frames.last() {
             self.writers.orgs().set_applied(last.lsn);
         }
-        metrics::appended(self.group.len(), readings, bytes, took.as_secs_f64());
+        metrics::appended(group.frames.len(), readings, bytes, took.as_secs_f64());
 
-        let mut group = self.group.drain(..).peekable();
-        while let Some(Pending { submission, .. }) = group.next() {
+        let mut frames = group.frames.drain(..).peekable();
+        while let Some(Pending { submission, .. }) = frames.next() {
             // Acknowledgements are cumulative: of several frames of one sink in a row, the last one's does.
-            let more = group.peek().is_some_and(|next| {
+            let more = frames.peek().is_some_and(|next| {
                 same(&next.submission.acks, &submission.acks)
                     && next.submission.frame.sequence() >= submission.frame.sequence()
             });
@@ -273,7 +379,7 @@ impl AppendStep {
     /// Takes nothing more, and answers everything that is not answered.
     fn end(&mut self) {
         self.inbox.end(self.failed.is_some());
-        for Pending { submission, .. } in self.group.drain(..) {
+        for Pending { submission, .. } in self.current.frames.drain(..).chain(self.next.frames.drain(..)) {
             submission.refuse();
         }
         self.refuse_queued();

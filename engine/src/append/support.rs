@@ -116,6 +116,7 @@ pub(crate) struct Rig {
     pub(crate) clock: Arc<TestClock>,
     pub(crate) settings: WalSettings,
     pub(crate) frames_max: usize,
+    pub(crate) overlap_bytes_min: u64,
     pub(crate) buffer_bytes_max: u64,
     /// The organisations that there are, each with the LSN that its manifest covers.
     pub(crate) orgs: Mutex<BTreeMap<OrgId, Lsn>>,
@@ -150,6 +151,7 @@ impl Rig {
                 block_bytes_max: 4 << 10,
             },
             frames_max: 100,
+            overlap_bytes_min: 1,
             buffer_bytes_max: 1 << 30,
             orgs: Mutex::new([(org(1), Lsn::ZERO), (org(2), Lsn::ZERO)].into()),
             relieved: AtomicU64::new(0),
@@ -165,6 +167,7 @@ impl Rig {
             clock: Arc::clone(&self.clock),
             settings: self.settings.clone(),
             frames_max: self.frames_max,
+            overlap_bytes_min: self.overlap_bytes_min,
             buffer_bytes_max: self.buffer_bytes_max,
             orgs: Mutex::new(self.orgs.lock().expect("no panic").clone()),
             relieved: AtomicU64::new(0),
@@ -187,7 +190,7 @@ impl Rig {
         }
         let wal = Arc::clone(recovered.wal.directory());
         let (queue, inbox) = append_queue(1 << 20);
-        let limits = GroupLimits { frames_max: self.frames_max };
+        let limits = GroupLimits { frames_max: self.frames_max, overlap_bytes_min: self.overlap_bytes_min };
         let clock = Arc::<TestClock>::clone(&self.clock);
         let step = AppendStep::new(inbox, recovered.wal, recovered.writers, clock, limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&self.random));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
 
-use super::support::{Answer, Rig, Sink, frame, org};
+use super::support::{Answer, Process, Rig, Sink, frame, org};
 use super::*;
 use crate::buffer::WriterCommand;
 use crate::error::EngineErrorKind;
@@ -69,6 +69,78 @@ fn groups_keep_their_limits() {
     assert_eq!(process.run().expect("runs"), [8, 9, 10, 11].map(Answer::Durable));
     drop(process);
     assert_eq!(rig.start().expect("starts").frames(1), (1..=11).collect());
+}
+
+#[test]
+fn the_next_group_is_filled_before_one_is_answered() {
+    let (files, mut rig) = rig();
+    rig.frames_max = 2;
+    let mut process = rig.start().expect("starts");
+    for number in 1..=5 {
+        process.submit(1, frame(number, 1)).expect("room");
+    }
+    let room = process.queue.bytes() / 5;
+    assert_eq!(process.step.run_once().expect("steps"), AppendProgress::Appended { frames: 2 });
+    assert_eq!(process.sink.take(), [Answer::Durable(2)]);
+    assert_eq!(process.frames(1), [1, 2].into());
+    assert_eq!(process.queue.bytes(), 3 * room, "only what is answered gave its room back");
+    // What is on its way when the process ends is lost or durable, and was not acknowledged.
+    let killed = files.fork();
+    killed.restart(Loss::Unsynced);
+    assert_eq!(rig.with_files(Arc::new(killed)).start().expect("starts").frames(1), [1, 2].into());
+    // A close waits for it.
+    process.queue.close();
+    assert_eq!(process.run().expect("runs"), [Answer::Durable(4), Answer::Durable(5)]);
+    drop(process);
+    assert!(rig.start().expect("starts").report.clean);
+
+    // With little in the queue, a group is not filled ahead: the frames wait for the next, which will hold more.
+    rig.overlap_bytes_min = 1 << 20;
+    let mut process = rig.start().expect("starts");
+    for number in 6..=8 {
+        process.submit(1, frame(number, 1)).expect("room");
+    }
+    assert_eq!(process.step.run_once().expect("steps"), AppendProgress::Appended { frames: 2 });
+    assert_eq!(process.step.run_once().expect("steps"), AppendProgress::Appended { frames: 1 });
+}
+
+#[test]
+fn after_a_failed_sync_beside_the_appender_everything_is_answered_once() {
+    // Ten groups, each with one sync.
+    for failing in 0..10 {
+        let (files, mut rig) = rig();
+        rig.frames_max = 3;
+        let mut process = rig.start().expect("starts");
+        // Makes the file.
+        process.submit(1, frame(1, 1)).expect("room");
+        assert_eq!(process.run().expect("runs"), [Answer::Durable(1)]);
+        for number in 2..=30 {
+            process.submit(1, frame(number, 1)).expect("room");
+        }
+        files.fail_sync_after(failing);
+        let Process { queue, sink, step, .. } = process;
+        let (ended, end) = crossbeam_channel::bounded(1);
+        let appender = spawn_appender(step, move |result| ended.send(result).expect("listens")).expect("a thread");
+        queue.close();
+        let failed = end.recv().expect("ends").is_err();
+        appender.join().expect("no panic");
+        let mut durable = 1;
+        let mut refused = Vec::new();
+        for answer in sink.take() {
+            match answer {
+                Answer::Durable(up_to) => durable = up_to,
+                Answer::Failed(number, failure) => {
+                    assert_eq!(failure, SubmitFailure::Stopped);
+                    refused.push(number);
+                }
+            }
+        }
+        assert_eq!(refused, (durable + 1..=30).collect::<Vec<_>>(), "sync {failing}");
+        assert!(failed && durable < 30, "sync {failing}");
+        files.restart(Loss::Unsynced);
+        let found = rig.start().expect("starts").frames(1);
+        assert!(found.is_superset(&(1..=durable).collect()), "sync {failing}: {durable} {found:?}");
+    }
 }
 
 #[test]

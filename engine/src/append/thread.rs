@@ -19,6 +19,7 @@ pub(crate) fn spawn_appender(
     mut step: AppendStep,
     ended: impl FnOnce(Result<(), EngineError>) + Send + 'static,
 ) -> Result<JoinHandle<()>, EngineError> {
+    step.start_disk_thread()?;
     spawn("icecore-append", move || {
         let result = loop {
             match step.run_once() {
@@ -66,7 +67,7 @@ pub(crate) struct StopPreparer {
     _stop: crossbeam_channel::Sender<()>,
 }
 
-fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
+pub(super) fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
     Builder::new().name(name.into()).spawn(body).map_err(|error| {
         EngineError::new(EngineErrorKind::Failed, "a thread could not be started", "Raise the limit of threads.")
             .at(name)

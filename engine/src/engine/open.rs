@@ -25,6 +25,10 @@ use crate::recover::{RecoveryHost, RecoveryParts, RecoveryReport, WalSettings, r
 use crate::segments::Segments;
 use crate::wal::WalPrepareStep;
 
+/// The part of the queue that must be full for a group to be filled while another is on its way: 256 KiB by default,
+/// some ten thousand readings, which take longer than to wake the thread that writes.
+const OVERLAP_PART: u64 = 256;
+
 /// How many manifests are read at a time when all of them must be.
 const LOADS_AT_ONCE: usize = 16;
 
@@ -108,7 +112,10 @@ impl Opened {
             Arc::clone(&parts.clock),
             &config,
         );
-        let limits = GroupLimits { frames_max: config.group_frames_max };
+        let limits = GroupLimits {
+            frames_max: config.group_frames_max,
+            overlap_bytes_min: config.queue_bytes_max / OVERLAP_PART,
+        };
         let append = AppendStep::new(inbox, recovered.wal, recovered.writers, Arc::clone(&parts.clock), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
         let collect = CollectStep::new(

@@ -1,4 +1,5 @@
-//! The log's one writer: records into a block, the block into the file, one sync.
+//! The log's one writer: records into a block, the block into the file, one sync. While a block is written, the next can
+//! be filled and sealed.
 //!
 //! Crash consistency, file and directory: zeros and header are durable before the rename, the name is durable before
 //! the first block. A crash in between leaves a temporary file, which the next start removes, or a file of the log
@@ -6,6 +7,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use storage_format::encryption::SecretKey;
@@ -52,12 +54,44 @@ impl fmt::Display for WalWait {
 /// The file being written.
 #[derive(Debug)]
 struct Active {
-    id: WalFileId,
-    file: Box<dyn File>,
+    path: Arc<Path>,
+    file: Arc<dyn File>,
     key: WalFileKey,
     /// Where the next block goes.
     offset: u64,
     bytes: u64,
+}
+
+/// A block on its way to the disk, with all that it takes to get there: whoever writes it needs no writer.
+#[derive(Debug)]
+pub(crate) struct SealedBlock {
+    block: WalBlockBuilder,
+    file: Arc<dyn File>,
+    path: Arc<Path>,
+    offset: u64,
+}
+
+impl SealedBlock {
+    /// How long it is.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.block.sealed().len() as u64
+    }
+
+    /// Writes the block and syncs it. When this returns, its records are durable.
+    ///
+    /// # Errors
+    /// When the write or the sync failed: what the disk holds is not known, so nothing may be written after it.
+    pub(crate) fn write(&self) -> Result<(), EngineError> {
+        let sync = || match self.file.sync_data() {
+            Err(_) if planted::has(PlantedBug::RetryFailedSync) => self.file.sync_data(),
+            synced => synced,
+        };
+        self.file.write_at(self.block.sealed(), self.offset).and_then(|()| sync()).map_err(|error| {
+            failure("a WAL block could not be written and synced")
+                .at(format_args!("{} at byte {}", self.path.display(), self.offset))
+                .because(error)
+        })
+    }
 }
 
 /// The log's one writer.
@@ -70,7 +104,10 @@ pub(crate) struct WalWriter {
     active: Option<Active>,
     next_id: WalFileId,
     next_lsn: Lsn,
+    /// Records that are not sealed.
     block: WalBlockBuilder,
+    /// The memory of a block that was written.
+    spare: WalBlockBuilder,
     block_bytes_max: usize,
 }
 
@@ -95,6 +132,7 @@ impl WalWriter {
             next_id,
             next_lsn,
             block: WalBlockBuilder::new(),
+            spare: WalBlockBuilder::new(),
             block_bytes_max,
         }
     }
@@ -110,7 +148,7 @@ impl WalWriter {
     }
 
     /// Sees to it that the active file has room for a block with this frame, beginning the next file if need be. To be
-    /// called with no record pending.
+    /// called with no record pending, and no block on its way: a file's name is only made when the log before it is whole.
     ///
     /// # Errors
     /// When the disk refuses the file for good, or the directory's sync failed: the log cannot go on.
@@ -178,7 +216,8 @@ impl WalWriter {
         self.directory.add(WalFile { id, first_lsn, bytes });
         self.directory.want_prepared();
         let offset = WAL_FILE_HEADER_BYTES as u64;
-        self.active = Some(Active { id, file: prepared.file, key: WalFileKey::new(&key), offset, bytes });
+        self.active =
+            Some(Active { path: path.into(), file: prepared.file.into(), key: WalFileKey::new(&key), offset, bytes });
         Ok(WalRoom::Ready)
     }
 
@@ -209,33 +248,31 @@ impl WalWriter {
         lsn
     }
 
-    /// Writes the block and syncs it; answers its bytes. When this returns, its records are durable.
+    /// Seals the block, of one record at least, for its place in the log. It must be written before the next one is, and
+    /// if that fails, none may be written any more.
     ///
     /// # Errors
-    /// When the write or the sync failed: what the disk holds is not known, so nothing may be written after it.
-    pub(crate) fn commit(&mut self) -> Result<u64, EngineError> {
+    /// When [`WalWriter::make_room`] was never called, which is a defect.
+    pub(crate) fn seal(&mut self) -> Result<SealedBlock, EngineError> {
         let Some(active) = &mut self.active else {
             return Err(failure("a WAL block without a file"));
         };
-        let block = self.block.seal(&active.key, active.offset);
-        let bytes = block.len() as u64;
-        let sync = || match active.file.sync_data() {
-            Err(_) if planted::has(PlantedBug::RetryFailedSync) => active.file.sync_data(),
-            synced => synced,
-        };
-        active.file.write_at(block, active.offset).and_then(|()| sync()).map_err(|error| {
-            failure("a WAL block could not be written and synced")
-                .at(format_args!("{} at byte {}", self.directory.file_path(active.id).display(), active.offset))
-                .because(error)
-        })?;
-        active.offset += bytes;
-        Ok(bytes)
+        let offset = active.offset;
+        active.offset += self.block.seal(&active.key, offset).len() as u64;
+        let block = std::mem::replace(&mut self.block, std::mem::take(&mut self.spare));
+        Ok(SealedBlock { block, file: Arc::clone(&active.file), path: Arc::clone(&active.path), offset })
+    }
+
+    /// Takes back what a written block has of memory.
+    pub(crate) fn recycle(&mut self, written: SealedBlock) {
+        self.spare = written.block;
     }
 
     /// Writes the mark of a clean close, if this writer has a file and there is room for it. The log reads well without.
+    /// To be called with no record pending, and no block on its way.
     ///
     /// # Errors
-    /// As [`WalWriter::commit`].
+    /// As [`SealedBlock::write`].
     pub(crate) fn close(&mut self) -> Result<(), EngineError> {
         if let Some(prepared) = self.directory.take_prepared(0) {
             // Removed at the next start if it cannot be now.
@@ -244,7 +281,7 @@ impl WalWriter {
         if self.has_room(0) {
             self.block.push_closed(self.next_lsn);
             self.next_lsn = Lsn::new(self.next_lsn.get() + 1);
-            self.commit()?;
+            self.seal()?.write()?;
         }
         self.active = None;
         Ok(())

@@ -131,6 +131,13 @@ impl WalBlockBuilder {
         header[..4].copy_from_slice(&checksum.to_le_bytes());
         &self.bytes
     }
+
+    /// The block that was sealed last, until the next push.
+    #[must_use]
+    pub fn sealed(&self) -> &[u8] {
+        debug_assert!(self.records == 0, "records that are not sealed");
+        &self.bytes
+    }
 }
 
 fn nonce(offset: u64) -> [u8; NONCE_BYTES] {
