@@ -8,6 +8,7 @@
 //! any more, ever; what was taken from the queue and not made durable is told so, or stays held until there is room.
 
 mod disk;
+mod lines;
 pub(crate) mod metrics;
 mod queue;
 mod step;

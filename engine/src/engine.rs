@@ -147,12 +147,12 @@ impl Engine {
         if core.closing.load(Ordering::Acquire) {
             return Err(if core.fatal.borrow().is_some() { SubmitError::Unavailable } else { SubmitError::Closed });
         }
-        if core.orgs.budget().is_full() {
+        let Some(org) = core.orgs.get(submission.org) else {
+            return self.submit_unloaded(submission);
+        };
+        if org.must_wait(core.orgs.budget()) {
             core.orgs.flush_wanted().notify_one();
             return Err(SubmitError::Full(Box::new(submission)));
-        }
-        if !core.orgs.contains(submission.org) {
-            return self.submit_unloaded(submission);
         }
         core.queue.try_submit(submission)
     }
@@ -183,8 +183,8 @@ impl Engine {
         Err(SubmitError::Full(Box::new(submission)))
     }
 
-    /// Takes a validated frame as soon as there is room; who waits longest is served first. Dropped before it is ready,
-    /// it has taken nothing.
+    /// Takes a validated frame as soon as there is room. Organisations take turns; within one, who waits longest is served
+    /// first. Dropped before it is ready, it has taken nothing.
     ///
     /// # Errors
     /// As [`Engine::try_submit`], but never [`SubmitError::Full`].
@@ -198,13 +198,17 @@ impl Engine {
                 done => return done,
             };
             let bytes = submission.frame.memory_bytes();
+            let org = core.orgs.get(submission.org);
             let room = async {
-                // Another organisation's slow load holds nobody up.
-                if !core.orgs.contains(submission.org) {
+                let Some(org) = &org else {
+                    // Another organisation's slow load holds nobody up.
                     core.loader.settled().await;
-                }
-                core.orgs.budget().room().await;
-                core.queue.reserve(bytes).await
+                    return None;
+                };
+                // Of each organisation one stands in the queue's line: the line's order is the organisations' turns.
+                let turn = org.waiting.lock().await;
+                org.room(core.orgs.budget()).await;
+                Some((org, core.queue.reserve(bytes).await?, turn))
             };
             let reserved = tokio::select! {
                 biased;
@@ -213,10 +217,9 @@ impl Engine {
                 _ = ended.wait_for(|ended| *ended) => None,
             };
             // Memory may have run out, and the engine may have closed, while this waited in the queue's line.
-            if let Some(reserved) = reserved
+            if let Some((org, reserved, _turn)) = reserved
                 && !core.closing.load(Ordering::Acquire)
-                && !core.orgs.budget().is_full()
-                && core.orgs.contains(submission.org)
+                && !org.must_wait(core.orgs.budget())
             {
                 return core.queue.submit(submission, reserved);
             }

@@ -1,5 +1,8 @@
 //! The queue before the appender: lock-free, bounded in frames and, through permits, in bytes.
 //!
+//! Organisations take turns: of those who wait for room, each has one in the line for it ([`AppendQueue::reserve`]), and
+//! of what is in the queue, the appender takes one frame of each after the other ([`Lines`]).
+//!
 //! A frame costs at least a floor, so that permits run out before the channel's slots do: whoever waits for room
 //! waits for one thing only.
 //!
@@ -16,6 +19,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use storage_format::{Frame, GatewayId, Millis, OrgId};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::lines::Lines;
 use super::{AckSink, SubmitFailure};
 use crate::buffer::WriterCommand;
 use crate::sync::{Gate, GateState};
@@ -80,6 +84,8 @@ pub(crate) struct AppendQueue {
 pub(crate) struct AppendInbox {
     wake: Receiver<()>,
     waker: Sender<()>,
+    /// Taken out of the channel.
+    lines: Lines<Queued>,
     shared: Arc<Shared>,
 }
 
@@ -126,7 +132,7 @@ pub(crate) fn append_queue(bytes_max: u64) -> (Arc<AppendQueue>, AppendInbox) {
     });
     let waker = wake.clone();
     let queue = AppendQueue { frames, wake, shared: Arc::clone(&shared) };
-    (Arc::new(queue), AppendInbox { wake: wake_in, waker, shared })
+    (Arc::new(queue), AppendInbox { wake: wake_in, waker, lines: Lines::new(), shared })
 }
 
 impl Shared {
@@ -216,7 +222,7 @@ impl AppendQueue {
         self.shared.bytes()
     }
 
-    /// Frames in the queue.
+    /// Frames in the queue that the appender has not looked at.
     pub(crate) fn frames(&self) -> usize {
         self.frames.len()
     }
@@ -228,11 +234,16 @@ impl AppendInbox {
         self.waker.clone()
     }
 
-    pub(super) fn try_recv(&self) -> Option<Queued> {
-        self.shared.frames.try_recv().ok()
+    /// The next frame, of the organisation whose turn it is.
+    pub(super) fn try_recv(&mut self) -> Option<Queued> {
+        // Ends: permits bound what is in both.
+        for queued in self.shared.frames.try_iter() {
+            self.lines.push(queued.submission.org, queued);
+        }
+        self.lines.pop()
     }
 
-    /// Waits for a frame or a wake.
+    /// Waits for a frame or a wake. To be called when there is no frame.
     pub(super) fn wait(&self) -> Option<Queued> {
         select! {
             recv(self.shared.frames) -> queued => queued.ok(),
@@ -290,7 +301,7 @@ mod tests {
     fn what_slips_in_behind_the_last_look_is_refused() {
         for gone in [false, true] {
             let sink = Arc::<Sink>::default();
-            let (queue, inbox) = append_queue(1 << 20);
+            let (queue, mut inbox) = append_queue(1 << 20);
             let reserved = queue.reserve(1).now_or_never().expect("at once").expect("open");
             inbox.end(gone);
             assert!(inbox.try_recv().is_none(), "the last look");
@@ -307,7 +318,7 @@ mod tests {
     #[test]
     fn what_slips_in_behind_the_close_is_the_appenders() {
         let sink = Arc::<Sink>::default();
-        let (queue, inbox) = append_queue(1 << 20);
+        let (queue, mut inbox) = append_queue(1 << 20);
         let reserved = queue.reserve(1).now_or_never().expect("at once").expect("open");
         queue.try_submit(submission(1, &sink)).expect("room");
         queue.close();
@@ -320,7 +331,7 @@ mod tests {
     fn a_frame_is_not_taken_or_answered_once_wherever_the_end_falls() {
         for round in 0..500 {
             let sink = Arc::<Sink>::default();
-            let (queue, inbox) = append_queue(1 << 20);
+            let (queue, mut inbox) = append_queue(1 << 20);
             let under_way = AtomicBool::new(false);
             let frame = frame(1, 1);
             let taken = std::thread::scope(|scope| {

@@ -1,8 +1,9 @@
 //! The engine-wide budget of write buffer bytes.
 //!
-//! Taking never fails: a frame that is durable must be applied. Instead the way in asks [`Budget::is_full`] before it
+//! Taking never fails: a frame that is durable must be applied. Instead the way in asks [`Budget::is_full_for`] before it
 //! accepts more, and the flush schedule looks at [`Budget::is_high`]; so use can pass the maximum by what the queue
-//! held, and no more.
+//! held, and no more. The last of the budget is for those who hold little of it: who fills memory faster than flushes
+//! free it waits, and the others do not.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,11 @@ use tokio::sync::Notify;
 
 #[cfg(loom)]
 use super::notify::Notify;
+
+/// The part of the budget that only those get who hold little.
+const RESERVED_PART: u64 = 8;
+/// The part of the budget under which an organisation's buffers are little.
+const LITTLE_PART: u64 = 32;
 
 /// Bytes in use over all write buffers, frozen ones and those that readers still hold included.
 #[derive(Debug)]
@@ -39,9 +45,10 @@ impl Budget {
         self.max
     }
 
-    /// Must the way in wait?
-    pub(crate) fn is_full(&self) -> bool {
-        self.used() >= self.max
+    /// Must the way in wait, for an organisation that holds so much? It is only asked when it matters.
+    pub(crate) fn is_full_for(&self, held: impl FnOnce() -> u64) -> bool {
+        let used = self.used();
+        used >= self.max || (used >= self.max - self.max / RESERVED_PART && held() >= self.max / LITTLE_PART)
     }
 
     /// Three quarters: what a flush should free memory down to.
@@ -63,12 +70,12 @@ impl Budget {
         self.given_back.notify_waiters();
     }
 
-    /// Waits until the budget is not full.
-    pub(crate) async fn room(&self) {
+    /// Waits until the budget is not full for an organisation that holds so much.
+    pub(crate) async fn room_for(&self, held: impl Fn() -> u64) {
         loop {
             // Made before the look: it hears of whatever is given back from here on.
             let given_back = self.given_back.notified();
-            if !self.is_full() {
+            if !self.is_full_for(&held) {
                 return;
             }
             given_back.await;

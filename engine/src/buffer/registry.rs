@@ -47,6 +47,8 @@ pub(crate) struct Org {
     state: ArcSwap<OrgState>,
     /// Parked here until the appender first writes to the organisation.
     writer: Mutex<Option<BufferWriter>>,
+    /// Of its frames that wait for room, one at a time stands in the queue's line.
+    pub(crate) waiting: tokio::sync::Mutex<()>,
     /// One flush of an organisation at a time, which knows what of it is new.
     pub(crate) flushing: tokio::sync::Mutex<Frontier>,
     /// May the store have objects of it that no manifest names?
@@ -69,6 +71,16 @@ impl Org {
         let state = self.state.load();
         let buffered = state.buffers().map(|buffer| buffer.spool_sequence(gateway, spool)).max();
         buffered.unwrap_or_default().max(state.manifest.spool_sequence(gateway, spool))
+    }
+
+    /// Must its frames wait for memory?
+    pub(crate) fn must_wait(&self, budget: &Budget) -> bool {
+        budget.is_full_for(|| self.state.load().buffer_bytes())
+    }
+
+    /// Waits until they need not.
+    pub(crate) async fn room(&self, budget: &Budget) {
+        budget.room_for(|| self.state.load().buffer_bytes()).await;
     }
 
     /// The manifest was found changed in the store, without this process's doing.
@@ -134,16 +146,12 @@ impl Orgs {
                 id: org,
                 state: ArcSwap::from_pointee(OrgState { manifest, frozen: Vec::new(), active }),
                 writer: Mutex::new(Some(writer)),
+                waiting: tokio::sync::Mutex::new(()),
                 flushing: tokio::sync::Mutex::new(Frontier::new()),
                 suspect: AtomicBool::new(true),
             })
         });
         Arc::clone(added)
-    }
-
-    /// Is it loaded?
-    pub(crate) fn contains(&self, org: OrgId) -> bool {
-        self.loaded.read().unwrap_or_else(PoisonError::into_inner).contains_key(&org)
     }
 
     /// How many are loaded.

@@ -3,6 +3,7 @@
 
 mod collect;
 mod crash;
+mod fairness;
 mod faults;
 mod first_wins;
 mod model;

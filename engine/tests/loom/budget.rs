@@ -13,8 +13,8 @@ fn who_waits_for_room_is_woken() {
         let waiter = {
             let budget = Arc::clone(&budget);
             loom::thread::spawn(move || {
-                block_on(budget.room());
-                assert!(!budget.is_full(), "nobody takes meanwhile");
+                block_on(budget.room_for(|| 0));
+                assert!(!budget.is_full_for(|| 0), "nobody takes meanwhile");
             })
         };
         // Not enough, then enough.
@@ -31,7 +31,7 @@ fn all_who_wait_for_room_are_woken() {
         budget.take(1);
         let waiters = [(); 2].map(|()| {
             let budget = Arc::clone(&budget);
-            loom::thread::spawn(move || block_on(budget.room()))
+            loom::thread::spawn(move || block_on(budget.room_for(|| 0)))
         });
         budget.give_back(1);
         for waiter in waiters {
