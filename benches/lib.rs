@@ -17,24 +17,6 @@ const INTERVAL_MS: i64 = 300_000;
 /// 2020-01-01T00:00:00Z.
 const START_MS: i64 = 1_577_836_800_000;
 
-/// A small generator (SplitMix64): the same numbers in every run.
-#[derive(Debug, Clone)]
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> i64 {
-        i64::try_from(self.next() % end).unwrap_or(0)
-    }
-}
-
 /// One gateway's loggers: temperature and humidity that wander by a few steps of their sensor, at jittered times.
 #[derive(Debug)]
 pub struct Loggers {
@@ -42,7 +24,8 @@ pub struct Loggers {
     round: i64,
     next: usize,
     state: Vec<(i64, i64)>,
-    dice: Dice,
+    /// Seeded: the same readings in every run.
+    dice: fastrand::Rng,
     channels: [ChannelCode; 2],
     builder: FrameBuilder,
 }
@@ -53,7 +36,15 @@ impl Loggers {
     pub fn new(first: u64, count: usize) -> Self {
         let channels = [1, 2].map(|code| ChannelCode::new(code).expect("a code"));
         let state = vec![(480, 5000); count];
-        Self { first, round: 0, next: 0, state, dice: Dice(first), channels, builder: FrameBuilder::new() }
+        Self {
+            first,
+            round: 0,
+            next: 0,
+            state,
+            dice: fastrand::Rng::with_seed(first),
+            channels,
+            builder: FrameBuilder::new(),
+        }
     }
 
     /// The next frame of so many readings: round by round, logger by logger.
@@ -61,12 +52,12 @@ impl Loggers {
         for _ in 0..readings {
             let number = self.next;
             let (temperature, humidity) = &mut self.state[number];
-            *temperature += self.dice.below(5) - 2;
-            *humidity += self.dice.below(9) - 4;
+            *temperature += self.dice.i64(-2..=2);
+            *humidity += self.dice.i64(-4..=4);
             *temperature = (*temperature).clamp(300, 700);
             *humidity = (*humidity).clamp(4000, 6000);
             let units = [100.0, 16.0, 10.0][number % 3];
-            let time = Millis::new(START_MS + self.round * INTERVAL_MS + self.dice.below(700)).expect("a time");
+            let time = Millis::new(START_MS + self.round * INTERVAL_MS + self.dice.i64(..700)).expect("a time");
             let logger = LoggerId::new(self.first + number as u64).expect("an id");
             let samples = [*temperature as f64 / units, *humidity as f64 / 100.0];
             let samples = [(self.channels[0], samples[0]), (self.channels[1], samples[1])];
