@@ -10,8 +10,9 @@ use super::step::{AppendProgress, AppendStep};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::wal::{WalDirectory, WalPrepareStep};
 
-/// The pause after each mebibyte of a file that is made ahead, in which blocks have the disk for themselves: a file of 64
-/// MiB takes a third of a second, in which even a full log takes less than one file.
+/// The pause after each mebibyte of a file that is made ahead: in it, blocks have the disk to themselves. Over a file of
+/// 64 MiB the pauses are a quarter of a second; should the log grow by a whole file within that, the appender makes the
+/// next one itself.
 const BREATH: Duration = Duration::from_millis(4);
 
 /// Runs the appender until the queue is closed or the WAL fails; then `ended` is told which.

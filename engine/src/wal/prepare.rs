@@ -46,7 +46,7 @@ impl WalPrepareStep {
         if self.directory.has_prepared() || self.directory.is_full(bytes) {
             return Ok(false);
         }
-        let file = make(&self.directory, &*self.random, bytes, Some(breathe))?;
+        let file = prepare(&self.directory, &*self.random, bytes, Some(breathe))?;
         if let Some(file) = self.directory.put_prepared(file) {
             // Somebody else was faster.
             self.directory.files().remove(&file.path)?;
@@ -55,14 +55,10 @@ impl WalPrepareStep {
     }
 }
 
-/// Makes a file of durable zeros. After a failure its remains are removed as far as possible; a failed sync of a file
-/// that nothing relies on, and that is thrown away, is no reason to stop.
-pub(super) fn prepare(directory: &WalDirectory, random: &dyn Random, bytes: u64) -> io::Result<PreparedFile> {
-    // Somebody waits for it: all at once.
-    make(directory, random, bytes, None)
-}
-
-fn make(
+/// Makes a file of durable zeros: all at once if somebody waits for it, or with `breathe` called in between, which says
+/// whether to go on. After a failure its remains are removed as far as possible; a failed sync of a file that nothing
+/// relies on, and that is thrown away, is no reason to stop.
+pub(super) fn prepare(
     directory: &WalDirectory,
     random: &dyn Random,
     bytes: u64,

@@ -1,5 +1,7 @@
 //! Tests of the log on disk: files ahead, rotation, trimming.
 
+use std::cell::Cell;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -76,6 +78,28 @@ fn a_file_made_ahead_is_used() {
     files.set_space(Some(20 << 10));
     assert!(process.prepare.run_once().is_err());
     assert_eq!(rig.files.list(&rig.settings.dir).expect("lists").len(), 1);
+}
+
+#[test]
+fn a_file_made_ahead_that_nobody_needs_any_more_is_given_up() {
+    let files = FaultyFiles::new();
+    let mut rig = Rig::new(Arc::new(files.clone()), Path::new("data"));
+    // There is a breath after each mebibyte but the last.
+    (rig.settings.file_bytes, rig.settings.bytes_max) = (4 << 20, 64 << 20);
+    let process = rig.start().expect("starts");
+    let before = rig.files.list(&rig.settings.dir).expect("lists");
+    for last in 1..=3 {
+        let breaths = Cell::new(0);
+        let breathe = || {
+            breaths.set(breaths.get() + 1);
+            breaths.get() < last
+        };
+        let error = process.prepare.run_gently(&breathe).expect_err("it was told to stop");
+        assert_eq!((error.kind(), breaths.get()), (ErrorKind::Interrupted, last));
+        assert_eq!(rig.files.list(&rig.settings.dir).expect("lists"), before, "nothing is left of it");
+    }
+    assert!(process.prepare.run_gently(&|| true).expect("prepares"), "when it is needed again, it is made");
+    assert_eq!(rig.files.list(&rig.settings.dir).expect("lists").len(), before.len() + 1);
 }
 
 #[test]

@@ -168,7 +168,7 @@ impl WalWriter {
         }
         let prepared = match self.directory.take_prepared(bytes) {
             Some(prepared) => prepared,
-            None => match prepare(&self.directory, &*self.random, bytes) {
+            None => match prepare(&self.directory, &*self.random, bytes, None) {
                 Ok(prepared) => prepared,
                 Err(error) => return Ok(WalRoom::Wait(WalWait::NoFile(error.into()))),
             },
