@@ -13,6 +13,8 @@ use crate::limits;
 
 const MIB: u64 = 1 << 20;
 
+const FLUSH_PART_ROWS: NonZeroUsize = NonZeroUsize::new(512 * 1024).expect("not zero");
+
 /// The settings of an engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -42,7 +44,7 @@ pub struct EngineConfig {
     pub flush_concurrency: usize,
     /// Readings that are worth encoding beside others of the same flush, which makes a segment of their own. Default
     /// 524,288.
-    pub flush_part_rows: usize,
+    pub flush_part_rows: NonZeroUsize,
     /// A segment's encoded bytes, about, before the next is begun: bounds the memory that encoding takes.
     /// Default 64 MiB.
     pub segment_bytes_max: u64,
@@ -79,7 +81,7 @@ impl EngineConfig {
             flush_bytes: 64 * MIB,
             flush_age: Duration::from_secs(4 * 3600),
             flush_concurrency: 2,
-            flush_part_rows: 512 * 1024,
+            flush_part_rows: FLUSH_PART_ROWS,
             segment_bytes_max: 64 * MIB,
             row_group_rows: ROW_GROUP_ROWS_MAX,
             merge_runs_max: 16,
@@ -96,11 +98,10 @@ impl EngineConfig {
     /// # Errors
     /// [`EngineErrorKind::Invalid`], naming the setting.
     pub fn check(&self) -> Result<(), EngineError> {
-        let rules: [(bool, &'static str); 12] = [
+        let rules: [(bool, &'static str); 11] = [
             (self.flush_concurrency >= 1, "flush_concurrency must be at least 1"),
             // A file has 32,767 row groups at most, and a write buffer some four million rows.
             (self.row_group_rows.get() >= 1024, "row_group_rows must be at least 1,024"),
-            (self.flush_part_rows >= 1, "flush_part_rows must be at least 1"),
             (self.merge_runs_max >= 1, "merge_runs_max must be at least 1"),
             (self.group_frames_max >= 1, "group_frames_max must be at least 1"),
             (

@@ -72,7 +72,7 @@ pub(super) struct RawEngine {
     pub(super) flush_bytes: ByteSize,
     pub(super) flush_age: Span,
     pub(super) flush_concurrency: usize,
-    pub(super) flush_part_rows: usize,
+    pub(super) flush_part_rows: NonZeroUsize,
     pub(super) segment_bytes_max: ByteSize,
     pub(super) row_group_rows: NonZeroUsize,
     pub(super) merge_runs_max: usize,

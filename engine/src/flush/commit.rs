@@ -5,6 +5,7 @@
 //! buffer's records, they are in segments, and the buffer goes; if not, it stays. A record is never flushed twice.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -34,7 +35,7 @@ pub(crate) struct Flusher {
     /// Parts of one flush that are encoded at the same time.
     parts_max: usize,
     /// Rows that are worth a part of their own, which makes a segment of its own.
-    part_rows: usize,
+    part_rows: NonZeroUsize,
     /// Where the log ended when this process began: records up to there may be flushed by earlier processes.
     log_end: Arc<OnceLock<Lsn>>,
     /// Where parts are encoded: that takes a core for a while.
@@ -83,7 +84,7 @@ impl Flusher {
             log_end,
             spawn,
             parts_max: config.flush_concurrency,
-            part_rows: config.flush_part_rows.max(1),
+            part_rows: config.flush_part_rows,
             manifests: Arc::clone(manifests),
             segments: Arc::clone(segments),
             segment_bytes_max: config.segment_bytes_max,
@@ -168,7 +169,7 @@ impl Flusher {
             let (channels, parts_max, part_rows) = (Arc::clone(&channels), self.parts_max, self.part_rows);
             let sorted = async move {
                 let split = |(window, rows): (Window, SortedBatches)| {
-                    let parts = rows.rows().div_ceil(part_rows).min(parts_max);
+                    let parts = rows.rows().div_ceil(part_rows.get()).min(parts_max);
                     rows.split(parts).into_iter().map(move |part| (window, part))
                 };
                 view.by_window(&channels).into_iter().flat_map(split).collect::<Vec<_>>()

@@ -211,6 +211,7 @@ impl Plan {
 /// Limits from absurdly small to small.
 fn config(d: &mut Draw) -> EngineConfig {
     const KIB: u64 = 1 << 10;
+    let rows = |rows| usize::try_from(rows).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
     let wal_file_bytes = d.spread(6 * KIB, 256 * KIB);
     EngineConfig {
         data_dir: PathBuf::from(DATA_DIR),
@@ -223,9 +224,9 @@ fn config(d: &mut Draw) -> EngineConfig {
         flush_bytes: d.spread(512, 64 * KIB),
         flush_age: Duration::from_millis(d.spread(200, 60_000)),
         flush_concurrency: usize::try_from(d.between(1, 3)).unwrap_or(1),
-        flush_part_rows: usize::try_from(d.spread(4, 512)).unwrap_or(4),
+        flush_part_rows: rows(d.spread(4, 512)),
         segment_bytes_max: d.spread(512, 64 * KIB),
-        row_group_rows: NonZeroUsize::new(usize::try_from(d.spread(1, 512)).unwrap_or(1)).unwrap_or(NonZeroUsize::MIN),
+        row_group_rows: rows(d.spread(1, 512)),
         merge_runs_max: usize::try_from(d.spread(1, 16)).unwrap_or(1),
         flush_retry_min: Duration::from_millis(d.spread(1, 1000)),
         flush_retry_max: Duration::from_secs(2),
