@@ -5,6 +5,10 @@
 //! brought together logger by logger, by counting; and since a logger's readings mostly arrive in the order of their
 //! times, that is mostly all. Only a logger whose runs overlap in time has its rows sorted.
 //!
+//! Numbers of rows, frames, runs and loggers are `u32`, which halves a run: a buffer has fewer rows than that (`limits`
+//! asserts it) and no more of the others than rows. Each comes from a length or an index, so that `as usize` gives it
+//! back whole.
+//!
 //! Memory: 16 bytes a run and 24 a logger; while they are put in order twice that, and some 80 bytes a logger more. In
 //! the worst case a run is one row, and every row of another logger.
 
@@ -69,6 +73,12 @@ pub(crate) struct LoggerTimes {
     pub(crate) max: i64,
 }
 
+/// The number that the next logger gets after so many.
+fn logger_number(loggers: usize) -> u32 {
+    u32::try_from(loggers)
+        .expect("there are no more loggers than rows, and fewer rows than u32 counts, as limits assert")
+}
+
 impl Runs {
     /// Adds a row; `row` grows.
     #[inline]
@@ -99,8 +109,7 @@ impl Runs {
         if self.loggers.get(guess as usize).is_some_and(|logger| logger.id == id) {
             return guess;
         }
-        // There are no more loggers than rows.
-        let new = u32::try_from(self.loggers.len()).unwrap_or(u32::MAX);
+        let new = logger_number(self.loggers.len());
         let number = *self.numbers.entry(id).or_insert(new);
         if number == new {
             self.loggers.push(Logger {
@@ -204,7 +213,7 @@ impl SortedRuns {
                     part
                 }
             };
-            let logger = u32::try_from(part.loggers.len()).unwrap_or(u32::MAX);
+            let logger = logger_number(part.loggers.len());
             part.loggers.extend(group.first().map(|run| self.loggers[run.logger as usize]));
             part.runs.extend(group.iter().map(|run| RowRun { logger, ..*run }));
             part.rows += group.iter().map(|run| run.len as usize).sum::<usize>();

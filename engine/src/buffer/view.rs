@@ -119,8 +119,7 @@ impl BufferView {
             {
                 return runs.push(row, frame, logger, time);
             }
-            // Times were validated as `Millis` when the frame was decoded.
-            let Ok(window) = Millis::new(time).map(Window::month_of) else { return };
+            let window = Window::month_of(Millis::new(time).expect("a decoded frame's time is one"));
             if let Some((window, _, runs)) = current.take() {
                 windows.insert(window, runs);
             }
