@@ -139,9 +139,12 @@ mod tests {
     fn defaults_fit_together_and_nonsense_does_not() {
         let good = EngineConfig::new("data");
         good.check().expect("the defaults hold");
+        let rows = |rows| NonZeroUsize::new(rows).expect("not zero");
+        EngineConfig { row_group_rows: rows(1024), ..good.clone() }.check().expect("the least that is allowed");
         for bad in [
             EngineConfig { flush_concurrency: 0, ..good.clone() },
             EngineConfig { group_bytes_max: 1, ..good.clone() },
+            EngineConfig { row_group_rows: rows(1023), ..good.clone() },
             EngineConfig { wal_bytes_max: 1, ..good.clone() },
             EngineConfig { flush_retry_min: Duration::ZERO, ..good.clone() },
         ] {

@@ -1,5 +1,6 @@
 //! Write buffers: what is appended comes back sorted, in prefixes, by window; memory is counted and given back.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::AsArray as _;
@@ -241,6 +242,37 @@ proptest! {
             prop_assert_eq!(batches.seek(key, &mut at), some.iter().any(|row| (row.0, row.1) == key), "{:?}", key);
         }
         prop_assert_eq!(rows(batches), some);
+    }
+
+    #[test]
+    fn parts_have_no_logger_in_common_and_are_the_buffer_together(
+        frames in proptest::collection::vec(proptest::collection::btree_set((1_u64..12, 0_i64..40), 1..12), 1..40),
+        count in 1_usize..14,
+    ) {
+        let (buffer, mut writer, _) = buffer();
+        for (number, keys) in (1_u64..).zip(&frames) {
+            let value = [(1_u16, number as f64)];
+            let readings: Vec<_> = keys.iter().map(|(id, time)| (*id, *time, &value[..])).collect();
+            writer.append(&frame(number, &readings), gateway(number), millis(0), Lsn::new(number));
+        }
+        let batches = buffer.view().batches(None, None, &[code(1), code(2)]);
+        let parts = batches.clone().split(count);
+        prop_assert!((1..=count).contains(&parts.len()), "{} parts, not {count}", parts.len());
+        let mut seen = BTreeSet::new();
+        for part in &parts {
+            let rows = rows(part.clone());
+            prop_assert!(!rows.is_empty() && rows.len() == part.rows());
+            // What a part says of its loggers is what its rows say.
+            let mut loggers: BTreeMap<u64, (i64, i64)> = BTreeMap::new();
+            for (logger, time, ..) in rows {
+                let (min, max) = loggers.entry(logger).or_insert((time, time));
+                (*min, *max) = (time.min(*min), time.max(*max));
+            }
+            let told: Vec<_> = part.loggers().iter().map(|times| (times.logger, (times.min, times.max))).collect();
+            prop_assert!(loggers.keys().all(|logger| seen.insert(*logger)), "a logger in two parts");
+            prop_assert_eq!(told, loggers.into_iter().collect::<Vec<_>>());
+        }
+        prop_assert_eq!(rows(parts.into_iter().flatten()), rows(batches));
     }
 
     #[test]
