@@ -11,9 +11,9 @@ use std::sync::{Arc, OnceLock};
 use futures::{StreamExt as _, TryStreamExt as _};
 use storage_format::manifest::{Manifest, SPOOLS_PER_GATEWAY_MAX, SegmentEntry, SpoolPosition, Totals};
 use storage_format::{ChannelCode, FlushNumber, GatewayId, Lsn, OrgId, Window};
-use tokio::sync::oneshot;
 
 use super::FlushReport;
+use super::beside::beside;
 use super::frontier::Frontier;
 use super::resolve::{Suspects, WindowFlush};
 use crate::buffer::{Org, SortedBatches, WriteBuffer};
@@ -174,7 +174,7 @@ impl Flusher {
                 };
                 view.by_window(&channels).into_iter().flat_map(split).collect::<Vec<_>>()
             };
-            self.beside(sorted).await?
+            beside(&*self.spawn, sorted).await?
         };
         frontier.hold_for(manifest);
         let parts: Vec<_> =
@@ -186,7 +186,7 @@ impl Flusher {
         let encoded = parts.into_iter().map(|(window, suspects, rows)| {
             let (flusher, manifest, channels) = (self.clone(), Arc::clone(manifest), Arc::clone(&channels));
             let part = WindowFlush { flusher, span, manifest, channels, window };
-            async move { self.beside(part.run(rows, suspects)).await? }
+            async move { beside(&*self.spawn, part.run(rows, suspects)).await? }
         });
         let mut encoded = futures::stream::iter(encoded).buffered(self.parts_max);
         let mut written = Written::default();
@@ -194,24 +194,6 @@ impl Flusher {
             written.add(part)?;
         }
         Ok(written)
-    }
-
-    /// Does work that takes a core for a while beside whatever waits here.
-    async fn beside<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T, EngineError> {
-        let (mut tell, told) = oneshot::channel();
-        self.spawn.spawn(Box::pin(async move {
-            // Nobody to tell: the flush was given up, and this part of it with it.
-            let done = tokio::select! {
-                biased;
-                () = tell.closed() => None,
-                done = work => Some(done),
-            };
-            let _gone = done.map(|done| tell.send(done));
-        }));
-        told.await.map_err(|_| defect("a part of a flush ended before its end"))
     }
 
     async fn commit(
