@@ -1,7 +1,9 @@
 //! Crashes: a copy of the directory, taken while the engine works, opens and has everything acknowledged, once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use engine::{Fault, Operation};
 use storage_format::OrgId;
 
 use crate::model::{Model, Reading, Sent, gateway, millis};
@@ -83,4 +85,47 @@ async fn counts_are_exact_while_flushes_run_beside_ingest() {
     engine.flush(None).await.expect("a flush");
     check_flushed(&engine, org(), &model).await;
     engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_arrives_after_its_process_has_ended_is_not_forgotten() {
+    let rig = Rig::new();
+    rig.create_org(org()).await;
+    let engine = rig.open().await;
+    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    sender.send(&engine, &mut model, of_logger(1, 1.0)).await;
+    sender.send(&engine, &mut model, of_logger(2, 2.0)).await;
+
+    // The process after it has a buffer for each of the two, and cannot flush them yet.
+    let mut after = rig.crashed();
+    after.config.flush_bytes = 1;
+    for _ in 0..3 {
+        after.store.fail_next(Operation::Put, "manifest/", Fault::Before, 0);
+    }
+    let next = after.open().await;
+    while next.status().flush_troubles.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    after.store.clear();
+    assert_eq!(next.snapshot(org()).await.expect("a snapshot").buffers.len(), 2);
+
+    // Now what its predecessor had sent arrives: one commit for both, which the flush of the first meets.
+    engine.flush(None).await.expect("a flush");
+    engine.close().await.expect("closed");
+    after.take_store_of(&rig);
+    let report = next.flush(None).await.expect("a flush");
+    assert_eq!((report.buffers, report.segments), (2, 1), "the first was written in vain, the second not at all");
+    check_flushed(&next, org(), &model).await;
+
+    // The second buffer's readings come again, with other values: they are looked for in segments that this process
+    // has neither found at its start nor written.
+    sender.send(&next, &mut model, of_logger(2, 3.0)).await;
+    next.flush(None).await.expect("a flush");
+    check_flushed(&next, org(), &model).await;
+    next.close().await.expect("closed");
+}
+
+fn of_logger(logger: u64, value: f64) -> Sent {
+    let readings = (0..10).map(|i| Reading { logger, time: MAY + i * 1000, samples: vec![(1, value)] });
+    Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }
