@@ -48,7 +48,8 @@ pub struct EngineConfig {
     /// A segment's encoded bytes, about, before the next is begun: bounds the memory that encoding takes.
     /// Default 64 MiB.
     pub segment_bytes_max: u64,
-    /// Rows in a segment's row group at most: what a query for one logger reads at least, per column. Default 131,072.
+    /// Rows in a segment's row group at most: what a query for one logger reads at least, per column. At least 1,024.
+    /// Default 131,072.
     pub row_group_rows: NonZeroUsize,
     /// Older segments read at the same time while a flush is resolved; more are read in several passes. Default 16.
     pub merge_runs_max: usize,
