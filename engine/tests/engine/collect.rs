@@ -50,6 +50,14 @@ async fn leave(rig: &Rig, place: &str) -> Path {
 
 const ORPHAN: &str = "segments/2024050100-2024060100/000102030405060708090a0b0c0d0e0f.parquet";
 
+/// Another process, the manifest that it knows, and an object that it has written and may name in its next commit.
+async fn stranded(rig: &Rig) -> (ManifestStore, Manifest, Path) {
+    let other = other_process(rig);
+    let seen = other.load(org()).await.expect("a manifest");
+    let object = leave(rig, ORPHAN).await;
+    (other, seen, object)
+}
+
 async fn is_there(rig: &Rig, path: &Path) -> bool {
     rig.store.head(path).await.is_ok()
 }
@@ -119,9 +127,7 @@ async fn who_may_have_named_it_cannot_do_so_afterwards() {
     let (engine, _, model) = filled(&rig).await;
     engine.flush(None).await.expect("a flush");
     // Another process has written an object, and stops for a while before its commit.
-    let other = other_process(&rig);
-    let seen = other.load(org()).await.expect("a manifest");
-    let object = leave(&rig, ORPHAN).await;
+    let (other, seen, object) = stranded(&rig).await;
     look(&rig).await;
     assert!(!is_there(&rig, &object).await);
     other.commit(org(), &seen, nothing(&seen)).await.expect_err("that version is taken");
@@ -136,9 +142,7 @@ async fn an_old_manifest_removes_nothing() {
     let engine = rig.open().await;
     engine.load(org()).await.expect("loaded");
     // Another process commits; this one does not know, and takes what the commit may have named for an orphan.
-    let other = other_process(&rig);
-    let seen = other.load(org()).await.expect("a manifest");
-    let object = leave(&rig, ORPHAN).await;
+    let (other, seen, object) = stranded(&rig).await;
     other.commit(org(), &seen, nothing(&seen)).await.expect("the other's commit");
     look(&rig).await;
     assert!(is_there(&rig, &object).await, "what is known here is old");
@@ -153,9 +157,7 @@ async fn a_writer_that_was_taken_over_ends_instead() {
     let rig = rig();
     let (engine, _, _) = filled(&rig).await;
     engine.flush(None).await.expect("a flush");
-    let other = other_process(&rig);
-    let seen = other.load(org()).await.expect("a manifest");
-    let object = leave(&rig, ORPHAN).await;
+    let (other, seen, object) = stranded(&rig).await;
     other.commit(org(), &seen, nothing(&seen)).await.expect("it takes over");
     look(&rig).await;
     assert!(is_there(&rig, &object).await);
