@@ -1,6 +1,7 @@
 //! The write buffer: columns of rows and of frames, and the extent that shows them.
 
 use loom::sync::Arc;
+use loom::thread::JoinHandle;
 
 use crate::engine::column::Column;
 use crate::engine::extent::Extent;
@@ -25,6 +26,17 @@ impl Buffer {
         self.rows.write(rows_before, rows, |_| lsn);
         self.starts.write(frames_before, 1, |_| rows_before as u64);
         self.extent.publish(rows_before + rows, frames_before + 1, lsn);
+    }
+
+    /// An empty one, and the thread that writes both frames to it.
+    fn being_written() -> (Arc<Self>, JoinHandle<()>) {
+        let buffer = Arc::new(Self::new());
+        let written = Arc::clone(&buffer);
+        let writer = loom::thread::spawn(move || {
+            written.append(0, 0, FRAMES[0], 1);
+            written.append(FRAMES[0], 1, FRAMES[1], 2);
+        });
+        (buffer, writer)
     }
 
     /// The LSNs that a view's rows came with, after a look whether each finds its frame, as `BufferView` looks it up.
@@ -52,14 +64,7 @@ impl Buffer {
 #[test]
 fn a_view_is_a_prefix_of_whole_frames() {
     loom::model(|| {
-        let buffer = Arc::new(Buffer::new());
-        let writer = {
-            let buffer = Arc::clone(&buffer);
-            loom::thread::spawn(move || {
-                buffer.append(0, 0, FRAMES[0], 1);
-                buffer.append(FRAMES[0], 1, FRAMES[1], 2);
-            })
-        };
+        let (buffer, writer) = Buffer::being_written();
         let mut before = 0;
         for _ in 0..2 {
             let view = buffer.view();
@@ -75,14 +80,7 @@ fn a_view_is_a_prefix_of_whole_frames() {
 #[test]
 fn whoever_sees_rows_or_a_first_lsn_sees_a_last_one() {
     loom::model(|| {
-        let buffer = Arc::new(Buffer::new());
-        let writer = {
-            let buffer = Arc::clone(&buffer);
-            loom::thread::spawn(move || {
-                buffer.append(0, 0, FRAMES[0], 1);
-                buffer.append(FRAMES[0], 1, FRAMES[1], 2);
-            })
-        };
+        let (buffer, writer) = Buffer::being_written();
         let rows = buffer.extent.rows();
         let (first, last) = (buffer.extent.lsn_first(), buffer.extent.lsn_last());
         if rows > 0 {
