@@ -2,15 +2,17 @@
 //! disk` looks at the disk alone. `benches/README.md` tells the method and how to read the figures.
 //!
 //! `ingest` is a run from its beginning to its report; `load` is what sends, `supply` what is sent, `schedule` when;
-//! `server` is the process under load, `owners` who takes part, `crowd` those who only hold connections; `usage`,
-//! `disk`, `latency` and `report` are the figures.
+//! `server` is the process under load, `owners` who takes part, `crowd` those who only hold connections, `readers` those
+//! who ask; `usage`, `disk`, `latency`, `facts` and `report` are the figures.
 
 mod crowd;
 mod disk;
+mod facts;
 mod ingest;
 mod latency;
 mod load;
 mod owners;
+mod readers;
 mod report;
 mod schedule;
 mod server;
@@ -20,6 +22,7 @@ mod usage;
 pub use disk::{DiskLine, DiskReport};
 pub use ingest::{IngestBench, IngestBenchConfig};
 pub use latency::{Latencies, Percentiles};
+pub use readers::ReadersReport;
 pub use report::{CpuReport, IdleReport, Rate, Report, StormReport, SyncPercentiles};
 
 /// Cores of this machine, as far as this process may use them.

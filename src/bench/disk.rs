@@ -5,12 +5,14 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::latency::{Latencies, Percentiles};
-use crate::error::{Context, Result};
+use crate::error::{Context, Problem, Result};
 
 /// How far writes go before they begin anew at the file's start.
 const FILE_BYTES: u64 = 256 << 20;
@@ -90,9 +92,47 @@ impl Disk {
     }
 }
 
+/// Looks at the disk beside a run, on a thread of its own, until its end.
+#[derive(Debug)]
+pub(super) struct Probe {
+    stop: Sender<()>,
+    thread: JoinHandle<Result<Latencies>>,
+}
+
+/// Bytes that it writes: as many as a lonely frame.
+const PROBE_BYTES: usize = 4 << 10;
+
+impl Probe {
+    /// Writes and syncs so often.
+    ///
+    /// # Errors
+    /// When the thread does not start.
+    pub(super) fn start(mut disk: Disk, every: Duration) -> Result<Self> {
+        let (stop, stopped) = channel();
+        let look = move || {
+            let mut latencies = Latencies::new();
+            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                latencies.record(disk.sync(PROBE_BYTES)?);
+            }
+            Ok(latencies)
+        };
+        let thread = std::thread::Builder::new().name("bench-disk".to_owned()).spawn(look);
+        Ok(Self { stop, thread: thread.context(|| "cannot start a thread".to_owned())? })
+    }
+
+    /// What it has seen.
+    ///
+    /// # Errors
+    /// When the disk did not take it.
+    pub(super) fn end(self) -> Result<Latencies> {
+        drop(self.stop);
+        self.thread.join().map_err(|_| Problem::new("the thread that looks at the disk broke down"))?
+    }
+}
+
 /// How writes of one size went.
 #[derive(Debug)]
-pub struct SyncReport {
+pub(super) struct SyncReport {
     bytes: usize,
     latencies: Latencies,
     elapsed: Duration,
@@ -102,19 +142,19 @@ pub struct SyncReport {
 impl SyncReport {
     /// Every single time.
     #[must_use]
-    pub fn latencies(&self) -> &Latencies {
+    pub(super) fn latencies(&self) -> &Latencies {
         &self.latencies
     }
 
     /// Syncs in a second.
     #[must_use]
-    pub fn per_second(&self) -> f64 {
+    pub(super) fn per_second(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
     /// Bytes in a second.
     #[must_use]
-    pub fn bytes_per_second(&self) -> f64 {
+    pub(super) fn bytes_per_second(&self) -> f64 {
         self.per_second() * self.bytes as f64
     }
 }
@@ -198,6 +238,14 @@ mod tests {
         disk.sync(4096).expect("begins anew");
         assert_eq!(disk.offset, 4096);
         assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0, "the file has no name");
+    }
+
+    #[test]
+    fn the_disk_is_looked_at_until_the_end() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let probe = Probe::start(Disk::small(dir.path()).expect("made"), Duration::from_millis(1)).expect("started");
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(probe.end().expect("measured").len() > 1);
     }
 
     #[test]

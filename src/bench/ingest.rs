@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::crowd::Crowd;
-use super::disk::{Disk, SyncReport};
+use super::disk::{Disk, Probe};
+use super::facts::{Facts, storm_report};
 use super::latency::Latencies;
-use super::load::{Load, LoadConfig, LoadOutcome, Participant, Running};
+use super::load::{Load, LoadConfig, Participant, Running};
 use super::owners::Owners;
-use super::report::{CpuReport, IdleReport, Rate, Report, StormReport, SyncPercentiles};
+use super::readers::Readers;
+use super::report::{IdleReport, Rate, Report};
 use super::schedule::Schedule;
 use super::server::{BenchServer, Counted};
 use super::supply::{Demand, Plan};
@@ -44,6 +46,8 @@ pub struct IngestBenchConfig {
     pub idle: usize,
     /// Additional connections that all come back in the middle of the run.
     pub storm: usize,
+    /// Programs that ask heavy queries meanwhile, one after the other.
+    pub readers: usize,
     /// Where the temporary directory goes; none: where the system has them.
     pub dir: Option<PathBuf>,
     /// Keep the directory.
@@ -60,21 +64,13 @@ const IN_FLIGHT_OPEN: usize = 4_096;
 /// The disk alone, before the load and after it.
 const DISK_TIME: Duration = Duration::from_millis(500);
 const DISK_BYTES: usize = 4 << 10;
+/// Times a second that the disk is looked at beside the run.
+const PROBES_MIN: f64 = 0.1;
+const PROBES_MAX: f64 = 50.0;
 /// Until memory has settled after many handshakes.
 const SETTLE: Duration = Duration::from_secs(1);
 /// How often it is told how it goes.
 const TICK: Duration = Duration::from_secs(1);
-/// A schedule that is kept worse than this is not kept.
-const LAG_MS_MAX: f64 = 5.0;
-/// A client that takes more of all cores disturbs the server.
-const CLIENT_SHARE_MAX: f64 = 0.5;
-/// A sending thread that is busier than this is the limit itself.
-const THREAD_SHARE_MAX: f64 = 0.9;
-/// Answers that come later than this after the end are told.
-const DRAIN_MAX: Duration = Duration::from_secs(1);
-/// A disk that syncs faster than this is none.
-const DISK_MS_MIN: f64 = 0.015;
-
 /// A run's outcome and what is left of it.
 #[derive(Debug)]
 pub struct IngestBench {
@@ -88,13 +84,13 @@ pub struct IngestBench {
 
 /// What is used and done so far, at one moment.
 #[derive(Debug)]
-struct Mark {
-    at: Instant,
-    readings: u64,
-    frames: u64,
-    client_cpu: Duration,
-    server_cpu: Duration,
-    counted: Counted,
+pub(super) struct Mark {
+    pub(super) at: Instant,
+    pub(super) readings: u64,
+    pub(super) frames: u64,
+    pub(super) client_cpu: Duration,
+    pub(super) server_cpu: Duration,
+    pub(super) counted: Counted,
 }
 
 impl Mark {
@@ -169,6 +165,8 @@ impl IngestBench {
         let storming = load.storming();
         let running = load.start(config.warmup, config.duration);
         let times = running.times();
+        let probe = probe_interval(config).map(|every| Probe::start(Disk::small(dir.path())?, every)).transpose()?;
+        let readers = Readers::start(config.readers, server.url(), &owners.tokens);
         let storm_at = times.counted + config.duration / 2;
         let watch = watch(&running, &mut server, &tell);
         let raise = async {
@@ -181,6 +179,8 @@ impl IngestBench {
         };
         let (marks, storm) = tokio::try_join!(watch, raise)?;
         tell("waiting for the last answers");
+        let disk_in_run = probe.map(Probe::end).transpose()?;
+        let readers = readers.end().await;
         let outcome = running.finish().await?;
         let drain = times.end.elapsed();
         let rss_bytes_max = server.process().rss_bytes_max()?;
@@ -197,6 +197,8 @@ impl IngestBench {
             marks,
             outcome: &outcome,
             disk: [before, after],
+            disk_in_run,
+            readers,
             drain,
             rss_bytes_max,
             stored,
@@ -242,6 +244,13 @@ fn schedules(config: &IngestBenchConfig) -> Vec<Option<Schedule>> {
             Schedule::spread(config.connections, frames).into_iter().map(Some).collect()
         }
     }
+}
+
+/// How often the disk is looked at beside the run: as often as frames come, so that it has rested as long as it has for a
+/// frame, but not so often that it would be a load. None in a closed loop, whose latencies say nothing of the disk.
+fn probe_interval(config: &IngestBenchConfig) -> Option<Duration> {
+    let frames = config.rate.per_second()? / f64::from(config.readings_per_frame);
+    Some(Duration::from_secs_f64(1.0 / frames.clamp(PROBES_MIN, PROBES_MAX)))
 }
 
 fn in_flight(config: &IngestBenchConfig) -> usize {
@@ -298,139 +307,9 @@ async fn watch(running: &Running, server: &mut BenchServer, tell: &impl Fn(&str)
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-fn storm_report(connections: usize, took: Duration, outcome: &LoadOutcome) -> StormReport {
-    let seconds = took.as_secs_f64().max(f64::MIN_POSITIVE);
-    StormReport {
-        connections,
-        seconds,
-        handshakes_per_second: connections as f64 / seconds,
-        ack_latency_ms: outcome.storm.percentiles(),
-    }
-}
-
-/// Everything that a report is made of.
-struct Facts<'a> {
-    config: &'a IngestBenchConfig,
-    marks: [Mark; 2],
-    outcome: &'a LoadOutcome,
-    disk: [SyncReport; 2],
-    drain: Duration,
-    rss_bytes_max: u64,
-    stored: u64,
-    idle: Option<IdleReport>,
-    storm: Option<StormReport>,
-    in_flight: usize,
-    threads: usize,
-    interval: Duration,
-    server_warnings: usize,
-}
-
-#[allow(clippy::cast_precision_loss, reason = "figures for people and plots")]
-impl Facts<'_> {
-    fn report(self) -> Report {
-        let Self { config, outcome, .. } = self;
-        let [first, last] = &self.marks;
-        let seconds = last.at.duration_since(first.at).as_secs_f64().max(f64::MIN_POSITIVE);
-        let readings = last.readings.saturating_sub(first.readings) as f64;
-        let each = |total: f64| if readings > 0.0 { total / readings } else { 0.0 };
-        let client = last.client_cpu.saturating_sub(first.client_cpu).as_secs_f64();
-        let server = last.server_cpu.saturating_sub(first.server_cpu).as_secs_f64();
-        let server_metrics = last.counted.since(&first.counted);
-        let wal_syncs = server_metrics.get("icecore_wal_sync_duration_seconds_count").copied();
-        let wal_sync_s = server_metrics.get("icecore_wal_sync_duration_seconds_sum").copied();
-        let mut report = Report {
-            readings_per_second: readings / seconds,
-            frames_per_second: last.frames.saturating_sub(first.frames) as f64 / seconds,
-            ack_latency_ms: outcome.acks.percentiles(),
-            disk_sync_ms: SyncPercentiles::of(&self.disk),
-            cpu: CpuReport {
-                client_ns_per_reading: each(client * 1e9),
-                server_ns_per_reading: each(server * 1e9),
-                client_cores: client / seconds,
-                server_cores: server / seconds,
-            },
-            wire_bytes_per_reading: outcome.wire.sent_bytes as f64 / (outcome.sent_readings as f64).max(1.0),
-            wire_packets_lost_ratio: outcome.wire.lost_packets as f64 / (outcome.wire.sent_packets as f64).max(1.0),
-            wal_bytes: server_metrics.get("icecore_wal_bytes").copied(),
-            wal_syncs,
-            wal_sync_ms_mean: wal_sync_s.zip(wal_syncs).map(|(sum, count)| sum * 1e3 / count.max(1.0)),
-            rss_bytes_max: self.rss_bytes_max,
-            readings_sent: outcome.sent_readings,
-            readings_acknowledged: outcome.acknowledged_readings,
-            readings_stored: self.stored,
-            frames_refused: outcome.refused_frames,
-            reconnects: outcome.reconnects,
-            connections: config.connections,
-            orgs: config.orgs,
-            loggers: config.loggers,
-            readings_per_frame: config.readings_per_frame,
-            rate: config.rate,
-            duration_s: seconds,
-            warmup_s: config.warmup.as_secs_f64(),
-            drain_s: self.drain.as_secs_f64(),
-            in_flight: self.in_flight,
-            interval_s: self.interval.as_secs_f64(),
-            schedule_lag_ms: config.rate.per_second().map(|_| outcome.lag.percentiles()),
-            client_limited: false,
-            server_warnings: self.server_warnings,
-            idle: self.idle,
-            storm: self.storm,
-            server_metrics,
-            notes: Vec::new(),
-        };
-        (report.client_limited, report.notes) = judge(&report, self.threads, outcome.refusal.as_deref());
-        report
-    }
-}
-
-/// Was the client the limit? And what else a reader should know.
-#[allow(clippy::cast_precision_loss, reason = "a few threads and cores")]
-fn judge(report: &Report, threads: usize, refusal: Option<&str>) -> (bool, Vec<String>) {
-    let mut notes = Vec::new();
-    let client = report.cpu.client_cores;
-    if client > CLIENT_SHARE_MAX * super::cores() as f64 {
-        notes.push(format!("the client took {client:.2} cores, more than half of all: the server can do better"));
-    } else if client > THREAD_SHARE_MAX * threads as f64 {
-        notes.push(format!("the client's {threads} threads were busy: the server can do better"));
-    }
-    if let Some(lag) = report.schedule_lag_ms.filter(|lag| lag.p99 > LAG_MS_MAX) {
-        notes
-            .push(format!("the client itself was late by {:.1} ms (p99): latencies hold its own delays, too", lag.p99));
-    }
-    let limited = !notes.is_empty();
-    if let Some(rate) = report.rate.per_second().filter(|rate| report.readings_per_second < 0.98 * rate) {
-        let percent = report.readings_per_second / rate * 100.0;
-        notes.push(format!("only {percent:.1} % of the rate was reached: latencies grow with the duration"));
-    }
-    if report.disk_sync_ms.p50 < DISK_MS_MIN {
-        notes.push("syncs cost next to nothing here, as in memory: --data-dir names a directory on a disk".to_owned());
-    }
-    if report.ack_latency_ms.p50 > 0.0 && report.ack_latency_ms.p50 < report.disk_sync_ms.p50 {
-        notes.push("answers came faster than the disk syncs: it, or this machine, was busy beside the run".to_owned());
-    }
-    if report.drain_s > DRAIN_MAX.as_secs_f64() {
-        notes.push(format!(
-            "the last answers came {:.1} s after the last frames: the server was behind",
-            report.drain_s
-        ));
-    }
-    if report.reconnects > 0 {
-        notes.push(format!("{} connections were lost and made again", report.reconnects));
-    }
-    if report.frames_refused > 0 {
-        notes.push(format!("{} frames were refused: {}", report.frames_refused, refusal.unwrap_or("without a reason")));
-    }
-    if report.server_warnings > 0 {
-        notes.push(format!("the server's log has {} lines of warnings; --keep keeps it", report.server_warnings));
-    }
-    (limited, notes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::latency::Percentiles;
 
     fn config() -> IngestBenchConfig {
         IngestBenchConfig {
@@ -444,6 +323,7 @@ mod tests {
             in_flight: None,
             idle: 0,
             storm: 0,
+            readers: 0,
             dir: None,
             keep: false,
         }
@@ -458,20 +338,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_is_the_limit_is_told() {
-        let report = crate::bench::report::tests::report;
-        let limited = |report: &Report| judge(report, 1, None).0;
-        assert!(!limited(&report()));
-        let mut busy = report();
-        busy.cpu.client_cores = crate::bench::cores() as f64;
-        assert!(limited(&busy), "all cores");
-        busy.cpu.client_cores = 0.95;
-        assert!(limited(&busy), "its one thread");
-        let late = Percentiles { p99: LAG_MS_MAX + 0.1, ..Percentiles::default() };
-        assert!(limited(&Report { schedule_lag_ms: Some(late), ..report() }), "behind its schedule");
-        let missed = Report { rate: Rate::PerSecond(2e6), ..report() };
-        let (limited, notes) = judge(&missed, 1, None);
-        assert!(!limited && notes.iter().any(|note| note.starts_with("only 61.7 %")), "the server's fault: {notes:?}");
+    fn the_disk_is_looked_at_as_often_as_frames_come() {
+        let of = |rate, readings_per_frame| {
+            probe_interval(&IngestBenchConfig { rate: Rate::PerSecond(rate), readings_per_frame, ..config() })
+        };
+        assert_eq!(of(20.0, 20), Some(Duration::from_secs(1)));
+        assert_eq!(of(1e6, 20), Some(Duration::from_millis(20)));
+        assert_eq!(of(1e-6, 20), Some(Duration::from_secs(10)));
+        assert_eq!(probe_interval(&config()), None);
     }
 
     #[test]

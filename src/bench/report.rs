@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::disk::SyncReport;
 use super::latency::{Latencies, Percentiles};
+use super::readers::ReadersReport;
 
 /// How fast readings were sent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -41,7 +41,7 @@ impl Rate {
     }
 }
 
-/// The disk's own `fdatasync` of 4 KiB, half of it measured before the load and half after it.
+/// The disk's own `fdatasync` of 4 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct SyncPercentiles {
     /// The median.
@@ -55,9 +55,9 @@ pub struct SyncPercentiles {
 impl SyncPercentiles {
     /// Of these measurements together.
     #[must_use]
-    pub fn of(reports: &[SyncReport]) -> Self {
+    pub fn of<'a>(measured: impl IntoIterator<Item = &'a Latencies>) -> Self {
         let mut all = Latencies::new();
-        reports.iter().for_each(|report| all.add(report.latencies()));
+        measured.into_iter().for_each(|latencies| all.add(latencies));
         Self { p50: all.ms(0.5), p99: all.ms(0.99), p999: all.ms(0.999) }
     }
 }
@@ -107,8 +107,10 @@ pub struct Report {
     pub frames_per_second: f64,
     /// From when a frame was due (open loop) or given to the client library (`max`) to its acknowledgement.
     pub ack_latency_ms: Percentiles,
-    /// The disk beside it.
+    /// The disk alone, one sync after the other: half of it measured before the load and half after it.
     pub disk_sync_ms: SyncPercentiles,
+    /// The disk in the midst of it, asked now and then by a thread of its own; open loop only.
+    pub disk_sync_in_run_ms: Option<SyncPercentiles>,
     /// CPU time.
     pub cpu: CpuReport,
     /// UDP payload that the client sent, for each reading.
@@ -163,6 +165,8 @@ pub struct Report {
     pub idle: Option<IdleReport>,
     /// With `--storm`.
     pub storm: Option<StormReport>,
+    /// With `--readers`.
+    pub readers: Option<ReadersReport>,
     /// What the server counted in the window, by name of the metric; gauges as they were at its end.
     pub server_metrics: BTreeMap<String, f64>,
     /// What a reader of these figures should know.
@@ -206,6 +210,10 @@ impl Report {
         line("fdatasync of 4 KiB", row(disk.p50, disk.p99, disk.p999));
         let ratio = |ack: f64, sync: f64| ack / sync.max(f64::MIN_POSITIVE);
         line("ratio", row(ratio(p50, disk.p50), ratio(p99, disk.p99), ratio(p999, disk.p999)));
+        if let Some(run) = self.disk_sync_in_run_ms {
+            line("the same in the run", row(run.p50, run.p99, run.p999));
+            line("ratio", row(ratio(p50, run.p50), ratio(p99, run.p99), ratio(p999, run.p999)));
+        }
         if let Some(lag) = self.schedule_lag_ms {
             line("client's own lag", row(lag.p50, lag.p99, lag.p999));
         }
@@ -233,6 +241,11 @@ impl Report {
                 "  meanwhile",
                 format!("acknowledgement p50 {:.3}, p99 {:.3}, max {:.3} ms", ack.p50, ack.p99, ack.max),
             );
+        }
+        if let Some(readers) = self.readers {
+            let ReadersReport { readers, queries, failed, query_ms } = readers;
+            line("queries", format!("{queries} by {readers} readers, {failed} of them refused or cut off"));
+            line("", format!("p50 {:.1}, p99 {:.1}, max {:.1} ms", query_ms.p50, query_ms.p99, query_ms.max));
         }
         let [sent, acknowledged, stored] =
             [self.readings_sent, self.readings_acknowledged, self.readings_stored].map(|count| grouped(count as f64));
@@ -266,6 +279,7 @@ pub(super) mod tests {
             frames_per_second: 1_234.5,
             ack_latency_ms: percentiles,
             disk_sync_ms: SyncPercentiles { p50: 0.5, p99: 1.5, p999: 2.5 },
+            disk_sync_in_run_ms: Some(SyncPercentiles { p50: 0.8, p99: 1.6, p999: 2.6 }),
             cpu: CpuReport {
                 client_ns_per_reading: 10.0,
                 server_ns_per_reading: 90.0,
@@ -303,6 +317,7 @@ pub(super) mod tests {
                 handshakes_per_second: 20.0,
                 ack_latency_ms: percentiles,
             }),
+            readers: Some(ReadersReport { readers: 2, queries: 34, failed: 1, query_ms: percentiles }),
             server_metrics: BTreeMap::new(),
             notes: vec!["so it is".to_owned()],
         }
@@ -344,7 +359,16 @@ pub(super) mod tests {
     #[test]
     fn people_find_every_figure() {
         let text = report().text();
-        for part in ["1,234,567 readings/s", "ratio", "2.000", "40.0 KiB", "20 a second", "note: so it is"] {
+        for part in [
+            "1,234,567 readings/s",
+            "ratio",
+            "2.000",
+            "40.0 KiB",
+            "20 a second",
+            "1.250",
+            "34 by 2 readers, 1 of",
+            "note: so it is",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(text.lines().all(|line| line.trim_end() == line), "{text}");

@@ -69,6 +69,9 @@ struct IngestArgs {
     /// This many more connections, which all come back at once in the middle of the run
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     storm: u32,
+    /// Programs that meanwhile ask heavy queries over HTTP, each one after the other
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    readers: u32,
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
@@ -153,6 +156,7 @@ fn ingest(args: &IngestArgs) -> Result<()> {
         in_flight: args.in_flight.map(|frames| frames as usize),
         idle: args.idle as usize,
         storm: args.storm as usize,
+        readers: args.readers as usize,
         dir: args.data_dir.clone(),
         keep: args.keep,
     };

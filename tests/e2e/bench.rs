@@ -18,7 +18,7 @@ fn what_a_bench_has_acknowledged_is_stored() {
     let (dir, hgrm_text) = (work.path().to_string_lossy(), hgrm.to_string_lossy());
     let shape = ["ingest", "--connections", "2", "--loggers", "5", "--readings-per-frame", "20", "--rate", "4000"];
     let times = ["--warmup", "200ms", "--duration", "1s", "--data-dir", &dir, "--hgrm", &hgrm_text];
-    let crowd = ["--idle", "2", "--storm", "3"];
+    let crowd = ["--idle", "2", "--storm", "3", "--readers", "1"];
     let (_, json) = run(&[&shape[..], &times, &crowd].concat());
 
     let count = |key: &str| json[key].as_u64().unwrap_or_else(|| panic!("no count {key}: {json:#}"));
@@ -33,10 +33,15 @@ fn what_a_bench_has_acknowledged_is_stored() {
     for key in ["readings_per_second", "frames_per_second", "wire_bytes_per_reading", "rss_bytes_max"] {
         assert!(json[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {json:#}");
     }
-    for (object, key) in [("ack_latency_ms", "p99"), ("disk_sync_ms", "p50"), ("schedule_lag_ms", "max")] {
+    for (object, key) in
+        [("ack_latency_ms", "p99"), ("disk_sync_ms", "p50"), ("disk_sync_in_run_ms", "p50"), ("schedule_lag_ms", "max")]
+    {
         assert!(json[object][key].as_f64().is_some_and(|value| value > 0.0), "{object}.{key}: {json:#}");
     }
     assert_eq!((&json["idle"]["connections"], &json["storm"]["connections"]), (&Value::from(2), &Value::from(3)));
+    let readers = &json["readers"];
+    assert!(readers["queries"].as_u64().is_some_and(|queries| queries > 0), "{readers}");
+    assert_eq!((&readers["failed"], &readers["readers"]), (&Value::from(0), &Value::from(1)));
     assert!(json["client_limited"].is_boolean(), "{json:#}");
 
     let percentiles = std::fs::read_to_string(&hgrm).expect("the file is there");
