@@ -1,8 +1,9 @@
 //! The way in: queue → WAL block → sync → write buffers → acknowledgement.
 //!
 //! [`AppendQueue`] is what callers have: bounded in bytes and frames, never blocking. [`AppendStep`] is the single
-//! writer of WAL and write buffers: each `run_once` takes what waits, up to one group, writes one block, syncs once,
-//! applies, acknowledges; durable, then visible, then acknowledged. The thread at the end merely calls it.
+//! writer of WAL and write buffers: each `run_once` brings one group to its end: one block is written, synced once,
+//! applied, acknowledged; durable, then visible, then acknowledged. The next group may be filled meanwhile. The threads
+//! at the end merely call it, and write what it hands them.
 //!
 //! Invariants: nothing is acknowledged before its sync returned; after a failed write or sync nothing is acknowledged
 //! any more, ever; what was taken from the queue and not made durable is told so, or stays held until there is room.

@@ -11,6 +11,7 @@ use std::path::Path;
 #[cfg(any(test, feature = "fault"))]
 mod faulty;
 mod real;
+mod uncached;
 
 #[cfg(any(test, feature = "fault"))]
 pub(crate) use faulty::Listed;
@@ -34,6 +35,12 @@ pub trait Files: Send + Sync + Debug {
 
     /// Makes a file that is not there yet, readable by its owner only, and opens it for reading and writing.
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>>;
+
+    /// As [`Files::create_new`], for a file that this process writes, in whole sectors at whole sectors, and does not
+    /// read: where the system can, its bytes go to the disk without a copy in the system's cache. That is for speed only.
+    fn create_new_uncached(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        self.create_new(path)
+    }
 
     /// Gives a file another name, replacing what had it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use super::uncached::Uncached;
 use super::{Dir, File, FileLock, Files};
 
 /// The machine's file system.
@@ -63,12 +64,17 @@ impl Files for RealFiles {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(RealFile(fs::OpenOptions::new().read(true).write(true).open(path)?)))
+        Ok(Box::new(RealFile { file: fs::OpenOptions::new().read(true).write(true).open(path)?, uncached: None }))
     }
 
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        Ok(Box::new(RealFile(file)))
+        Ok(Box::new(RealFile { file: create_new(path)?, uncached: None }))
+    }
+
+    fn create_new_uncached(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        let file = create_new(path)?;
+        let uncached = Some(Uncached::new(&file));
+        Ok(Box::new(RealFile { file, uncached }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -126,6 +132,10 @@ impl Files for RealFiles {
     }
 }
 
+fn create_new(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
 fn open_dir(dir: &Path) -> io::Result<fs::File> {
     fs::File::open(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
 }
@@ -148,7 +158,10 @@ struct RealLock {
 impl FileLock for RealLock {}
 
 #[derive(Debug)]
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    uncached: Option<Uncached>,
+}
 
 impl File for RealFile {
     fn read_all(&self) -> io::Result<Vec<u8>> {
@@ -164,7 +177,7 @@ impl File for RealFile {
         while let Some(rest) = buffer.get_mut(done..)
             && !rest.is_empty()
         {
-            match self.0.read_at(rest, offset + done as u64) {
+            match self.file.read_at(rest, offset + done as u64) {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -175,22 +188,25 @@ impl File for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        match &self.uncached {
+            Some(uncached) => uncached.write_at(&self.file, bytes, offset),
+            None => self.file.write_all_at(bytes, offset),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 }

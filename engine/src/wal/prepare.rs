@@ -65,7 +65,7 @@ pub(super) fn prepare(
     breathe: Option<&dyn Fn() -> bool>,
 ) -> io::Result<PreparedFile> {
     let path = directory.temporary_path(&format!("{:016x}", random.nonzero_u64()));
-    let file = directory.files().create_new(&path)?;
+    let file = directory.files().create_new_uncached(&path)?;
     match fill_with_zeros(&*file, bytes, breathe) {
         Ok(()) => Ok(PreparedFile { file, path, bytes }),
         Err(error) => {
