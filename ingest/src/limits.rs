@@ -21,6 +21,17 @@ pub(crate) const WINDOW_BYTES_MIN: u32 = 64 << 10;
 /// What a stream may collect of a frame without asking for memory: a datagram, about.
 pub(crate) const COLLECTED_BYTES_FREE: usize = 2 << 10;
 
+/// How long an attempt to connect may wait for its handshake. After that its client is about to give up: a gateway does
+/// so 3 s after it began (`ClientConfig::connect_timeout`), and a handshake that nobody ends has been in vain.
+pub(crate) const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Handshakes a second for each core, if nothing else is said. One costs about a millisecond of CPU, so this is about a
+/// quarter of the machine: the others keep theirs.
+const HANDSHAKES_PER_SECOND_AND_CORE: u32 = 250;
+
+/// More a second than any machine can do.
+const HANDSHAKES_PER_SECOND_MAX: u32 = 1_000_000;
+
 /// What the server allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IngestLimits {
@@ -31,7 +42,11 @@ pub struct IngestLimits {
     /// Handshakes at once. More at once do not end sooner, but whoever leaves them half open needs more of them. Each
     /// costs some tens of KiB and about a millisecond of CPU.
     pub handshakes_max: usize,
-    /// Attempts to connect that wait for a handshake's place. What comes past it is refused, and comes again.
+    /// Handshakes begun in a second, a thirty-second of a second's at once; 0: 250 for each core. Everybody may come back
+    /// at one moment, and those who are connected want to be served meanwhile.
+    pub handshakes_per_second_max: u32,
+    /// Attempts to connect that wait for a handshake, and never more than are begun in two seconds. What comes past it
+    /// is refused, and comes again.
     pub handshakes_waiting_max: usize,
     /// Streams at once on one connection.
     pub streams_max: u32,
@@ -70,6 +85,7 @@ impl Default for IngestLimits {
             connections_max: 10_000,
             connections_per_gateway_max: 16,
             handshakes_max: 1024,
+            handshakes_per_second_max: 0,
             handshakes_waiting_max: 4096,
             streams_max: 8,
             stream_window_bytes: 1 << 20,
@@ -116,15 +132,38 @@ impl IngestLimits {
         1024 + 2 * bytes + 8 * FRAME_READINGS_MAX.min(bytes) + 8 * FRAME_CELLS_MAX.min(16 * bytes)
     }
 
+    /// Handshakes a second, on this machine if it depends on that.
+    pub(crate) fn handshakes_per_second(&self) -> u32 {
+        if self.handshakes_per_second_max > 0 {
+            return self.handshakes_per_second_max;
+        }
+        // Where the system does not tell how many cores there are, one is the least.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let per_second = u32::try_from(cores).unwrap_or(u32::MAX).saturating_mul(HANDSHAKES_PER_SECOND_AND_CORE);
+        per_second.min(HANDSHAKES_PER_SECOND_MAX)
+    }
+
+    /// Attempts that may wait: more would only wait in vain.
+    pub(crate) fn handshakes_waiting(&self) -> usize {
+        let in_time = u64::from(self.handshakes_per_second()) * HANDSHAKE_WAIT_MAX.as_secs();
+        self.handshakes_waiting_max.min(usize::try_from(in_time).unwrap_or(usize::MAX))
+    }
+
     /// Can these limits work together?
     ///
     /// # Errors
     /// The first limit that cannot.
     pub fn check(&self) -> Result<(), LimitError> {
-        let rules: [(&'static str, bool, &'static str); 10] = [
+        let rules: [(&'static str, bool, &'static str); 12] = [
             ("connections_max", self.connections_max > 0, "must not be zero"),
             ("connections_per_gateway_max", self.connections_per_gateway_max > 0, "must not be zero"),
             ("handshakes_max", self.handshakes_max > 0, "must not be zero"),
+            (
+                "handshakes_per_second_max",
+                self.handshakes_per_second_max <= HANDSHAKES_PER_SECOND_MAX,
+                "must be at most 1000000",
+            ),
+            ("handshakes_waiting_max", self.handshakes_waiting_max > 0, "must not be zero"),
             ("streams_max", self.streams_max > 0, "must not be zero"),
             ("stream_window_bytes", self.stream_window_bytes >= 4096, "must be at least 4096"),
             (
@@ -175,5 +214,19 @@ mod tests {
         assert_eq!(nonsense.check().expect_err("smaller than a stream's").name, "connection_window_bytes");
         let nonsense = IngestLimits { streams_max: 0, ..IngestLimits::default() };
         assert!(nonsense.check().is_err());
+    }
+
+    #[test]
+    fn no_more_wait_for_a_handshake_than_get_theirs_in_time() {
+        let limits = |per_second, waiting| IngestLimits {
+            handshakes_per_second_max: per_second,
+            handshakes_waiting_max: waiting,
+            ..IngestLimits::default()
+        };
+        assert_eq!(limits(10, 4096).handshakes_waiting(), 20);
+        assert_eq!(limits(1_000_000, 4096).handshakes_waiting(), 4096);
+        assert!(limits(0, 1).handshakes_per_second() >= HANDSHAKES_PER_SECOND_AND_CORE);
+        assert_eq!(limits(1_000_001, 1).check().expect_err("too many").name, "handshakes_per_second_max");
+        assert_eq!(limits(1, 0).check().expect_err("nobody could connect").name, "handshakes_waiting_max");
     }
 }

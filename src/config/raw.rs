@@ -27,6 +27,7 @@ pub(super) struct RawIngest {
     pub(super) connections_max: usize,
     pub(super) connections_per_gateway_max: usize,
     pub(super) handshakes_max: usize,
+    pub(super) handshakes_per_second_max: u32,
     pub(super) handshakes_waiting_max: usize,
     pub(super) streams_max: u32,
     pub(super) stream_window: ByteSize,

@@ -167,6 +167,7 @@ fn ingest(raw: RawIngest) -> Result<IngestConfig, Rule> {
         connections_max: raw.connections_max,
         connections_per_gateway_max: raw.connections_per_gateway_max,
         handshakes_max: raw.handshakes_max,
+        handshakes_per_second_max: raw.handshakes_per_second_max,
         handshakes_waiting_max: raw.handshakes_waiting_max,
         streams_max: raw.streams_max,
         stream_window_bytes: size("ingest.stream_window", raw.stream_window)?,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::udp::UdpSocketState;
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, Incoming, TokioRuntime, TransportConfig, VarInt};
 use storage_format::Millis;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -123,7 +123,8 @@ impl Server {
         let crypto = server_crypto(&tls, Arc::clone(&directory), Arc::clone(&now))?;
         let mut quic = quinn::ServerConfig::with_crypto(crypto);
         quic.transport_config(Arc::new(transport(&limits)))
-            .max_incoming(limits.handshakes_waiting_max)
+            // As many again for those that nobody has looked at yet: past it quinn says nothing to anybody.
+            .max_incoming(limits.handshakes_waiting_max.saturating_mul(2))
             .incoming_buffer_size(16 << 10)
             .incoming_buffer_size_total(16 << 20);
         let mut endpoint_config = EndpointConfig::new(Arc::new(StableReset::new(&tls)?));
@@ -238,17 +239,34 @@ async fn watch_memory(budget: Arc<Budget>) {
 }
 
 async fn accept(endpoint: Endpoint, shared: Arc<Shared>) {
-    let handshakes = Handshakes::new(shared.limits.handshakes_max);
+    let mut handshakes = Handshakes::new(&shared.limits);
+    let connections_max = shared.limits.connections_max;
     loop {
-        // A place first, then the next attempt: those that wait do so in quinn's queue, which is bounded.
-        let Some(handshake) = handshakes.place().await else { return };
-        let Some(incoming) = endpoint.accept().await else { return };
-        let Some((incoming, handshake)) = handshakes.admit(incoming, handshake) else { continue };
-        let Some(place) = shared.admission.place(shared.limits.connections_max) else {
-            metrics::connection_refused("limit");
-            incoming.refuse();
-            continue;
-        };
-        tokio::spawn(connection::serve(Arc::clone(&shared), incoming, place, handshake));
+        tokio::select! {
+            biased;
+            place = handshakes.turn() => {
+                if *shared.draining.borrow() {
+                    // Those who wait are refused with this: the next process serves them.
+                    return;
+                }
+                let Some((incoming, handshake)) = handshakes.begin(place) else { continue };
+                let Some(place) = shared.admission.place(connections_max) else {
+                    refuse_at_limit(incoming);
+                    continue;
+                };
+                tokio::spawn(connection::serve(Arc::clone(&shared), incoming, place, handshake));
+            }
+            arrived = endpoint.accept() => match arrived {
+                // There is no use in waiting for a handshake without a place for the connection.
+                Some(incoming) if shared.admission.connections() >= connections_max => refuse_at_limit(incoming),
+                Some(incoming) => handshakes.arrived(incoming),
+                None => return,
+            },
+        }
     }
+}
+
+fn refuse_at_limit(incoming: Incoming) {
+    metrics::connection_refused("limit");
+    incoming.refuse();
 }

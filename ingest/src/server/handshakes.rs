@@ -1,8 +1,13 @@
-//! Places for handshakes, and what an attempt to connect must show to get one while they are short.
+//! How handshakes are begun: at a pace, each in a place, and what an attempt to connect must show to get there.
 //!
-//! A half-open handshake costs memory and holds its place until it times out, and opening one costs nothing. So when
-//! half of the places are taken, an address must prove that it can receive (forged ones cannot), and one network gets
-//! no more than its part: whoever fills places has to do it from many networks at once.
+//! A handshake costs a millisecond of CPU, which those who are connected want, too. So only so many are begun in a
+//! second; the other attempts wait, network by network in turn (`waiting`), for no longer than a gateway does, and those
+//! that would wait in vain are refused at once: that costs little, and they come again.
+//!
+//! A half-open handshake costs memory and holds its place until it times out, and opening one costs nothing. So whoever
+//! has to wait, and everybody while half of the places are taken, must prove that he can receive at his address (forged
+//! ones cannot). While half are taken one network gets no more than its part: whoever fills places has to do it from
+//! many networks at once. A fleet behind one address does not come to that: at this pace few handshakes are under way.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,7 +15,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quinn::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until};
 
+use super::pace::Pace;
+use super::waiting::Waiting;
+use crate::limits::{HANDSHAKE_WAIT_MAX, IngestLimits};
 use crate::metrics;
 
 /// What one network may hold of the places while they are short: this part of them, and two at least.
@@ -18,11 +27,13 @@ const NETWORK_PART: usize = 16;
 
 type Networks = Mutex<HashMap<IpAddr, usize>>;
 
-/// The places.
+/// The places, and those who wait for one.
 pub(super) struct Handshakes {
     places: Arc<Semaphore>,
     places_max: usize,
     networks: Arc<Networks>,
+    pace: Pace,
+    waiting: Waiting<Incoming>,
 }
 
 /// A handshake's place, until it is dropped.
@@ -58,37 +69,86 @@ fn network(addr: IpAddr) -> IpAddr {
 }
 
 impl Handshakes {
-    pub(super) fn new(places_max: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(places_max)), places_max, networks: Arc::default() }
+    pub(super) fn new(limits: &IngestLimits) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(limits.handshakes_max)),
+            places_max: limits.handshakes_max,
+            networks: Arc::default(),
+            pace: Pace::new(limits.handshakes_per_second(), Instant::now()),
+            waiting: Waiting::new(limits.handshakes_waiting(), HANDSHAKE_WAIT_MAX),
+        }
     }
 
-    /// Waits for a place. `None` cannot happen: the semaphore is never closed.
-    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).acquire_owned().await.ok()
+    fn places_are_short(&self) -> bool {
+        self.places.available_permits() < self.places_max / 2
     }
 
-    /// Gives the place to this attempt, or tells it to prove its address, or to come again.
-    pub(super) fn admit(&self, incoming: Incoming, place: OwnedSemaphorePermit) -> Option<(Incoming, Handshake)> {
-        let rush = self.places.available_permits() < self.places_max / 2;
-        if rush && !incoming.remote_address_validated() && incoming.may_retry() {
+    /// Lets an attempt wait for its turn, or tells it to prove its address first, or to come again.
+    pub(super) fn arrived(&mut self, incoming: Incoming) {
+        let now = Instant::now();
+        let network = network(incoming.remote_address().ip());
+        if self.waiting.is_full() {
+            self.refuse_late(now);
+        }
+        if !self.waiting.has_room(network) {
+            refuse(incoming, "waiting_limit");
+            return;
+        }
+        let waits = !self.waiting.is_empty() || self.pace.ready_at() > now || self.places.available_permits() == 0;
+        if (waits || self.places_are_short()) && !incoming.remote_address_validated() && incoming.may_retry() {
             // It fails only when a retry is not possible, which was just asked.
             let _ = incoming.retry();
-            return None;
+            return;
         }
-        let network = network(incoming.remote_address().ip());
-        {
-            let mut networks = lock(&self.networks);
-            let count = networks.entry(network).or_insert(0);
-            if rush && *count >= (self.places_max / NETWORK_PART).max(2) {
-                drop(networks);
-                metrics::connection_refused("network_limit");
-                incoming.refuse();
-                return None;
-            }
-            *count += 1;
+        if let Some(gone) = self.waiting.push(network, now, incoming) {
+            refuse(gone, "waiting_limit");
         }
-        Some((incoming, Handshake { network, networks: Arc::clone(&self.networks), _place: place }))
     }
+
+    /// Waits until somebody waits, the pace allows another handshake, and there is a place for it.
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        if !self.waiting.is_empty() {
+            sleep_until(self.pace.ready_at()).await;
+            // An error cannot happen: the semaphore is never closed.
+            if let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+                return place;
+            }
+        }
+        // An arrival ends this wait.
+        std::future::pending().await
+    }
+
+    /// Gives the place to whose turn it is.
+    pub(super) fn begin(&mut self, place: OwnedSemaphorePermit) -> Option<(Incoming, Handshake)> {
+        let now = Instant::now();
+        self.refuse_late(now);
+        loop {
+            let (network, incoming) = self.waiting.next()?;
+            {
+                let mut networks = lock(&self.networks);
+                let count = networks.entry(network).or_insert(0);
+                if self.places_are_short() && *count >= (self.places_max / NETWORK_PART).max(2) {
+                    drop(networks);
+                    refuse(incoming, "network_limit");
+                    continue;
+                }
+                *count += 1;
+            }
+            self.pace.begin(now);
+            return Some((incoming, Handshake { network, networks: Arc::clone(&self.networks), _place: place }));
+        }
+    }
+
+    fn refuse_late(&mut self, now: Instant) {
+        for incoming in self.waiting.expire(now) {
+            refuse(incoming, "waited");
+        }
+    }
+}
+
+fn refuse(incoming: Incoming, why: &'static str) {
+    metrics::connection_refused(why);
+    incoming.refuse();
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Strangers who flood the server with the beginnings of connections: what they hold is bounded, and gateways still
 //! get in.
 
-use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use ingest::client::Client;
 use ingest::protocol::ALPN;
-use quinn::Endpoint;
+use quinn::{ConnectionError, Endpoint, TransportErrorCode};
+use tokio::task::JoinSet;
 
 use crate::house::{House, readings, until, within};
 use crate::network::{Draw, Gate, Network};
@@ -21,8 +22,66 @@ fn house() -> (House, Issued) {
     let mut house = House::new();
     house.limits.handshakes_max = PLACES;
     house.limits.handshake_timeout = Duration::from_secs(300);
+    // Fast enough that the places are what is short, unless a test says otherwise.
+    house.limits.handshakes_per_second_max = 1000;
     let gateway = house.enrolled(1);
     (house, gateway)
+}
+
+/// All at once, each once only: tells how many of them were taken; the others were told to come again, and nothing else.
+async fn taken_at_once(house: &House, addr: SocketAddr, gateway: &Issued, count: usize) -> usize {
+    let (endpoint, config) = (raw::endpoint(), raw::client_config(&house.ca, Some(gateway), ALPN));
+    let mut coming = JoinSet::new();
+    for _ in 0..count {
+        let (endpoint, config) = (endpoint.clone(), config.clone());
+        coming.spawn(async move { raw::connect_over(&endpoint, config, addr).await });
+    }
+    let ended = within(coming.join_all()).await;
+    for error in ended.iter().filter_map(|connected| connected.as_ref().err()) {
+        let refused = matches!(error, ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::CONNECTION_REFUSED);
+        assert!(refused, "{error}");
+    }
+    ended.iter().filter(|connected| connected.is_ok()).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_are_begun_at_a_pace_and_those_that_would_wait_in_vain_are_refused() {
+    let (mut house, gateway) = house();
+    house.limits.handshakes_per_second_max = 5;
+    house.limits.connections_per_gateway_max = 1000;
+    let server = house.serve(&house.sink(10, Mode::Keeps));
+    let started = Instant::now();
+    let taken = taken_at_once(&house, server.addr(), &gateway, 60).await;
+    let most = 2 + 5 * started.elapsed().as_secs() + 5;
+    assert!(taken as u64 <= most, "{taken} handshakes, and at most {most} were due");
+    assert!(taken >= 2, "some waited for their turn: {taken}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_behind_one_address_comes_back_without_a_refusal() {
+    let (mut house, gateway) = house();
+    house.limits.handshakes_per_second_max = 100;
+    house.limits.connections_per_gateway_max = 1000;
+    let server = house.serve(&house.sink(10, Mode::Keeps));
+    assert_eq!(taken_at_once(&house, server.addr(), &gateway, 100).await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_network_cannot_take_every_turn() {
+    let (mut house, gateway) = house();
+    // Twenty wait at most.
+    house.limits.handshakes_per_second_max = 10;
+    let server = house.serve(&house.sink(10, Mode::Keeps));
+    let network = Network::from(Ipv4Addr::new(127, 0, 2, 4), server.addr(), 1).await;
+    network.rule(|rules| rules.gate_down = Gate::RetriesOnly);
+    let _flood = begin(&house, &network, 200);
+    // Its attempts, the retries, the attempts with a proof; and the refusals, which do not stop them.
+    until("more wait than there is room for", || network.counts().0 + network.counts().1 >= 700).await;
+    for _ in 0..3 {
+        // At its first attempt: a place among those who wait, and the next turn.
+        assert_eq!(taken_at_once(&house, server.addr(), &gateway, 1).await, 1);
+    }
 }
 
 /// Begins so many connections through a network. What begins them goes on sending for as long as it is kept.
@@ -35,7 +94,7 @@ fn begin(house: &House, network: &Network, count: usize) -> (Endpoint, Vec<quinn
     (endpoint, begun)
 }
 
-async fn honest_one_gets_through(house: &House, addr: std::net::SocketAddr, gateway: &Issued) {
+async fn honest_one_gets_through(house: &House, addr: SocketAddr, gateway: &Issued) {
     let mut client = within(Client::connect(house.config(addr, gateway))).await.expect("a client");
     within(client.send(&mut readings(1, 0, 3))).await.expect("sent");
     let summary = within(client.finish()).await.expect("acknowledged");
