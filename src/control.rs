@@ -5,13 +5,15 @@
 //! certificates as fingerprints, the master key as a check value.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row, SqlSafeStr, SqlitePool};
+use sqlx::{ConnectOptions, Connection, Row, SqlSafeStr, SqliteConnection, SqlitePool};
 use storage_format::{Millis, OrgId};
+use tokio::sync::Mutex;
 
 use crate::error::{Context, Problem, Result};
 use crate::private_file;
@@ -37,6 +39,8 @@ const CONNECTIONS_MAX: u32 = 4;
 pub struct Control {
     pool: SqlitePool,
     actor: String,
+    /// How often a connection for `version` was opened, and the one that is open.
+    watch: Arc<Mutex<(u32, Option<SqliteConnection>)>>,
 }
 
 impl Control {
@@ -91,7 +95,7 @@ impl Control {
         })?;
         // Who acts: the operating system's user, as far as the environment tells.
         let actor = std::env::var("USER").unwrap_or_else(|_| "operator".to_owned());
-        Ok(Self { pool, actor })
+        Ok(Self { pool, actor, watch: Arc::default() })
     }
 
     /// A value that belongs to the data directory as a whole.
@@ -113,8 +117,32 @@ impl Control {
         Ok(())
     }
 
+    /// A number that is another one after every change, whichever process made it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn version(&self) -> Result<u64> {
+        let mut watch = self.watch.lock().await;
+        let (opened, connection) = &mut *watch;
+        // Always the same one: SQLite tells each connection numbers of its own.
+        let mut asked = match connection.take() {
+            Some(open) => open,
+            None => {
+                *opened = opened.wrapping_add(1);
+                self.pool.connect_options().connect().await.context(cannot_read)?
+            }
+        };
+        let version: i64 = sqlx::query("PRAGMA data_version").fetch_one(&mut asked).await.context(cannot_read)?.get(0);
+        *connection = Some(asked);
+        Ok(u64::from(*opened) << 32 | version.cast_unsigned() & u64::from(u32::MAX))
+    }
+
     /// Closes the database; what was committed is in its main file afterwards.
     pub async fn close(self) {
+        if let Some(connection) = self.watch.lock().await.1.take() {
+            // Nothing was written with it.
+            let _ = connection.close().await;
+        }
         self.pool.close().await;
     }
 }

@@ -94,6 +94,12 @@ impl GatewayDirectory for Directory {
         // The caller has told the runtime that this may block.
         tokio::runtime::Handle::current().block_on(self.look_up(certificate))
     }
+
+    fn version(&self) -> Option<u64> {
+        let version = tokio::runtime::Handle::current().block_on(self.control.version());
+        // Then everybody is asked about, which tells the same.
+        version.map_err(|problem| tracing::debug!(%problem, "the control database tells no version")).ok()
+    }
 }
 
 /// Frames into the engine.

@@ -48,12 +48,20 @@ pub enum Refusal {
 pub trait GatewayDirectory: Send + Sync + 'static {
     /// The gateway of this certificate, which has been verified against the CA already.
     ///
-    /// May block for about a millisecond. It is asked during the handshake, after it, and again every
-    /// [`recheck_interval`](crate::IngestLimits::recheck_interval) for as long as the connection lives.
+    /// May block for about a millisecond. It is asked during the handshake (and after it, if that was longer than
+    /// [`recheck_interval`](crate::IngestLimits::recheck_interval) ago), and again at that interval for as long as the
+    /// connection lives; seldom while [`version`](Self::version) tells that nothing has changed.
     ///
     /// # Errors
     /// Why it is not accepted.
     fn lookup(&self, certificate: &CertificateDer<'_>) -> Result<GatewayIdentity, Refusal>;
+
+    /// A number that becomes another one with every change that may change an answer, but for time that passes; none
+    /// when it cannot be told. It may block like a look-up, and is asked at every
+    /// [`recheck_interval`](crate::IngestLimits::recheck_interval).
+    fn version(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Where a frame's fate is told. One per stream; it costs nothing to call it often.

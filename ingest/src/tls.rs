@@ -20,7 +20,7 @@ pub(crate) use client::client_crypto;
 #[cfg(feature = "server")]
 pub use server::ServerTls;
 #[cfg(feature = "server")]
-pub(crate) use server::{ConnectionIds, StableReset, ask, server_crypto};
+pub(crate) use server::{Answered, ConnectionIds, StableReset, server_crypto};
 
 /// Certificates or keys that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -36,6 +36,32 @@ async fn orgs_have_one_name() {
 }
 
 #[tokio::test]
+async fn every_change_makes_another_version_whoever_makes_it() {
+    let (dir, control) = fresh().await;
+    let mut seen = vec![control.version().await.expect("read")];
+    let same = async |seen: &[u64]| assert_eq!(Some(&control.version().await.expect("read")), seen.last());
+    same(&seen).await;
+    let changed = async |seen: &mut Vec<u64>| {
+        let now = control.version().await.expect("read");
+        assert!(!seen.contains(&now), "{now} again");
+        seen.push(now);
+    };
+    let org = control.create_org("north", NOW).await.expect("made");
+    changed(&mut seen).await;
+    control.add_gateway(&gateway(7, org.id, "cellar", 1), NOW).await.expect("added");
+    changed(&mut seen).await;
+    same(&seen).await;
+    // As a command beside the server does.
+    let other = Control::open(&dir.path().join("control.db")).await.expect("opened");
+    other.set_suspended("north", true, NOW).await.expect("suspended");
+    changed(&mut seen).await;
+    control.gateway_standing(&[1; 32]).await.expect("read");
+    same(&seen).await;
+    *control.watch.lock().await = (1, None);
+    changed(&mut seen).await;
+}
+
+#[tokio::test]
 async fn tokens_are_known_by_their_hash_only() {
     let (dir, control) = fresh().await;
     let org = control.create_org("north", NOW).await.expect("made");

@@ -12,6 +12,9 @@ use super::budget::Share;
 use crate::error::{CloseCode, RefusalCode};
 use crate::ports::{GatewayDirectory, GatewayIdentity, Refusal};
 
+/// Time passes, and certificates expire: everybody is asked about once in so many rounds although nothing has changed.
+const ROUNDS: u64 = 64;
+
 /// What the directory last said of a connected gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -27,9 +30,20 @@ pub(super) struct Live {
     pub(super) share: Share,
     certificate: CertificateDer<'static>,
     standing: RwLock<Standing>,
+    /// The directory's version when it told something last.
+    version: Mutex<Option<u64>>,
 }
 
 impl Live {
+    /// False when the directory is as it was when it called this one good.
+    fn may_have_changed(&self, version: Option<u64>) -> bool {
+        version.is_none() || version != *lock(&self.version) || !matches!(self.standing(), Standing::Good(_))
+    }
+
+    fn told_at(&self, version: Option<u64>) {
+        *lock(&self.version) = version;
+    }
+
     pub(super) fn standing(&self) -> Standing {
         *self.standing.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -120,7 +134,13 @@ impl Admission {
             }
             *count += 1;
         }
-        let live = Arc::new(Live { connection, share, certificate, standing: RwLock::new(standing) });
+        let live = Arc::new(Live {
+            connection,
+            share,
+            certificate,
+            standing: RwLock::new(standing),
+            version: Mutex::default(),
+        });
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.live).insert(number, Arc::clone(&live));
         Ok(Entry { admission: self, number, gateway, live })
@@ -128,36 +148,45 @@ impl Admission {
 
     /// Asks the directory about everybody, for as long as the server lives.
     ///
-    /// Who is not accepted any more has its frames refused from this round on, with a code, and is closed in the next,
+    /// While it tells that it has not changed, only about those whom it has not been asked about since, and a part of the
+    /// others. Who is not accepted any more has its frames refused from this round on, with a code, and is closed in the next,
     /// so that the refusals arrive.
     pub(super) async fn recheck(self: Arc<Self>, directory: Arc<dyn GatewayDirectory>, interval: Duration) {
+        let mut round = 0;
         loop {
             tokio::time::sleep(interval).await;
-            let live: Vec<Arc<Live>> = lock(&self.live).values().cloned().collect();
+            let live: Vec<_> = lock(&self.live).iter().map(|(number, live)| (*number, Arc::clone(live))).collect();
             if live.is_empty() {
                 continue;
             }
+            round = (round + 1) % ROUNDS;
             let directory = Arc::clone(&directory);
             // A panic in the directory must not end the rechecking; the next round asks again.
-            let round = tokio::task::spawn_blocking(move || {
-                for connected in live {
-                    check(&connected, directory.as_ref());
+            let asking = tokio::task::spawn_blocking(move || {
+                // Before it is asked about anybody: what changes meanwhile is another version in the next round.
+                let version = directory.version();
+                for (number, connected) in live {
+                    let due = number % ROUNDS == round || connected.may_have_changed(version);
+                    if due && check(&connected, directory.as_ref()) {
+                        connected.told_at(version);
+                    }
                 }
             });
-            if let Err(error) = round.await {
+            if let Err(error) = asking.await {
                 tracing::error!(%error, "asking the directory about connected gateways failed");
             }
         }
     }
 }
 
-fn check(connected: &Live, directory: &dyn GatewayDirectory) {
+/// False: the directory does not answer.
+fn check(connected: &Live, directory: &dyn GatewayDirectory) -> bool {
     let standing = connected.standing();
     match directory.lookup(&connected.certificate) {
         Ok(identity) if standing == Standing::Good(identity) => {}
         // A suspension ended, or the certificate is another's now: streams hold who they were, so begin anew.
         Ok(_) => connected.connection.close(CloseCode::ShuttingDown.var_int(), b"the gateway's standing changed"),
-        Err(Refusal::Unavailable) => {}
+        Err(Refusal::Unavailable) => return false,
         Err(Refusal::OrgSuspended) => connected.set(Standing::Refused(RefusalCode::OrgSuspended)),
         Err(refusal) => {
             if standing == Standing::Refused(RefusalCode::CertificateRevoked) {
@@ -168,4 +197,5 @@ fn check(connected: &Live, directory: &dyn GatewayDirectory) {
             }
         }
     }
+    true
 }

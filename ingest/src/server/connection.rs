@@ -16,7 +16,6 @@ use super::stream;
 use crate::error::CloseCode;
 use crate::metrics;
 use crate::protocol::{Message, ProtocolVersion, Welcome};
-use crate::tls::ask;
 
 pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, _place: Place, handshake: Handshake) {
     let Some(connection) = shake_hands(&shared, incoming).await else {
@@ -29,7 +28,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, _place: Place
         connection.close(CloseCode::CertificateRefused.var_int(), b"no client certificate");
         return;
     };
-    let answer = ask(shared.directory.as_ref(), &certificate);
+    let answer = shared.answered.after_handshake(&certificate);
     let per_gateway_max = shared.limits.connections_per_gateway_max;
     let share = shared.budget.share(answer.ok());
     let entry = match shared.admission.enter(connection.clone(), certificate, answer, share, per_gateway_max) {

@@ -26,7 +26,7 @@ use crate::limits::{IngestLimits, LimitError, WINDOW_BYTES_MIN};
 use crate::metrics::{self, FrameCounters};
 use crate::ports::{FrameSink, GatewayDirectory};
 use crate::protocol::TimePolicy;
-use crate::tls::{ConnectionIds, ServerTls, StableReset, TlsError, server_crypto};
+use crate::tls::{Answered, ConnectionIds, ServerTls, StableReset, TlsError, server_crypto};
 use crate::transport::fewer_acks;
 
 /// How often the gauges of memory are set.
@@ -83,7 +83,7 @@ pub(super) struct Shared {
     pub(super) times: TimePolicy,
     pub(super) now: NowFn,
     pub(super) sink: Arc<dyn FrameSink>,
-    pub(super) directory: Arc<dyn GatewayDirectory>,
+    pub(super) answered: Arc<Answered>,
     pub(super) admission: Arc<Admission>,
     pub(super) budget: Arc<Budget>,
     pub(super) counters: FrameCounters,
@@ -120,7 +120,8 @@ impl Server {
         let socket = UdpSocket::bind(addr).map_err(bind)?;
         enlarge_buffers(&socket, limits.socket_buffer_bytes);
 
-        let crypto = server_crypto(&tls, Arc::clone(&directory), Arc::clone(&now))?;
+        let answered = Answered::new(Arc::clone(&directory), limits.handshakes_max, limits.recheck_interval);
+        let crypto = server_crypto(&tls, Arc::clone(&answered), Arc::clone(&now))?;
         let mut quic = quinn::ServerConfig::with_crypto(crypto);
         quic.transport_config(Arc::new(transport(&limits)))
             // As many again for those that nobody has looked at yet: past it quinn says nothing to anybody.
@@ -138,14 +139,13 @@ impl Server {
             times,
             now,
             sink,
-            directory,
+            answered,
             admission: Arc::new(Admission::default()),
             budget,
             counters: FrameCounters::new(),
             draining: watch::Sender::new(false),
         });
-        let recheck =
-            Arc::clone(&shared.admission).recheck(Arc::clone(&shared.directory), shared.limits.recheck_interval);
+        let recheck = Arc::clone(&shared.admission).recheck(directory, shared.limits.recheck_interval);
         let accept = accept(endpoint.clone(), Arc::clone(&shared));
         let tasks =
             [tokio::spawn(accept), tokio::spawn(recheck), tokio::spawn(watch_memory(Arc::clone(&shared.budget)))];

@@ -1,9 +1,10 @@
 //! The server's TLS: its certificate, and the verifier that asks the directory inside the handshake, so that a revoked
 //! gateway is refused there and never gets as far as a stream.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::crypto::{CryptoError, HmacKey};
@@ -49,10 +50,7 @@ impl ServerTls {
 }
 
 /// Asks the directory without holding up the other tasks of this thread, where the runtime allows that.
-pub(crate) fn ask(
-    directory: &dyn GatewayDirectory,
-    certificate: &CertificateDer<'_>,
-) -> Result<GatewayIdentity, Refusal> {
+fn ask(directory: &dyn GatewayDirectory, certificate: &CertificateDer<'_>) -> Answer {
     use tokio::runtime::{Handle, RuntimeFlavor};
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(|| directory.lookup(certificate)),
@@ -60,9 +58,58 @@ pub(crate) fn ask(
     }
 }
 
+/// What the directory said within handshakes, for those who ask once the handshake is done: asking it is a tenth of what
+/// a handshake costs.
+///
+/// Bounded, and for a moment only: an answer that is old, that another connection of the same gateway has taken, or for
+/// which there was no room, is asked for again.
+pub(crate) struct Answered {
+    directory: Arc<dyn GatewayDirectory>,
+    kept: Mutex<HashMap<Vec<u8>, (Instant, Answer)>>,
+    kept_max: usize,
+    age_max: Duration,
+}
+
+type Answer = Result<GatewayIdentity, Refusal>;
+
+impl Answered {
+    /// Keeps so many answers for so long.
+    pub(crate) fn new(directory: Arc<dyn GatewayDirectory>, kept_max: usize, age_max: Duration) -> Arc<Self> {
+        Arc::new(Self { directory, kept: Mutex::default(), kept_max, age_max })
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<Vec<u8>, (Instant, Answer)>> {
+        // Nothing panics while the lock is held.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn within_handshake(&self, certificate: &CertificateDer<'_>) -> Answer {
+        // Before it is asked: the answer is no younger than that.
+        let now = Instant::now();
+        let answer = ask(self.directory.as_ref(), certificate);
+        let mut kept = self.kept();
+        if kept.len() >= self.kept_max {
+            kept.retain(|_, (at, _)| now.saturating_duration_since(*at) < self.age_max);
+        }
+        if kept.len() < self.kept_max {
+            kept.insert(certificate.to_vec(), (now, answer));
+        }
+        answer
+    }
+
+    /// What was said within the handshake that is just done, or what is said now.
+    pub(crate) fn after_handshake(&self, certificate: &CertificateDer<'_>) -> Answer {
+        let said = self.kept().remove(certificate.as_ref());
+        match said {
+            Some((at, answer)) if at.elapsed() < self.age_max => answer,
+            _ => ask(self.directory.as_ref(), certificate),
+        }
+    }
+}
+
 struct DirectoryVerifier {
     webpki: Arc<dyn ClientCertVerifier>,
-    directory: Arc<dyn GatewayDirectory>,
+    answered: Arc<Answered>,
 }
 
 impl fmt::Debug for DirectoryVerifier {
@@ -83,7 +130,7 @@ impl ClientCertVerifier for DirectoryVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self.webpki.verify_client_cert(end_entity, intermediates, now)?;
-        match ask(self.directory.as_ref(), end_entity) {
+        match self.answered.within_handshake(end_entity) {
             // The last two are told after the handshake, where there is a code for them: a TLS alert would be taken for
             // a final refusal of the certificate.
             Ok(_) | Err(Refusal::OrgSuspended | Refusal::Unavailable) => Ok(verified),
@@ -134,7 +181,7 @@ impl TimeProvider for InjectedTime {
 
 pub(crate) fn server_crypto(
     tls: &ServerTls,
-    directory: Arc<dyn GatewayDirectory>,
+    answered: Arc<Answered>,
     now: NowFn,
 ) -> Result<Arc<QuicServerConfig>, TlsError> {
     let webpki = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&tls.client_ca)?), provider())
@@ -143,7 +190,7 @@ pub(crate) fn server_crypto(
     let mut config = rustls::ServerConfig::builder_with_details(provider(), Arc::new(InjectedTime(now)))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| TlsError::new("TLS", error))?
-        .with_client_cert_verifier(Arc::new(DirectoryVerifier { webpki, directory }))
+        .with_client_cert_verifier(Arc::new(DirectoryVerifier { webpki, answered }))
         .with_single_cert(tls.certificates.clone(), tls.key.clone_key())
         .map_err(|error| TlsError::new("server certificate and key", error))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
@@ -212,5 +259,57 @@ impl ConnectionIdGenerator for ConnectionIds {
 
     fn cid_lifetime(&self) -> Option<Duration> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl GatewayDirectory for Counting {
+        fn lookup(&self, _: &CertificateDer<'_>) -> Answer {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Err(Refusal::OrgSuspended)
+        }
+    }
+
+    fn certificate(number: u8) -> CertificateDer<'static> {
+        CertificateDer::from(vec![number; 3])
+    }
+
+    #[test]
+    fn an_answer_from_the_handshake_serves_one_connection() {
+        let directory = Arc::new(Counting::default());
+        let answered = Answered::new(Arc::clone(&directory) as _, 2, Duration::from_secs(3600));
+        let asked = || directory.0.load(Ordering::Relaxed);
+        for number in 1..=3 {
+            answered.within_handshake(&certificate(number)).expect_err("suspended");
+        }
+        assert_eq!((asked(), answered.kept().len()), (3, 2), "there is room for two");
+        for number in 1..=2 {
+            answered.after_handshake(&certificate(number)).expect_err("suspended");
+        }
+        assert_eq!((asked(), answered.kept().len()), (3, 0));
+        answered.after_handshake(&certificate(1)).expect_err("suspended");
+        assert_eq!(asked(), 4, "it was taken");
+        answered.after_handshake(&certificate(3)).expect_err("suspended");
+        assert_eq!(asked(), 5, "it was not kept");
+    }
+
+    #[test]
+    fn an_old_answer_is_asked_for_again_and_makes_room() {
+        let directory = Arc::new(Counting::default());
+        let answered = Answered::new(Arc::clone(&directory) as _, 1, Duration::ZERO);
+        for number in 1..=2 {
+            answered.within_handshake(&certificate(number)).expect_err("suspended");
+        }
+        assert_eq!(answered.kept().keys().collect::<Vec<_>>(), [&vec![2; 3]]);
+        answered.after_handshake(&certificate(2)).expect_err("suspended");
+        assert_eq!(directory.0.load(Ordering::Relaxed), 3);
     }
 }

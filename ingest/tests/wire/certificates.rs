@@ -119,6 +119,45 @@ async fn a_gateway_revoked_while_connected_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_has_not_changed_is_seldom_asked() {
+    let mut house = House::new();
+    house.limits.recheck_interval = Duration::from_millis(10);
+    house.directory.set_version(Some(1));
+    let gateway = house.enrolled(1);
+    let server = house.serve(&house.sink(10, Mode::Keeps));
+    let rounds = async |count: usize| {
+        let begun = house.directory.rounds();
+        until("rounds", || house.directory.rounds() >= begun + count).await;
+    };
+    let raw = raw::connect_well(server.addr(), &house.ca, &gateway).await;
+    until("it is connected", || house.directory.rounds() > 0).await;
+    rounds(100).await;
+    let asked = house.directory.asked();
+    assert!((2..=5).contains(&asked), "in the handshake, after it, now and then: {asked}");
+
+    // Time passes, which makes no other version, and is noticed.
+    house.directory.set(&gateway, Err(Refusal::OrgSuspended));
+    until("it is asked now and then", || house.directory.asked() > asked).await;
+    // Who is not good is asked about each time.
+    let asked = house.directory.asked();
+    rounds(20).await;
+    assert!(house.directory.asked() >= asked + 15);
+    assert!(raw.connection.close_reason().is_none());
+
+    // A change is noticed at once.
+    house.directory.set(&gateway, Ok(identity(1)));
+    assert!(matches!(raw.closed().await, ConnectionError::ApplicationClosed(_)));
+    let raw = raw::connect_well(server.addr(), &house.ca, &gateway).await;
+    rounds(5).await;
+    house.directory.set(&gateway, Err(Refusal::Revoked));
+    let begun = house.directory.rounds();
+    house.directory.set_version(Some(2));
+    assert!(matches!(raw.closed().await, ConnectionError::ApplicationClosed(_)));
+    // Nobody is left to ask about.
+    assert!(house.directory.rounds() <= begun + 4, "{} rounds", house.directory.rounds() - begun);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_of_a_revoked_gateway_are_refused_until_it_is_cut_off() {
     let mut house = House::new();
     house.limits.recheck_interval = Duration::from_millis(700);

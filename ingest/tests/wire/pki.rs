@@ -1,6 +1,7 @@
 //! A certificate authority for tests, and a directory that tests can change while a server asks it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ingest::client::Identity;
@@ -75,11 +76,31 @@ impl Ca {
 }
 
 #[derive(Default)]
-pub(crate) struct Directory(Mutex<HashMap<Vec<u8>, Result<GatewayIdentity, Refusal>>>);
+pub(crate) struct Directory {
+    known: Mutex<HashMap<Vec<u8>, Result<GatewayIdentity, Refusal>>>,
+    asked: AtomicUsize,
+    version: Mutex<Option<u64>>,
+    rounds: AtomicUsize,
+}
 
 impl Directory {
     pub(crate) fn set(&self, issued: &Issued, answer: Result<GatewayIdentity, Refusal>) {
-        self.0.lock().expect("the lock").insert(issued.der().to_vec(), answer);
+        self.known.lock().expect("the lock").insert(issued.der().to_vec(), answer);
+    }
+
+    /// How often it was asked about somebody.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// How often it was asked for its version.
+    pub(crate) fn rounds(&self) -> usize {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
+    /// Tells this version from now on.
+    pub(crate) fn set_version(&self, version: Option<u64>) {
+        *self.version.lock().expect("the lock") = version;
     }
 
     /// Enrols a gateway of this number in an org of the same number.
@@ -99,8 +120,14 @@ pub(crate) fn identity(number: u64) -> GatewayIdentity {
 
 impl GatewayDirectory for Directory {
     fn lookup(&self, certificate: &CertificateDer<'_>) -> Result<GatewayIdentity, Refusal> {
-        let known = self.0.lock().expect("the lock");
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let known = self.known.lock().expect("the lock");
         known.get(certificate.as_ref()).copied().unwrap_or(Err(Refusal::Unknown))
+    }
+
+    fn version(&self) -> Option<u64> {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+        *self.version.lock().expect("the lock")
     }
 }
 
