@@ -15,7 +15,7 @@ pub(crate) fn connection_closed() {
     gauge!("icecore_ingest_connections").decrement(1.0);
 }
 
-/// `why`: `limit`, `network_limit`, `waiting_limit`, `waited`, `handshake`, `certificate`, `gateway_limit`, `directory`.
+/// `why`: `limit`, `waiting_limit`, `waited`, `handshake`, `certificate`, `gateway_limit`, `directory`.
 pub(crate) fn connection_refused(why: &'static str) {
     counter!("icecore_ingest_connections_refused_total", "why" => why).increment(1);
 }

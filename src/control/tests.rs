@@ -48,7 +48,7 @@ async fn every_change_makes_another_version_whoever_makes_it() {
     };
     let org = control.create_org("north", NOW).await.expect("made");
     changed(&mut seen).await;
-    control.add_gateway(&gateway(7, org.id, "cellar", 1), NOW).await.expect("added");
+    control.add_gateway(gateway(7, org.id, "cellar", 1), NOW).await.expect("added");
     changed(&mut seen).await;
     same(&seen).await;
     // As a command beside the server does.

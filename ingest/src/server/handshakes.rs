@@ -6,15 +6,16 @@
 //!
 //! A half-open handshake costs memory and holds its place until it times out, and opening one costs nothing. So whoever
 //! has to wait, and everybody while half of the places are taken, must prove that he can receive at his address (forged
-//! ones cannot). While half are taken one network gets no more than its part: whoever fills places has to do it from
-//! many networks at once. A fleet behind one address does not come to that: at this pace few handshakes are under way.
+//! ones cannot). While half are taken one network gets no more than its part, and waits beyond it: whoever fills places
+//! has to do it from many networks at once. A fleet behind one address does not come to that: at this pace few handshakes
+//! are under way.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quinn::Incoming;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use super::pace::Pace;
@@ -25,7 +26,20 @@ use crate::metrics;
 /// What one network may hold of the places while they are short: this part of them, and two at least.
 const NETWORK_PART: usize = 16;
 
-type Networks = Mutex<HashMap<IpAddr, usize>>;
+/// Who is in a handshake.
+#[derive(Default)]
+struct Networks {
+    counts: Mutex<HashMap<IpAddr, usize>>,
+    /// One of them has ended.
+    ended: Notify,
+}
+
+impl Networks {
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        // Nothing panics while the lock is held.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The places, and those who wait for one.
 pub(super) struct Handshakes {
@@ -34,30 +48,32 @@ pub(super) struct Handshakes {
     networks: Arc<Networks>,
     pace: Pace,
     waiting: Waiting<Incoming>,
+    /// Of those who wait nobody may begin before another handshake has ended: their networks have all that they get.
+    held_up: bool,
 }
 
 /// A handshake's place, until it is dropped.
 pub(super) struct Handshake {
     network: IpAddr,
     networks: Arc<Networks>,
-    _place: OwnedSemaphorePermit,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        let mut networks = lock(&self.networks);
-        if let Some(count) = networks.get_mut(&self.network) {
-            *count -= 1;
-            if *count == 0 {
-                networks.remove(&self.network);
+        {
+            let mut counts = self.networks.counts();
+            if let Some(count) = counts.get_mut(&self.network) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&self.network);
+                }
             }
         }
+        // Free before somebody looks whether it is.
+        drop(self.place.take());
+        self.networks.ended.notify_one();
     }
-}
-
-fn lock(networks: &Networks) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-    // Nothing panics while the lock is held.
-    networks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whose address it is: an IPv4 address, or an IPv6 network, of which one host has 2^64 addresses.
@@ -76,6 +92,7 @@ impl Handshakes {
             networks: Arc::default(),
             pace: Pace::new(limits.handshakes_per_second(), Instant::now()),
             waiting: Waiting::new(limits.handshakes_waiting(), HANDSHAKE_WAIT_MAX),
+            held_up: false,
         }
     }
 
@@ -100,6 +117,7 @@ impl Handshakes {
             let _ = incoming.retry();
             return;
         }
+        self.held_up = false;
         if let Some(gone) = self.waiting.push(network, now, incoming) {
             refuse(gone, "waiting_limit");
         }
@@ -108,6 +126,9 @@ impl Handshakes {
     /// Waits until somebody waits, the pace allows another handshake, and there is a place for it.
     pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
         if !self.waiting.is_empty() {
+            if self.held_up {
+                self.networks.ended.notified().await;
+            }
             sleep_until(self.pace.ready_at()).await;
             // An error cannot happen: the semaphore is never closed.
             if let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
@@ -122,21 +143,20 @@ impl Handshakes {
     pub(super) fn begin(&mut self, place: OwnedSemaphorePermit) -> Option<(Incoming, Handshake)> {
         let now = Instant::now();
         self.refuse_late(now);
-        loop {
-            let (network, incoming) = self.waiting.next()?;
-            {
-                let mut networks = lock(&self.networks);
-                let count = networks.entry(network).or_insert(0);
-                if self.places_are_short() && *count >= (self.places_max / NETWORK_PART).max(2) {
-                    drop(networks);
-                    refuse(incoming, "network_limit");
-                    continue;
-                }
-                *count += 1;
+        let network_max =
+            if self.places_are_short() { (self.places_max / NETWORK_PART).max(2) } else { self.places_max };
+        let begun = {
+            let mut counts = self.networks.counts();
+            let begun = self.waiting.next(|network| counts.get(&network).is_none_or(|count| *count < network_max));
+            if let Some((network, _)) = &begun {
+                *counts.entry(*network).or_insert(0) += 1;
             }
-            self.pace.begin(now);
-            return Some((incoming, Handshake { network, networks: Arc::clone(&self.networks), _place: place }));
-        }
+            begun
+        };
+        self.held_up = begun.is_none();
+        let (network, incoming) = begun?;
+        self.pace.begin(now);
+        Some((incoming, Handshake { network, networks: Arc::clone(&self.networks), place: Some(place) }))
     }
 
     fn refuse_late(&mut self, now: Instant) {

@@ -78,9 +78,10 @@ impl<T> Waiting<T> {
         gone
     }
 
-    /// The next one whose turn it is.
-    pub(super) fn next(&mut self) -> Option<(IpAddr, T)> {
-        let network = self.turns.pop_front()?;
+    /// The next one whose turn it is, of the networks that may.
+    pub(super) fn next(&mut self, may: impl Fn(IpAddr) -> bool) -> Option<(IpAddr, T)> {
+        let place = self.turns.iter().position(|network| may(*network))?;
+        let network = self.turns.remove(place)?;
         let queue = self.networks.get_mut(&network)?;
         let (_, item) = queue.pop_front()?;
         if queue.is_empty() {
@@ -114,7 +115,7 @@ mod tests {
             IpAddr::V4(addr) => addr.octets()[3],
             IpAddr::V6(_) => 0,
         };
-        std::iter::from_fn(|| waiting.next()).map(|(network, item)| (octet(network), item)).collect()
+        std::iter::from_fn(|| waiting.next(|_| true)).map(|(network, item)| (octet(network), item)).collect()
     }
 
     #[test]
@@ -141,6 +142,17 @@ mod tests {
         waiting.push(network(3), now, 21);
         let order = [(1, 0), (2, 10), (3, 20), (1, 1), (3, 21), (1, 2), (1, 3), (1, 4)];
         assert_eq!(drain(&mut waiting), order);
+    }
+
+    #[test]
+    fn who_may_not_is_passed_over_and_keeps_its_turn() {
+        let (mut waiting, now) = (Waiting::new(100, WAIT_MAX), Instant::now());
+        for item in [1, 11, 21, 2, 12] {
+            waiting.push(network(u8::try_from(item / 10).expect("small")), now, item);
+        }
+        assert_eq!(waiting.next(|_| false), None);
+        assert_eq!(waiting.next(|of| of != network(0)), Some((network(1), 11)));
+        assert_eq!(drain(&mut waiting), [(0, 1), (2, 21), (1, 12), (0, 2)]);
     }
 
     #[test]

@@ -61,10 +61,21 @@ async fn handshakes_are_begun_at_a_pace_and_those_that_would_wait_in_vain_are_re
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_behind_one_address_comes_back_without_a_refusal() {
     let (mut house, gateway) = house();
+    // Fewer places than come, and few for one network while half are taken.
+    house.limits.handshakes_max = 64;
     house.limits.handshakes_per_second_max = 100;
     house.limits.connections_per_gateway_max = 1000;
     let server = house.serve(&house.sink(10, Mode::Keeps));
     assert_eq!(taken_at_once(&house, server.addr(), &gateway, 100).await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_has_its_part_goes_on_as_its_own_handshakes_end() {
+    let (mut house, gateway) = house();
+    // It gets two of them at a time, and nobody else comes.
+    house.limits.handshakes_max = 4;
+    let server = house.serve(&house.sink(10, Mode::Keeps));
+    assert_eq!(taken_at_once(&house, server.addr(), &gateway, 12).await, 12);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
