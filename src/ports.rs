@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::{Engine, Submission, SubmitError, SubmitFailure};
-use ingest::{BoxFuture, FrameSink, GatewayDirectory, GatewayIdentity, Refusal, RefusalCode, SinkError};
+use ingest::{BoxFuture, FrameSink, FrameStream, GatewayDirectory, GatewayIdentity, Refusal, RefusalCode, SinkError};
 use rustls_pki_types::CertificateDer;
 use storage_format::{Frame, FrameSequence, Millis, OrgId, SpoolId};
 
@@ -143,31 +143,116 @@ fn sink_error(error: SubmitError) -> SinkError {
 }
 
 impl FrameSink for Sink {
-    fn try_submit(
-        &self,
-        from: GatewayIdentity,
-        received: Millis,
-        frame: Frame,
-        acks: &Arc<dyn ingest::AckSink>,
-    ) -> std::result::Result<(), SinkError> {
-        let acks = Arc::new(Acks(Arc::clone(acks)));
-        let submission = Submission { org: from.org, gateway: from.gateway, received, frame, acks };
-        self.engine.try_submit(submission).map_err(sink_error)
-    }
-
-    fn submit(
-        &self,
-        from: GatewayIdentity,
-        received: Millis,
-        frame: Frame,
-        acks: &Arc<dyn ingest::AckSink>,
-    ) -> BoxFuture<'_, std::result::Result<(), SinkError>> {
-        let acks = Arc::new(Acks(Arc::clone(acks)));
-        let submission = Submission { org: from.org, gateway: from.gateway, received, frame, acks };
-        Box::pin(async move { self.engine.submit(submission).await.map_err(sink_error) })
+    fn stream(&self, from: GatewayIdentity, acks: Arc<dyn ingest::AckSink>) -> Box<dyn FrameStream> {
+        Box::new(Stream { engine: Arc::clone(&self.engine), from, acks: Arc::new(Acks(acks)) })
     }
 
     fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence {
         self.engine.durable_sequence(from.org, from.gateway, spool)
+    }
+}
+
+/// One stream's frames into the engine.
+struct Stream {
+    engine: Arc<Engine>,
+    from: GatewayIdentity,
+    /// One for all frames: by it the engine sees that they are of one stream, and answers several at once.
+    acks: Arc<Acks>,
+}
+
+impl Stream {
+    fn submission(&self, received: Millis, frame: Frame) -> Submission {
+        let acks = Arc::<Acks>::clone(&self.acks);
+        Submission { org: self.from.org, gateway: self.from.gateway, received, frame, acks }
+    }
+}
+
+impl FrameStream for Stream {
+    fn try_submit(&self, received: Millis, frame: Frame) -> std::result::Result<(), SinkError> {
+        self.engine.try_submit(self.submission(received, frame)).map_err(sink_error)
+    }
+
+    fn submit(&self, received: Millis, frame: Frame) -> BoxFuture<'_, std::result::Result<(), SinkError>> {
+        let submission = self.submission(received, frame);
+        Box::pin(async move { self.engine.submit(submission).await.map_err(sink_error) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Duration;
+
+    use engine::{
+        Clock as _, EngineConfig, EngineParts, LocalDurable, MasterKey, RealFiles, SystemClock, SystemRandom,
+    };
+    use storage_format::encryption::SecretKey;
+    use storage_format::{ChannelCode, FrameBuilder, GatewayId, LoggerId};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// Tells each answer, and holds the appender's thread up until it may go on.
+    struct Held {
+        told: Sender<FrameSequence>,
+        go_on: Mutex<Receiver<()>>,
+    }
+
+    impl ingest::AckSink for Held {
+        fn durable(&self, up_to: FrameSequence) {
+            self.told.send(up_to).expect("the test listens");
+            let _ = self.go_on.lock().expect("no panic").recv_timeout(LONG);
+        }
+
+        fn failed(&self, sequence: FrameSequence, code: Option<RefusalCode>) {
+            panic!("frame {sequence} failed: {code:?}");
+        }
+    }
+
+    async fn engine(dir: &std::path::Path, org: OrgId) -> Arc<Engine> {
+        let parts = EngineParts {
+            files: Arc::new(RealFiles),
+            store: Arc::new(LocalDurable::open(dir.join("store"), dir.join("tmp")).expect("a store")),
+            keys: Arc::new(MasterKey::new(SecretKey::from_bytes([7; 32]), SystemRandom)),
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(SystemRandom),
+        };
+        let engine = Engine::open(EngineConfig::new(dir), parts).await.expect("it opens");
+        engine.ensure_org(org).await.expect("made");
+        engine
+    }
+
+    fn frame(number: u64) -> Frame {
+        let mut builder = FrameBuilder::new();
+        let (logger, channel) = (LoggerId::new(1).expect("not zero"), ChannelCode::new(1).expect("temperature"));
+        let time = Millis::new(1_700_000_000_000 + i64::try_from(number).expect("small")).expect("a time");
+        builder.push(logger, time, &[(channel, 4.5)]).expect("a reading");
+        let spool = SpoolId::new(1).expect("not zero");
+        Frame::decode(builder.encode(spool, FrameSequence::new(number))).expect("a frame")
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn frames_of_one_stream_that_wait_together_are_answered_at_once() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let from =
+            GatewayIdentity { org: OrgId::new(1).expect("not zero"), gateway: GatewayId::new(2).expect("not zero") };
+        let engine = engine(dir.path(), from.org).await;
+        let ((told, answers), (go_on, wait)) = (channel(), channel());
+        let stream = Sink::new(Arc::clone(&engine)).stream(from, Arc::new(Held { told, go_on: Mutex::new(wait) }));
+        let received = SystemClock::new().now();
+        stream.try_submit(received, frame(1)).expect("room");
+        assert_eq!(answers.recv_timeout(LONG), Ok(FrameSequence::new(1)));
+        // The appender is held up in that answer: these make one group, whichever way they are submitted.
+        for number in 2..=5 {
+            stream.try_submit(received, frame(number)).expect("room");
+        }
+        for number in 6..=9 {
+            stream.submit(received, frame(number)).await.expect("taken");
+        }
+        drop(go_on);
+        assert_eq!(answers.recv_timeout(LONG), Ok(FrameSequence::new(9)));
+        assert!(answers.try_recv().is_err());
+        engine.close().await.expect("closed");
     }
 }

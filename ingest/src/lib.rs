@@ -22,7 +22,7 @@ mod transport;
 pub use error::{CloseCode, ProtocolError, RefusalCode};
 pub use limits::{CONTROL_BYTES_MAX, DETAIL_BYTES_MAX, IngestLimits, LimitError};
 #[cfg(feature = "server")]
-pub use ports::{AckSink, BoxFuture, FrameSink, GatewayDirectory, GatewayIdentity, Refusal, SinkError};
+pub use ports::{AckSink, BoxFuture, FrameSink, FrameStream, GatewayDirectory, GatewayIdentity, Refusal, SinkError};
 #[cfg(feature = "server")]
 pub use protocol::TimePolicy;
 #[cfg(feature = "server")]

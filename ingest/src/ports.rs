@@ -78,7 +78,7 @@ pub trait AckSink: Send + Sync {
 /// Why a frame was not taken.
 #[derive(Debug)]
 pub enum SinkError {
-    /// No room now; here is the frame back. [`FrameSink::submit`] waits for room.
+    /// No room now; here is the frame back. [`FrameStream::submit`] waits for room.
     Full(Frame),
     /// The sink takes nothing any more: the program shuts down.
     Closed,
@@ -88,34 +88,28 @@ pub enum SinkError {
 
 /// Who keeps frames.
 pub trait FrameSink: Send + Sync + 'static {
-    /// Takes a valid frame without waiting. Frames of one `acks` are taken, made durable and told in their order.
+    /// Begins a stream of a gateway's frames, whose fate is told to `acks`.
+    fn stream(&self, from: GatewayIdentity, acks: Arc<dyn AckSink>) -> Box<dyn FrameStream>;
+
+    /// The highest durable sequence number of this gateway's spool; zero when there is none.
+    fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence;
+}
+
+/// One stream's way into the sink. Its frames are taken, made durable and told in their order.
+pub trait FrameStream: Send + Sync {
+    /// Takes a valid frame without waiting.
     ///
     /// `received` is the server's clock in whole seconds.
     ///
     /// # Errors
     /// [`SinkError::Full`] gives the frame back.
     #[allow(clippy::result_large_err, reason = "a frame that finds no room goes back as it is, without an allocation")]
-    fn try_submit(
-        &self,
-        from: GatewayIdentity,
-        received: Millis,
-        frame: Frame,
-        acks: &Arc<dyn AckSink>,
-    ) -> Result<(), SinkError>;
+    fn try_submit(&self, received: Millis, frame: Frame) -> Result<(), SinkError>;
 
     /// Takes a frame that found no room as soon as there is some; who waits longest is served first. Dropped before it
     /// is ready, it has taken nothing.
     ///
     /// # Errors
-    /// As [`FrameSink::try_submit`], but never [`SinkError::Full`].
-    fn submit(
-        &self,
-        from: GatewayIdentity,
-        received: Millis,
-        frame: Frame,
-        acks: &Arc<dyn AckSink>,
-    ) -> BoxFuture<'_, Result<(), SinkError>>;
-
-    /// The highest durable sequence number of this gateway's spool; zero when there is none.
-    fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence;
+    /// As [`FrameStream::try_submit`], but never [`SinkError::Full`].
+    fn submit(&self, received: Millis, frame: Frame) -> BoxFuture<'_, Result<(), SinkError>>;
 }

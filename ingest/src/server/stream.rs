@@ -20,7 +20,7 @@ use super::budget::{Held, Stage};
 use super::endpoint::Shared;
 use crate::error::{CloseCode, RefusalCode};
 use crate::metrics;
-use crate::ports::{AckSink, GatewayIdentity, SinkError};
+use crate::ports::{AckSink, FrameStream, SinkError};
 use crate::protocol::{FrameRefusal, ServerEvent, ServerSession, check_frame, decoded_bytes};
 
 /// What is taken from the stream at a time.
@@ -49,7 +49,7 @@ pub(super) async fn serve(
         shared: &shared,
         live: &live,
         connected_at,
-        from: None,
+        frames: None,
         refuses: None,
         receiving: None,
         held_back: Duration::ZERO,
@@ -100,7 +100,7 @@ struct Reading<'a> {
     shared: &'a Shared,
     live: &'a Live,
     connected_at: Millis,
-    from: Option<GatewayIdentity>,
+    frames: Option<Box<dyn FrameStream>>,
     /// Once a frame was refused for who sends it, every later frame of the stream is refused, too: so a spool's durable
     /// number never passes over a frame whose refusal got lost.
     refuses: Option<RefusalCode>,
@@ -201,7 +201,7 @@ impl Reading<'_> {
                 let Some(decoded) = self.hold(Stage::Decoded, decoded_bytes(&frame)).await else { return Ok(false) };
                 drop(receiving);
                 match self.check(sequence, frame, spool)? {
-                    Ok((from, frame)) => return self.submit(from, sequence, frame, decoded).await,
+                    Ok(frame) => return self.submit(sequence, frame, decoded).await,
                     Err(refusal) => (sequence, refusal),
                 }
             }
@@ -213,7 +213,7 @@ impl Reading<'_> {
     fn open(&mut self, spool: SpoolId) {
         let durable = match self.live.standing() {
             Standing::Good(identity) => {
-                self.from = Some(identity);
+                self.frames = Some(self.shared.sink.stream(identity, Arc::clone(&self.acks)));
                 self.shared.sink.durable_sequence(identity, spool)
             }
             Standing::Refused(code) => {
@@ -234,7 +234,7 @@ impl Reading<'_> {
         sequence: FrameSequence,
         bytes: Bytes,
         spool: Option<SpoolId>,
-    ) -> Result<Result<(GatewayIdentity, Frame), FrameRefusal>, Cut> {
+    ) -> Result<Result<Frame, FrameRefusal>, Cut> {
         if let Standing::Refused(code) = self.live.standing() {
             self.refuses = Some(code);
         }
@@ -246,32 +246,24 @@ impl Reading<'_> {
         if let Some(code) = self.refuses {
             return Ok(Err(FrameRefusal { code, detail: code.to_string() }));
         }
-        let (Some(spool), Some(from)) = (spool, self.from) else {
-            // The session tells no frame before `open`, and `open` sets one of `from` and `refuses`.
-            return Err(Cut::Close(CloseCode::ProtocolViolation, String::from("a frame before open")));
-        };
+        let Some(spool) = spool else { return Err(before_open()) };
         // The clock of the welcome at least: a client may trust that what fits the welcome is not refused for its time.
         let now = (self.shared.now)().max(self.connected_at);
-        Ok(check_frame(bytes, spool, sequence, &self.shared.times, now).map(|frame| (from, frame)))
+        Ok(check_frame(bytes, spool, sequence, &self.shared.times, now))
     }
 
     /// Waits for room while the sink is full. False: the server drains. The frame's memory is the sink's to count once
     /// it has taken it.
-    async fn submit(
-        &mut self,
-        from: GatewayIdentity,
-        sequence: FrameSequence,
-        frame: Frame,
-        _decoded: Held,
-    ) -> Result<bool, Cut> {
+    async fn submit(&mut self, sequence: FrameSequence, frame: Frame, _decoded: Held) -> Result<bool, Cut> {
+        let Some(frames) = &self.frames else { return Err(before_open()) };
         let (readings, bytes) = (frame.len(), frame.bytes().len());
         let before = self.answers.submitted();
         self.answers.submitting(sequence);
         let received = (self.shared.now)().whole_seconds();
-        let mut submitted = self.shared.sink.try_submit(from, received, frame, &self.acks);
+        let mut submitted = frames.try_submit(received, frame);
         if let Err(SinkError::Full(frame)) = submitted {
             let since = Instant::now();
-            let waiting = self.shared.sink.submit(from, received, frame, &self.acks);
+            let waiting = frames.submit(received, frame);
             submitted = tokio::select! {
                 biased;
                 _ = self.draining.wait_for(|draining| *draining) => {
@@ -292,6 +284,11 @@ impl Reading<'_> {
         self.shared.counters.taken(readings, bytes);
         Ok(true)
     }
+}
+
+/// The session tells no frame before `open`, and `open` sets one of `frames` and `refuses`.
+fn before_open() -> Cut {
+    Cut::Close(CloseCode::ProtocolViolation, String::from("a frame before open"))
 }
 
 fn unavailable(why: &str) -> Cut {

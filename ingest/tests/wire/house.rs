@@ -11,7 +11,7 @@ use ingest::{IngestLimits, NowFn, Server, ServerConfig, TimePolicy};
 use storage_format::{ChannelCode, FrameBuilder, FrameSequence, LoggerId, Millis, SpoolId};
 
 use crate::pki::{Ca, Directory, Issued, directory};
-use crate::sink::{Disk, MemorySink, Mode};
+use crate::sink::{Disk, MemorySink, Mode, Port};
 
 /// A machine with two busy cores may take its time; nothing here waits so long when all is well.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -90,7 +90,7 @@ impl House {
             now: self.now(),
         };
         let guard = runtime.enter();
-        let sink = Arc::clone(sink) as Arc<dyn ingest::FrameSink>;
+        let sink = Arc::new(Port(Arc::clone(sink)));
         let directory = Arc::clone(&self.directory) as Arc<dyn ingest::GatewayDirectory>;
         let server = Server::bind(config, sink, directory).expect("a server");
         drop(guard);

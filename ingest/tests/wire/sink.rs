@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use ingest::{AckSink, BoxFuture, FrameSink, GatewayIdentity, RefusalCode, SinkError};
+use ingest::{AckSink, BoxFuture, FrameSink, FrameStream, GatewayIdentity, RefusalCode, SinkError};
 use storage_format::{Frame, FrameSequence, Millis, SpoolId};
 use tokio::sync::Notify;
 
@@ -149,7 +149,8 @@ impl MemorySink {
     }
 }
 
-impl FrameSink for MemorySink {
+impl MemorySink {
+    #[allow(clippy::result_large_err, reason = "a frame that finds no room goes back as it is")]
     fn try_submit(
         &self,
         from: GatewayIdentity,
@@ -175,35 +176,49 @@ impl FrameSink for MemorySink {
         }
         Ok(())
     }
+}
 
-    fn submit(
-        &self,
-        from: GatewayIdentity,
-        received: Millis,
-        frame: Frame,
-        acks: &Arc<dyn AckSink>,
-    ) -> BoxFuture<'_, Result<(), SinkError>> {
-        let acks = Arc::clone(acks);
+/// The sink, as a server has it.
+pub(crate) struct Port(pub(crate) Arc<MemorySink>);
+
+impl FrameSink for Port {
+    fn stream(&self, from: GatewayIdentity, acks: Arc<dyn AckSink>) -> Box<dyn FrameStream> {
+        Box::new(Stream { sink: Arc::clone(&self.0), from, acks })
+    }
+
+    fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence {
+        if self.0.state().forgets {
+            return FrameSequence::ZERO;
+        }
+        let kept = self.0.disk.0.lock().expect("the lock");
+        let mine = kept.iter().filter(|(who, frame)| *who == from && frame.spool() == spool);
+        mine.map(|(_, frame)| frame.sequence()).max().unwrap_or(FrameSequence::ZERO)
+    }
+}
+
+struct Stream {
+    sink: Arc<MemorySink>,
+    from: GatewayIdentity,
+    acks: Arc<dyn AckSink>,
+}
+
+impl FrameStream for Stream {
+    fn try_submit(&self, received: Millis, frame: Frame) -> Result<(), SinkError> {
+        self.sink.try_submit(self.from, received, frame, &self.acks)
+    }
+
+    fn submit(&self, received: Millis, frame: Frame) -> BoxFuture<'_, Result<(), SinkError>> {
         let mut frame = frame;
         Box::pin(async move {
             loop {
                 // Registered first: room made before the wait begins counts.
-                let notified = self.room.notified();
-                match self.try_submit(from, received, frame, &acks) {
+                let notified = self.sink.room.notified();
+                match self.try_submit(received, frame) {
                     Err(SinkError::Full(full)) => frame = full,
                     done => return done,
                 }
                 notified.await;
             }
         })
-    }
-
-    fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence {
-        if self.state().forgets {
-            return FrameSequence::ZERO;
-        }
-        let kept = self.disk.0.lock().expect("the lock");
-        let mine = kept.iter().filter(|(who, frame)| *who == from && frame.spool() == spool);
-        mine.map(|(_, frame)| frame.sequence()).max().unwrap_or(FrameSequence::ZERO)
     }
 }
