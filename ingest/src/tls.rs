@@ -1,7 +1,8 @@
 //! The TLS profile of both ends: 1.3 only, mutual, the internal CA only, ALPN `icecore/1`, no resumption, no early data.
 //!
-//! No resumption, because a resumed session would not ask the directory again; no early data, because it can be
-//! replayed and would be read before the certificate is checked.
+//! No resumption, because a resumed session would not be verified again, and saves little
+//! (`docs/decisions/0007-no-session-resumption.md`); no early data, because it can be replayed and would be read before
+//! the certificate is checked.
 
 #[cfg(feature = "client")]
 mod client;
