@@ -180,7 +180,7 @@ impl FrameStream for Stream {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
     use std::time::Duration;
 
     use engine::{
@@ -195,7 +195,7 @@ mod tests {
 
     /// Tells each answer, and holds the appender's thread up until it may go on.
     struct Held {
-        told: Sender<FrameSequence>,
+        told: SyncSender<FrameSequence>,
         go_on: Mutex<Receiver<()>>,
     }
 
@@ -238,7 +238,7 @@ mod tests {
         let from =
             GatewayIdentity { org: OrgId::new(1).expect("not zero"), gateway: GatewayId::new(2).expect("not zero") };
         let engine = engine(dir.path(), from.org).await;
-        let ((told, answers), (go_on, wait)) = (channel(), channel());
+        let ((told, answers), (go_on, wait)) = (sync_channel(16), sync_channel(1));
         let stream = Sink::new(Arc::clone(&engine)).stream(from, Arc::new(Held { told, go_on: Mutex::new(wait) }));
         let received = SystemClock::new().now();
         stream.try_submit(received, frame(1)).expect("room");
