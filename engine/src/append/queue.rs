@@ -39,7 +39,8 @@ pub struct Submission {
     pub received: Millis,
     /// The validated frame.
     pub frame: Frame,
-    /// Where the answer goes.
+    /// Where the answer goes: a sink of this organisation and no other, since its answers are cumulative, and only within
+    /// an organisation frames keep their order.
     pub acks: Arc<dyn AckSink>,
 }
 

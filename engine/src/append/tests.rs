@@ -26,13 +26,16 @@ fn durable_then_visible_then_acknowledged() {
     for number in 1..=5 {
         process.submit(1, frame(number, 2)).expect("room");
     }
-    process.submit(2, frame(6, 1)).expect("room");
+    let other = Arc::<Sink>::default();
+    let acks = Arc::<Sink>::clone(&other);
+    process.queue.try_submit(Submission { acks, ..process.submission(2, frame(6, 1)) }).expect("room");
     process.submit(3, frame(7, 1)).expect("room");
     assert!(process.sink.take().is_empty() && process.frames(1).is_empty(), "nothing before its step");
     let before = files.operations();
     assert_eq!(process.step.run_once().expect("steps"), AppendProgress::Appended { frames: 6 });
-    // One acknowledgement for six frames of one sink; the organisation that is not there is told at once.
-    assert_eq!(process.sink.take(), [Answer::Failed(7, SubmitFailure::UnknownOrg), Answer::Durable(6)]);
+    // One acknowledgement for five frames of one sink; the organisation that is not there is told at once.
+    assert_eq!(process.sink.take(), [Answer::Failed(7, SubmitFailure::UnknownOrg), Answer::Durable(5)]);
+    assert_eq!(other.take(), [Answer::Durable(6)]);
     assert_eq!((process.frames(1), process.frames(2)), ((1..=5).collect(), [6].into()));
     assert_eq!(process.queue.bytes(), 0, "the room is given back");
     // The first group made a file; the second is one write and one sync.
@@ -69,6 +72,26 @@ fn groups_keep_their_limits() {
     assert_eq!(process.run().expect("runs"), [8, 9, 10, 11].map(Answer::Durable));
     drop(process);
     assert_eq!(rig.start().expect("starts").frames(1), (1..=11).collect());
+}
+
+#[test]
+fn each_stream_is_answered_once_a_group() {
+    let (_, rig) = rig();
+    let mut process = rig.start().expect("starts");
+    let streams: [Arc<Sink>; 3] = std::array::from_fn(|_| Arc::default());
+    for number in 1..=5 {
+        for (stream, sink) in (1..).zip(&streams) {
+            let acks = Arc::<Sink>::clone(sink);
+            let gateway = storage_format::GatewayId::new(stream).expect("not zero");
+            // Two streams of one organisation, and one of another.
+            let submission = Submission { gateway, acks, ..process.submission(1 + stream % 2, frame(number, 1)) };
+            process.queue.try_submit(submission).expect("room");
+        }
+    }
+    process.run().expect("runs");
+    for sink in streams {
+        assert_eq!(sink.take(), [Answer::Durable(5)]);
+    }
 }
 
 #[test]
