@@ -356,7 +356,9 @@ impl AppendStep {
         metrics::appended(group.frames.len(), readings, bytes, took.as_secs_f64());
 
         // A stream's frames together, in their order: organisations and streams take turns in a group.
-        group.frames.sort_by_key(|pending| (pending.submission.gateway, pending.submission.frame.spool()));
+        group
+            .frames
+            .sort_by_key(|Pending { submission, .. }| (submission.org, submission.gateway, submission.frame.spool()));
         let mut frames = group.frames.drain(..).peekable();
         while let Some(Pending { submission, .. }) = frames.next() {
             // Acknowledgements are cumulative: of several frames of one sink in a row, the last one's does.
