@@ -19,6 +19,7 @@ pub(crate) use queue::{AppendQueue, append_queue};
 pub use queue::{Submission, SubmitError};
 #[cfg(any(test, feature = "fault"))]
 pub(crate) use step::AppendProgress;
+pub use step::Ordered;
 pub(crate) use step::{AppendStep, GroupLimits};
 pub(crate) use thread::{StopPreparer, spawn_appender, spawn_wal_preparer};
 

@@ -32,7 +32,7 @@ mod store;
 mod sync;
 mod wal;
 
-pub use append::{AckSink, Submission, SubmitError, SubmitFailure};
+pub use append::{AckSink, Ordered, Submission, SubmitError, SubmitFailure};
 pub use buffer::{BufferView, SortedBatches, WriteBuffer};
 pub use clock::{Clock, SystemClock};
 pub use config::EngineConfig;

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -95,7 +95,8 @@ impl Disk {
 /// Looks at the disk beside a run, on a thread of its own, until its end.
 #[derive(Debug)]
 pub(super) struct Probe {
-    stop: Sender<()>,
+    /// Nothing is ever sent: when it is gone, the thread ends.
+    stop: SyncSender<()>,
     thread: JoinHandle<Result<Latencies>>,
 }
 
@@ -108,7 +109,7 @@ impl Probe {
     /// # Errors
     /// When the thread does not start.
     pub(super) fn start(mut disk: Disk, every: Duration) -> Result<Self> {
-        let (stop, stopped) = channel();
+        let (stop, stopped) = sync_channel(0);
         let look = move || {
             let mut latencies = Latencies::new();
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use storage_format::Lsn;
+use storage_format::{FrameSequence, Lsn, OrgId};
 
 use super::disk::{DiskThread, Flight};
 use super::queue::{AppendInbox, Queued, Submission};
@@ -50,6 +50,17 @@ pub(crate) enum AppendProgress {
     Waiting(Duration),
     /// The queue is closed and empty, and the log has its mark of a clean close.
     Closed,
+}
+
+/// A frame that has its place in the log, durable or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ordered {
+    /// The place.
+    pub lsn: Lsn,
+    /// Whose frame.
+    pub org: OrgId,
+    /// Which of its spool's.
+    pub sequence: FrameSequence,
 }
 
 /// A frame in the WAL's block, until it is answered.
@@ -96,6 +107,8 @@ pub(crate) struct AppendStep {
     flight: Option<Flight>,
     disk: Option<DiskThread>,
     waiting: Option<Waiting>,
+    /// What was put into the log and not asked for yet, if somebody wants to know.
+    order: Option<Vec<Ordered>>,
     failed: Option<EngineError>,
 }
 
@@ -123,8 +136,14 @@ impl AppendStep {
             flight: None,
             disk: None,
             waiting: None,
+            order: None,
             failed: None,
         }
+    }
+
+    /// What was put into the log since the last call, in its order; the first call begins.
+    pub(crate) fn take_order(&mut self) -> Vec<Ordered> {
+        self.order.replace(Vec::new()).unwrap_or_default()
     }
 
     /// Has blocks written by a thread beside this one while the next are filled. Without it, the step does one after the
@@ -330,6 +349,9 @@ impl AppendStep {
                 continue;
             }
             let lsn = self.wal.push(submission.org, submission.gateway, submission.received, frame);
+            if let Some(order) = &mut self.order {
+                order.push(Ordered { lsn, org: submission.org, sequence: submission.frame.sequence() });
+            }
             self.next.frames.push(Pending { lsn, submission: queued.submission });
         }
     }

@@ -12,7 +12,7 @@ use super::lock::DirectoryLock;
 use super::open::Opened;
 use super::threads::run_flushes;
 use super::{Engine, EngineParts, Spawn};
-use crate::append::{AppendProgress, AppendStep};
+use crate::append::{AppendProgress, AppendStep, Ordered};
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::wal::WalPrepareStep;
@@ -51,7 +51,8 @@ impl Stepped {
     /// # Errors
     /// As [`Engine::open`].
     pub async fn open(config: EngineConfig, parts: EngineParts, spawn: Arc<dyn Spawn>) -> Result<Self, EngineError> {
-        let Opened { core, append, prepare, lock } = Opened::open(config, parts, Arc::clone(&spawn), spawn).await?;
+        let Opened { core, mut append, prepare, lock } = Opened::open(config, parts, Arc::clone(&spawn), spawn).await?;
+        append.take_order();
         let engine = Arc::new(Engine { core, threads: tokio::sync::Mutex::new(None) });
         Ok(Self { engine, append, prepare, _lock: lock })
     }
@@ -82,6 +83,12 @@ impl Stepped {
             core.appender_ended.send_replace(true);
         }
         appended
+    }
+
+    /// Frames that [`Stepped::append`] has put into the log since the last call, in its order: organisations take turns,
+    /// so it is not the order in which they came.
+    pub fn take_order(&mut self) -> Vec<Ordered> {
+        self.append.take_order()
     }
 
     /// The preparer's step: the next WAL file. Answers whether it made one.

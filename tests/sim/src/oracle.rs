@@ -1,14 +1,16 @@
 //! What is true: every frame that the engine took, under the LSN that its record must have, and what follows from
 //! that for each organisation.
 //!
-//! The queue before the appender is one line, so the n-th frame taken since a start has the n-th LSN after that
-//! start's. A start tells at which LSN the log goes on: every record before it has survived, no other has. That makes
-//! the truth exact: what an organisation holds is first-wins over its surviving records in their order, and nothing
-//! that was acknowledged or visible may be missing from them.
+//! Organisations take turns in the queue before the appender, and the engine tells whose frame it put into the log
+//! next; of one organisation that must be the frame that has waited longest, and no LSN may be left out. A start tells
+//! at which LSN the log goes on: every record before it has survived, no other has. That makes the truth exact: what an
+//! organisation holds is first-wins over its surviving records in their order, and nothing that was acknowledged or
+//! visible may be missing from them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use engine::Ordered;
 use storage_format::{ChannelCode, FrameSequence, GatewayId, LoggerId, Millis, OrgId, SpoolId};
 
 /// A process may write one record without a frame: the mark of its end.
@@ -24,6 +26,9 @@ pub(crate) struct Reading {
     /// What, by channel.
     pub(crate) samples: Vec<(ChannelCode, f64)>,
 }
+
+/// A frame that the engine took, by the order in which it did.
+pub(crate) type Ticket = u64;
 
 /// A frame that the engine took.
 #[derive(Debug, Clone)]
@@ -134,8 +139,14 @@ impl OracleCounts {
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     log: BTreeMap<u64, Record>,
-    base: u64,
-    taken: u64,
+    /// The next LSN.
+    next: u64,
+    /// Taken, and not in the log, by organisation.
+    lines: BTreeMap<OrgId, VecDeque<(Ticket, Taken)>>,
+    /// Where in the log frames are that are not acknowledged.
+    places: BTreeMap<Ticket, u64>,
+    /// Said to be durable since the last step.
+    acks: Vec<Ticket>,
     applied: u64,
     holdings: BTreeMap<OrgId, Holdings>,
     counts: OracleCounts,
@@ -153,18 +164,14 @@ impl Oracle {
     /// # Errors
     /// What must not be. What is lost is let go all the same: after a lie of the disk a run goes on without it.
     pub(crate) fn started(&mut self, next_lsn: u64, clean: bool) -> Result<(), String> {
-        let made = self.base + self.taken + MARKS;
+        let made = self.next + MARKS;
         if next_lsn > made {
             return Err(format!("the log goes on at LSN {next_lsn}, and only LSNs before {made} were ever made"));
         }
-        // A log that was closed ends with the mark of it. A close that finds no room refuses what is in the queue, and the
-        // mark has the place that the first of these would have had.
-        let marked = if clean { self.log.remove(&(next_lsn - 1)) } else { None };
-        if let Some(Record { taken, acknowledged: true }) = marked {
-            return Err(format!(
-                "LOST: frame {} of spool {} was acknowledged and refused",
-                taken.sequence, taken.spool
-            ));
+        // A log that was closed ends with the mark of it.
+        if clean && let Some(Record { taken, .. }) = self.log.remove(&(next_lsn - 1)) {
+            let (sequence, spool) = (taken.sequence, taken.spool);
+            return Err(format!("LOST: the mark of a clean close has the place of frame {sequence} of spool {spool}"));
         }
         let lost = self.log.split_off(&next_lsn);
         let missed = lost.iter().find_map(|(lsn, Record { taken, acknowledged })| {
@@ -183,32 +190,52 @@ impl Oracle {
             self.holdings.clear();
             self.applied = 0;
         }
-        self.counts.lost_unacknowledged += lost.len() as u64;
+        let queued: usize = std::mem::take(&mut self.lines).values().map(VecDeque::len).sum();
+        self.counts.lost_unacknowledged += (lost.len() + queued) as u64;
         self.counts.kept_unacknowledged +=
             self.log.values().rev().take_while(|record| !record.acknowledged).count() as u64;
-        (self.base, self.taken) = (next_lsn, 0);
+        self.next = next_lsn;
+        self.places.clear();
+        self.acks.clear();
         self.apply_up_to(next_lsn - 1);
         missed.map_or(Ok(()), Err)
     }
 
-    /// The engine has taken a frame; answers its LSN.
-    pub(crate) fn take(&mut self, taken: Taken) -> u64 {
-        let lsn = self.base + self.taken;
-        self.taken += 1;
+    /// The engine has taken a frame.
+    pub(crate) fn take(&mut self, taken: Taken) -> Ticket {
+        let ticket = self.counts.taken;
         self.counts.taken += 1;
-        self.log.insert(lsn, Record { taken, acknowledged: false });
-        lsn
+        self.lines.entry(taken.org).or_default().push_back((ticket, taken));
+        ticket
     }
 
-    /// The engine says that this record is durable.
+    /// The engine says that this frame is durable.
+    pub(crate) fn acknowledged(&mut self, ticket: Ticket) {
+        self.acks.push(ticket);
+    }
+
+    /// The appender has made a step, in which it put these frames into the log.
     ///
     /// # Errors
     /// What must not be.
-    pub(crate) fn acknowledged(&mut self, lsn: u64) -> Result<(), String> {
-        let Some(record) = self.log.get_mut(&lsn) else {
-            return Err(format!("LSN {lsn} is acknowledged, and no frame has it"));
-        };
-        if !record.acknowledged {
+    pub(crate) fn stepped(&mut self, order: Vec<Ordered>) -> Result<(), String> {
+        for Ordered { lsn, org, sequence } in order {
+            if lsn.get() != self.next {
+                return Err(format!("LSN {lsn} follows, and LSN {} should", self.next));
+            }
+            let first = self.lines.get_mut(&org).and_then(VecDeque::pop_front);
+            let Some((ticket, taken)) = first.filter(|(_, taken)| taken.sequence == sequence) else {
+                return Err(format!("LSN {lsn} is frame {sequence} of org {org}, and it was not its turn"));
+            };
+            self.log.insert(self.next, Record { taken, acknowledged: false });
+            self.places.insert(ticket, self.next);
+            self.next += 1;
+        }
+        for ticket in self.acks.drain(..) {
+            let record = self.places.remove(&ticket).and_then(|lsn| self.log.get_mut(&lsn));
+            let Some(record) = record else {
+                return Err(format!("the {ticket}th frame taken is acknowledged, and it is not in the log"));
+            };
             record.acknowledged = true;
             self.counts.acknowledged += 1;
             self.counts.acknowledged_readings += record.taken.readings.len() as u64;
@@ -232,7 +259,7 @@ impl Oracle {
     /// # Errors
     /// What must not be.
     pub(crate) fn visible(&mut self, lsn: u64) -> Result<(), String> {
-        let made = self.base + self.taken + MARKS;
+        let made = self.next + MARKS;
         if lsn >= made {
             return Err(format!("LSN {lsn} is visible, and only LSNs before {made} were made"));
         }

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use crate::exec::Group;
 use crate::gateway::identity;
 use crate::network::{Broken, End};
-use crate::oracle::{Reading, Taken};
+use crate::oracle::{Reading, Taken, Ticket};
 use crate::world::World;
 
 /// The largest frame that the simulated server takes.
@@ -62,6 +62,7 @@ async fn append(world: &World, engine: &Engine, stepped: &RefCell<Stepped>, stop
     let mut idle = 0;
     loop {
         let appended = stepped.borrow_mut().append();
+        world.check(world.oracle().stepped(stepped.borrow_mut().take_order()));
         if world.files.is_crashed() {
             // Whatever the step says, nobody hears it any more.
             return std::future::pending().await;
@@ -129,7 +130,6 @@ pub(crate) fn welcome(world: &World) -> Welcome {
 /// Answers of the engine to one connection.
 struct Answers {
     world: Arc<Mutex<crate::oracle::Oracle>>,
-    violations: Arc<Mutex<Vec<String>>>,
     files: engine::FaultyFiles,
     state: Mutex<AnswerState>,
     wake: Notify,
@@ -137,8 +137,8 @@ struct Answers {
 
 #[derive(Default)]
 struct AnswerState {
-    /// Submitted frames, by number, with the LSN that each must get.
-    submitted: Vec<(FrameSequence, u64)>,
+    /// Submitted frames, by number, with the truth's ticket for each.
+    submitted: Vec<(FrameSequence, Ticket)>,
     durable: FrameSequence,
     failed: bool,
 }
@@ -156,10 +156,8 @@ impl AckSink for Answers {
         }
         let mut state = self.state();
         let mut oracle = self.world.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, lsn) in state.submitted.extract_if(.., |(sequence, _)| *sequence <= up_to) {
-            if let Err(violation) = oracle.acknowledged(lsn) {
-                self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(violation);
-            }
+        for (_, ticket) in state.submitted.extract_if(.., |(sequence, _)| *sequence <= up_to) {
+            oracle.acknowledged(ticket);
         }
         state.durable = state.durable.max(up_to);
         drop(state);
@@ -176,7 +174,6 @@ async fn converse(world: &Rc<World>, engine: &Arc<Engine>, who: u64, end: &End) 
     let (org, gateway) = identity(&world.plan.fleet, who);
     let answers = Arc::new(Answers {
         world: world.oracle_handle(),
-        violations: Arc::clone(&world.violations),
         files: world.files.clone(),
         state: Mutex::default(),
         wake: Notify::new(),
@@ -263,8 +260,8 @@ async fn submit(
     let acks = Arc::clone(answers) as Arc<dyn AckSink>;
     // Ready at once when it has taken the frame: the truth has it before the next step.
     engine.submit(Submission { org, gateway, received, frame, acks }).await.map_err(|_| Broken)?;
-    let lsn = world.oracle().take(Taken { org, gateway, spool, sequence, received, readings });
-    answers.state().submitted.push((sequence, lsn));
+    let ticket = world.oracle().take(Taken { org, gateway, spool, sequence, received, readings });
+    answers.state().submitted.push((sequence, ticket));
     Ok(())
 }
 
