@@ -57,7 +57,7 @@ impl Loggers {
             *temperature = (*temperature).clamp(300, 700);
             *humidity = (*humidity).clamp(4000, 6000);
             let units = [100.0, 16.0, 10.0][number % 3];
-            let time = Millis::new(START_MS + self.round * INTERVAL_MS + self.dice.i64(..700)).expect("a time");
+            let time = Millis::new(START_MS + self.round * INTERVAL_MS + self.dice.i64(0..700)).expect("a time");
             let logger = LoggerId::new(self.first + number as u64).expect("an id");
             let samples = [*temperature as f64 / units, *humidity as f64 / 100.0];
             let samples = [(self.channels[0], samples[0]), (self.channels[1], samples[1])];
