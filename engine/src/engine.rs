@@ -7,6 +7,7 @@
 //!
 //! Crash consistency: `close` is only a quicker crash. What it leaves to the WAL, the next open replays.
 
+mod beside;
 mod load;
 mod lock;
 mod open;
@@ -43,6 +44,7 @@ use crate::segments::Segments;
 use crate::snapshot::Snapshot;
 use crate::wal::WalDirectory;
 
+pub(crate) use beside::beside;
 pub(crate) use load::Loader;
 pub use spawn::Spawn;
 pub use status::{EngineStatus, FlushTrouble};

@@ -12,7 +12,6 @@
 //! it and before the WAL is trimmed: replay skips what the manifest covers. Only a commit that is known to have
 //! happened moves the LSN up to which the WAL may go.
 
-mod beside;
 mod commit;
 mod frontier;
 mod resolve;

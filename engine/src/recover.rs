@@ -1,8 +1,11 @@
 //! The way back: what an earlier process left of the WAL, through the same function that the appender uses, into
 //! write buffers.
 //!
-//! Streams: one file in memory at a time, and when the write buffers are full, the host flushes some before the next
-//! record. What to do with a file's end, with a record, and with the log as a whole is looked up in `table`.
+//! Streams, on several cores: while a file's records are decoded and applied, by `shard`s of the organisations, the next
+//! file is read, checked and decrypted. That changes nothing: a file's end is settled and judged when the file before is
+//! applied, and what is wrong with it is told only then. In memory are the records of two files at most, and the later
+//! one's bytes while it is read; and when the write buffers are full, the host flushes some before the next records. What
+//! to do with a file's end, with a record, and with the log as a whole is looked up in `table`.
 //!
 //! Crash consistency, WAL and manifest: a record is in the WAL until a manifest covers it, so it is in one of them or
 //! in both; which, the manifest tells (`lsn_covered`), and records that it covers are skipped. A crash during recovery
@@ -11,6 +14,7 @@
 //! recovery goes on; the same again at the next start changes nothing.
 
 mod set_aside;
+mod shard;
 mod table;
 
 use std::path::PathBuf;
@@ -18,24 +22,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use storage_format::wal::{WalBlock, WalEnd, WalRecord, WalRecordKind};
-use storage_format::{Frame, GatewayId, Lsn, Millis, OrgId, WalFileId};
+use storage_format::wal::WalEnd;
+use storage_format::{Lsn, OrgId, WalFileId};
 
-use crate::apply::{FrameRecord, apply};
 use crate::buffer::Writers;
 use crate::clock::Clock;
+use crate::engine::{Spawn, beside};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::files::Files;
 use crate::keys::KeyProvider;
-use crate::planted::{self, PlantedBug};
 use crate::random::Random;
 use crate::wal::{WalDirectory, WalFile, WalFileEnd, WalFileScan, WalReader, WalWriter, corrupt};
 use set_aside::SetAside;
-use table::{
-    FileAction, FileEnd, FrameState, LogAction, LogState, ManifestsState, NextFile, OrgState, RecordAction, on_file,
-    on_log, on_record,
-};
+use shard::{Shard, Sharded, Unfit, by_shard, shard_of};
+use table::{FileAction, FileEnd, LogAction, LogState, ManifestsState, NextFile, on_file, on_log};
 
 /// What recovery needs of the layers beside it.
 #[async_trait]
@@ -112,28 +112,47 @@ pub(crate) struct Recovered {
 pub(crate) async fn recover(
     settings: &WalSettings,
     parts: RecoveryParts,
+    spawn: Arc<dyn Spawn>,
     writers: Writers,
     host: &dyn RecoveryHost,
 ) -> Result<Recovered, EngineError> {
     let start = parts.clock.monotonic();
     let reader = WalReader::open(Arc::clone(&parts.files), Arc::clone(&parts.keys), settings.dir.clone())?;
+    let reader = Arc::new(reader);
+    let scan = |index: usize| {
+        let (reader, id) = (Arc::clone(&reader), *reader.ids().get(index)?);
+        let last = index + 1 == reader.ids().len();
+        Some(beside(&*spawn, async move {
+            let mut scanned = reader.scan(id, last).await?;
+            let sharded = by_shard(std::mem::take(&mut scanned.blocks));
+            Ok::<_, EngineError>((scanned, sharded))
+        }))
+    };
     let set_aside = SetAside::new(settings.set_aside_dir.clone(), parts.clone());
-    let mut replay = Replay { writers, host, set_aside, covered_max: Lsn::ZERO, report: RecoveryReport::default() };
+    let mut replay = Replay {
+        writers,
+        host,
+        spawn: Arc::clone(&spawn),
+        set_aside,
+        covered_max: Lsn::ZERO,
+        report: RecoveryReport::default(),
+    };
     let mut found = Vec::new();
     let mut next_lsn = Lsn::new(1);
     replay.report.clean = true;
-    for (index, &id) in reader.ids().iter().enumerate() {
-        let following = reader.ids().get(index + 1).copied();
-        let scan = reader.scan(id, following.is_none())?;
-        let end = replay.judge_file(&reader, &scan, following)?;
+    let mut next = scan(0);
+    while let Some(scanned) = next.take() {
+        let (mut scanned, sharded) = scanned.await??;
+        reader.settle(&mut scanned)?;
+        let index = found.len() + 1;
+        let end = replay.judge_file(&reader, &scanned, reader.ids().get(index).copied())?;
+        next = scan(index);
         replay.report.clean = end == FileEnd::Closed;
         replay.report.files += 1;
-        replay.report.bytes += scan.file.bytes;
-        found.push(scan.file);
-        next_lsn = scan.next_lsn;
-        for block in scan.blocks {
-            replay.block(block).await?;
-        }
+        replay.report.bytes += scanned.file.bytes;
+        found.push(scanned.file);
+        next_lsn = scanned.next_lsn;
+        replay.apply(sharded).await?;
     }
     let next_lsn = replay.judge_log(&found, next_lsn).await?;
     let last_id = found.last().map(|file| file.id);
@@ -157,6 +176,7 @@ pub(crate) async fn recover(
 struct Replay<'a> {
     writers: Writers,
     host: &'a dyn RecoveryHost,
+    spawn: Arc<dyn Spawn>,
     set_aside: SetAside,
     /// The highest LSN that a manifest seen so far covers.
     covered_max: Lsn,
@@ -213,66 +233,43 @@ impl Replay<'_> {
         Ok(end)
     }
 
-    async fn block(&mut self, block: WalBlock) -> Result<(), EngineError> {
-        for WalRecord { lsn, kind } in block.records {
-            match kind {
-                WalRecordKind::Closed => {}
-                WalRecordKind::Frame { org, gateway, received, frame } => {
-                    self.record(lsn, org, gateway, received, frame).await?;
-                }
+    /// Applies a file's records: the shards beside each other, with a stop whenever the write buffers are full.
+    async fn apply(&mut self, Sharded { mut shards, orgs, last }: Sharded) -> Result<(), EngineError> {
+        for org in orgs {
+            if self.writers.org(org).is_none() {
+                self.host.load(org).await?;
             }
-            self.writers.orgs().set_applied(lsn);
+            let covered = self.writers.org(org).map(|writer| writer.lsn_covered());
+            self.covered_max = self.covered_max.max(covered.unwrap_or(Lsn::ZERO));
         }
-        Ok(())
-    }
-
-    async fn record(
-        &mut self,
-        lsn: Lsn,
-        org: OrgId,
-        gateway: GatewayId,
-        received: Millis,
-        bytes: Bytes,
-    ) -> Result<(), EngineError> {
-        if self.writers.orgs().budget().is_high() {
-            self.host.relieve(&mut self.writers).await?;
-        }
-        if self.writers.org(org).is_none() {
-            self.host.load(org).await?;
-        }
-        let covered = self.writers.org(org).map(|writer| writer.lsn_covered());
-        self.covered_max = self.covered_max.max(covered.unwrap_or(Lsn::ZERO));
-        let org_state = match covered {
-            None => OrgState::Missing,
-            Some(covered) if lsn <= covered && !planted::has(PlantedBug::ForgetCovered) => OrgState::Covered,
-            Some(_) => OrgState::Open,
-        };
-        let decoded = match org_state {
-            // Nobody will look at it: not worth decoding.
-            OrgState::Covered => None,
-            OrgState::Missing | OrgState::Open => Some(Frame::decode(bytes.clone())),
-        };
-        let frame_state = match decoded {
-            Some(Err(_)) => FrameState::Bad,
-            Some(Ok(_)) | None => FrameState::Good,
-        };
-        match (on_record(org_state, frame_state), decoded, self.writers.org(org)) {
-            (RecordAction::Skip, ..) => self.report.skipped += 1,
-            (RecordAction::Apply, Some(Ok(frame)), Some(writer)) => {
-                apply(&FrameRecord { lsn, gateway, received, frame: &frame }, writer);
-                self.report.applied += 1;
-                self.report.readings += frame.len() as u64;
+        while shards.iter().any(|records| records.len() > 0) {
+            if self.writers.orgs().budget().is_high() {
+                self.host.relieve(&mut self.writers).await?;
             }
-            (_, decoded, _) => {
-                let path = self.set_aside.keep(lsn, org, gateway, received, &bytes)?;
+            let none = Writers::new(Arc::clone(self.writers.orgs()));
+            let writers = std::mem::replace(&mut self.writers, none).split(shards.len(), shard_of);
+            let shard = |(writers, records)| beside(&*self.spawn, Shard::new(writers, records).run());
+            let running = writers.into_iter().zip(shards).map(shard);
+            shards = Vec::new();
+            let mut unfit = Vec::new();
+            for shard in futures::future::try_join_all(running).await? {
+                self.writers.join(shard.writers);
+                self.report.applied += shard.applied;
+                self.report.readings += shard.readings;
+                self.report.skipped += shard.skipped;
+                unfit.extend(shard.unfit);
+                shards.push(shard.records);
+            }
+            unfit.sort_unstable_by_key(|unfit| unfit.lsn);
+            for Unfit { lsn, org, gateway, received, frame, why } in unfit {
+                let path = self.set_aside.keep(lsn, org, gateway, received, &frame)?;
                 self.report.set_aside += 1;
-                let detail = match decoded {
-                    Some(Err(error)) => error.to_string(),
-                    Some(Ok(_)) | None => "there is no such organisation in the store".to_owned(),
-                };
-                tracing::error!(%lsn, file = %path.display(), detail,
+                tracing::error!(%lsn, file = %path.display(), detail = why,
                     "a WAL record that is whole cannot be applied; it is kept aside and the start goes on");
             }
+        }
+        if let Some(last) = last {
+            self.writers.orgs().set_applied(last);
         }
         Ok(())
     }

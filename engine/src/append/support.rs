@@ -118,6 +118,8 @@ pub(crate) struct Rig {
     pub(crate) frames_max: usize,
     pub(crate) overlap_bytes_min: u64,
     pub(crate) buffer_bytes_max: u64,
+    /// Threads that recovery's tasks run on beside the one that waits for them; zero has all on that one.
+    pub(crate) recovery_threads: usize,
     /// The organisations that there are, each with the LSN that its manifest covers.
     pub(crate) orgs: Mutex<BTreeMap<OrgId, Lsn>>,
     pub(crate) relieved: AtomicU64,
@@ -153,6 +155,7 @@ impl Rig {
             frames_max: 100,
             overlap_bytes_min: 1,
             buffer_bytes_max: 1 << 30,
+            recovery_threads: 0,
             orgs: Mutex::new([(org(1), Lsn::ZERO), (org(2), Lsn::ZERO)].into()),
             relieved: AtomicU64::new(0),
         }
@@ -169,22 +172,33 @@ impl Rig {
             frames_max: self.frames_max,
             overlap_bytes_min: self.overlap_bytes_min,
             buffer_bytes_max: self.buffer_bytes_max,
+            recovery_threads: self.recovery_threads,
             orgs: Mutex::new(self.orgs.lock().expect("no panic").clone()),
             relieved: AtomicU64::new(0),
         }
     }
 
-    pub(crate) fn start(&self) -> Result<Process, EngineError> {
-        let orgs = Orgs::new(Arc::new(Budget::new(self.buffer_bytes_max)), 1 << 30);
-        let parts = RecoveryParts {
+    pub(crate) fn recovery_parts(&self) -> RecoveryParts {
+        RecoveryParts {
             files: Arc::clone(&self.files),
             keys: Arc::clone(&self.keys),
             random: Arc::clone(&self.random),
             clock: Arc::<TestClock>::clone(&self.clock),
-        };
+        }
+    }
+
+    pub(crate) fn start(&self) -> Result<Process, EngineError> {
+        let orgs = Orgs::new(Arc::new(Budget::new(self.buffer_bytes_max)), 1 << 30);
+        let parts = self.recovery_parts();
         let host = Host { rig: self, orgs: &orgs };
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let recovered = runtime.block_on(recover(&self.settings, parts, Writers::new(Arc::clone(&orgs)), &host))?;
+        let runtime = match self.recovery_threads {
+            0 => tokio::runtime::Builder::new_current_thread().build(),
+            threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).build(),
+        };
+        let runtime = runtime.expect("a runtime");
+        let spawn = Arc::new(runtime.handle().clone());
+        let writers = Writers::new(Arc::clone(&orgs));
+        let recovered = runtime.block_on(recover(&self.settings, parts, spawn, writers, &host))?;
         for (&org, &covered) in &*self.orgs.lock().expect("no panic") {
             orgs.add(org, Arc::new(covering(covered)));
         }

@@ -8,6 +8,7 @@
 //! Owns the set of loaded organisations, and which LSN is applied. Loads nothing itself.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -71,6 +72,11 @@ impl Org {
         let state = self.state.load();
         let buffered = state.buffers().map(|buffer| buffer.spool_sequence(gateway, spool)).max();
         buffered.unwrap_or_default().max(state.manifest.spool_sequence(gateway, spool))
+    }
+
+    /// Records up to this LSN are in segments.
+    pub(crate) fn lsn_covered(&self) -> Lsn {
+        self.state.load().manifest.lsn_covered()
     }
 
     /// Must its frames wait for memory?
@@ -197,7 +203,7 @@ pub(crate) struct OrgWriter {
 impl OrgWriter {
     /// Records up to this LSN are in segments already: recovery skips them.
     pub(crate) fn lsn_covered(&self) -> Lsn {
-        self.org.state.load().manifest.lsn_covered()
+        self.org.lsn_covered()
     }
 
     /// The writer half of the active buffer.
@@ -246,7 +252,7 @@ pub(crate) enum WriterCommand {
 }
 
 /// Every organisation's writer that was needed so far. There is one `Writers` in an engine: recovery fills it and
-/// hands it to the appender.
+/// hands it to the appender. While recovery runs on several threads, each has a part of it.
 #[derive(Debug)]
 pub(crate) struct Writers {
     orgs: Arc<Orgs>,
@@ -266,12 +272,28 @@ impl Writers {
 
     /// The writer of this organisation; `None` if it is not loaded.
     pub(crate) fn org(&mut self, org: OrgId) -> Option<&mut OrgWriter> {
-        if !self.writers.contains_key(&org) {
-            let loaded = self.orgs.get(org)?;
-            let buffer = loaded.writer.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-            self.writers.insert(org, OrgWriter { org: loaded, orgs: Arc::clone(&self.orgs), buffer });
+        match self.writers.entry(org) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(vacant) => {
+                let loaded = self.orgs.get(org)?;
+                let buffer = loaded.writer.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+                Some(vacant.insert(OrgWriter { org: loaded, orgs: Arc::clone(&self.orgs), buffer }))
+            }
         }
-        self.writers.get_mut(&org)
+    }
+
+    /// Deals the writers out into so many parts.
+    pub(crate) fn split(self, parts: usize, part_of: impl Fn(OrgId) -> usize) -> Vec<Self> {
+        let mut split: Vec<_> = (0..parts).map(|_| Self::new(Arc::clone(&self.orgs))).collect();
+        for (org, writer) in self.writers {
+            split[part_of(org)].writers.insert(org, writer);
+        }
+        split
+    }
+
+    /// Takes the writers of a part back.
+    pub(crate) fn join(&mut self, part: Self) {
+        self.writers.extend(part.writers);
     }
 
     /// Does what was asked.

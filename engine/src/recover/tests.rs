@@ -2,18 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use storage_format::encryption::SecretKey;
+use async_trait::async_trait;
+use futures::FutureExt as _;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use storage_format::encryption::{SecretKey, WrappedKey};
 use storage_format::wal::{WalRecordKind, scan_wal};
-use storage_format::{FormatErrorKind, FrameSequence, Lsn, Millis};
+use storage_format::{FormatErrorKind, FrameSequence, Lsn, Millis, OrgId};
 
+use super::{RecoveryHost, recover};
 use crate::append::support::{Answer, Process, Rig, frame, gateway, org};
 use crate::append::{AppendProgress, SubmitFailure};
+use crate::buffer::{Budget, Orgs, Writers};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::files::{FaultyFiles, Files, Loss};
-use crate::keys::MasterKey;
+use crate::keys::{KeyError, KeyProvider, MasterKey};
+use crate::snapshot::Snapshot;
 
 fn rig() -> (FaultyFiles, Rig) {
     let files = FaultyFiles::new();
@@ -301,6 +309,170 @@ fn records_that_cannot_be_applied_are_set_aside() {
     let spool = storage_format::SpoolId::new(5).expect("not zero");
     let durable = process.orgs.get(org(1)).expect("loaded").durable_sequence(gateway(), spool);
     assert_eq!(durable, FrameSequence::new(3));
+}
+
+#[test]
+fn each_file_is_judged_when_the_one_before_is_applied() {
+    let (files, rig) = rig();
+    rig.cover(org(3), Lsn::ZERO);
+    let mut process = rig.start().expect("starts");
+    // Frame 1 cannot be applied at the next start, which shows that the file it is in was.
+    process.submit(3, frame(1, 1)).expect("room");
+    process.run().expect("runs");
+    let last = (2..).find(|&number| {
+        fill(&mut process, number, number);
+        process.wal.file_count() == 2
+    });
+    let two = files.fork();
+    fill(&mut process, last.expect("a second file") + 1, 60);
+    let count = process.wal.file_count() as u64;
+    assert!(count > 3);
+    drop(process);
+    rig.orgs.lock().expect("no panic").remove(&org(3));
+    let start_of = |files: &FaultyFiles, spoil: &dyn Fn(&FaultyFiles)| {
+        let image = files.fork();
+        spoil(&image);
+        let error = rig.with_files(Arc::new(image.clone())).start().expect_err("must not start");
+        let applied = !image.list(Path::new("data/set-aside")).unwrap_or_default().is_empty();
+        (error.place().expect("a place").to_owned(), applied)
+    };
+    let start = |spoil: &dyn Fn(&FaultyFiles)| start_of(&files, spoil);
+    let damage = |files: &FaultyFiles, id| files.rot(&wal_path(id), 4200, 4);
+    let damaged = |id: u64| format!("{} at byte 4096", wal_path(id).display());
+    assert_eq!(start(&|f| damage(f, 1)), (damaged(1), false));
+    for id in 2..=count {
+        assert_eq!(start(&|f| damage(f, id)), (damaged(id), true));
+    }
+    let place = format!("{} at byte 8", wal_path(2).display());
+    assert_eq!(start(&|f| f.rot(&wal_path(2), 20, 1)), (place, true));
+    assert_eq!(start(&|f| [2, 1].into_iter().for_each(|id| damage(f, id))), (damaged(1), false));
+    // The end of the log is written again when all before it is applied: the first write that fails is another one.
+    let unwritten = |f: &FaultyFiles| f.fail_writes(1);
+    let (place, _) = start_of(&two, &unwritten);
+    assert!(place.starts_with("data/set-aside"), "{place}");
+    rig.orgs.lock().expect("no panic").insert(org(3), Lsn::ZERO);
+    assert_eq!(start_of(&two, &unwritten).0, wal_path(2).display().to_string());
+}
+
+#[test]
+fn a_recovery_that_is_given_up_leaves_no_task() {
+    let (_, mut rig) = rig();
+    let mut process = rig.start().expect("starts");
+    fill(&mut process, 1, 60);
+    drop(process);
+    let opened = Arc::new(Opened { keys: Arc::clone(&rig.keys), count: AtomicU64::new(0) });
+    rig.keys = Arc::<Opened>::clone(&opened);
+    let (held, runtime) = (Arc::strong_count(&rig.files), tokio::runtime::Builder::new_current_thread().build());
+    runtime.expect("a runtime").block_on(async {
+        let others = async || {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        };
+        // Given up before the first file is read; and when the second one would be, while the first waits for the host.
+        for patience in 0..2 {
+            opened.count.store(0, Ordering::Relaxed);
+            let orgs = Orgs::new(Arc::new(Budget::new(1 << 30)), 1 << 30);
+            let (parts, spawn) = (rig.recovery_parts(), Arc::new(tokio::runtime::Handle::current()));
+            {
+                let mut recovery = pin!(recover(&rig.settings, parts, spawn, Writers::new(orgs), &StuckHost));
+                for _ in 0..patience {
+                    assert!(recovery.as_mut().now_or_never().is_none());
+                    others().await;
+                }
+                assert!(recovery.as_mut().now_or_never().is_none());
+            }
+            assert!(Arc::strong_count(&rig.files) > held, "a task waits");
+            others().await;
+            assert_eq!(Arc::strong_count(&rig.files), held, "and is gone");
+            assert_eq!(opened.count.load(Ordering::Relaxed), patience, "without having read");
+        }
+    });
+}
+
+/// Counts the files whose key is asked for.
+#[derive(Debug)]
+struct Opened {
+    keys: Arc<dyn KeyProvider>,
+    count: AtomicU64,
+}
+
+impl KeyProvider for Opened {
+    fn wrap(&self, key: &SecretKey, aad: &[u8]) -> Result<WrappedKey, KeyError> {
+        self.keys.wrap(key, aad)
+    }
+
+    fn unwrap(&self, wrapped: &WrappedKey, aad: &[u8]) -> Result<SecretKey, KeyError> {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.keys.unwrap(wrapped, aad)
+    }
+}
+
+/// Never answers.
+struct StuckHost;
+
+#[async_trait]
+impl RecoveryHost for StuckHost {
+    async fn load(&self, _: OrgId) -> Result<bool, EngineError> {
+        std::future::pending().await
+    }
+
+    async fn covered_max(&self) -> Result<Lsn, EngineError> {
+        std::future::pending().await
+    }
+
+    async fn relieve(&self, _: &mut Writers) -> Result<(), EngineError> {
+        std::future::pending().await
+    }
+}
+
+/// Logs of many organisations, some of them covered in part, on one thread and on several: the same comes of it, which
+/// is what was submitted after what is covered, in that order.
+#[test]
+fn shards_keep_the_order_of_every_organisation() {
+    proptest!(ProptestConfig::with_cases(40), |(
+        sent in vec((1_u64..12, 1_u64..60), 1..200),
+        covered in vec(0_u64..100, 11),
+        buffer_bytes_max in prop_oneof![Just(1_u64 << 30), 60_000_u64..400_000],
+        recovery_threads in 0_usize..3,
+    )| {
+        let (_, mut rig) = rig();
+        (1..12).for_each(|id| rig.cover(org(id), Lsn::ZERO));
+        let mut process = rig.start().expect("starts");
+        for (number, &(to, readings)) in (1..).zip(&sent) {
+            process.submit(to, frame(number, readings)).expect("room");
+            process.run().expect("runs");
+        }
+        drop(process);
+        let all = sent.len() as u64;
+        let covered: Vec<u64> = covered.into_iter().map(|lsn| lsn.min(all)).collect();
+        for (id, &lsn) in (1..).zip(&covered) {
+            rig.cover(org(id), Lsn::new(lsn));
+        }
+        (rig.buffer_bytes_max, rig.recovery_threads) = (buffer_bytes_max, recovery_threads);
+        let process = rig.start().expect("starts");
+        // One frame was one record.
+        let open = |number: u64, to: u64| number > covered[usize::try_from(to - 1).expect("small")];
+        let applied = (1..).zip(&sent).filter(|&(number, &(to, _))| open(number, to));
+        let readings: u64 = applied.clone().map(|(_, &(_, readings))| readings).sum();
+        prop_assert_eq!((process.report.applied, process.report.readings), (applied.clone().count() as u64, readings));
+        prop_assert_eq!(process.report.skipped, all - process.report.applied);
+        prop_assert_eq!(process.orgs.applied(), Lsn::new(all));
+        for id in 1..12 {
+            let mut times = Vec::new();
+            for view in process.orgs.get(org(id)).iter().flat_map(|org| Snapshot::take(org).buffers) {
+                view.each_key(|_, time| times.push(time.cast_unsigned()));
+            }
+            let expected: Vec<u64> = applied
+                .clone()
+                .filter(|&(_, &(to, _))| to == id)
+                .flat_map(|(number, &(_, readings))| (0..readings).map(move |index| number * 1_000_000 + index))
+                .collect();
+            // What was flushed to make room is the beginning.
+            prop_assert!(expected.ends_with(&times), "organisation {}: {:?} of {:?}", id, times, expected);
+            prop_assert!(times.len() == expected.len() || rig.relieved.load(Ordering::Relaxed) > 0);
+        }
+    });
 }
 
 #[test]

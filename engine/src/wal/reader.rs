@@ -2,20 +2,24 @@
 //!
 //! Reading makes durable what it found: a process may have been killed between writing a block and syncing it, so that
 //! the block is read from the page cache now and gone after a power cut. The last block of the last file, the only one
-//! that this can be true for, is written again as it is and synced, before anything is built on it.
+//! that this can be true for, is written again as it is and synced, before anything is built on it: when the file's turn
+//! has come, so that a scan, which may be done ahead, changes nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use storage_format::encryption::SecretKey;
-use storage_format::wal::{WalBlock, WalEnd, scan_wal};
+use storage_format::wal::{WalBlock, WalEnd, WalScan, scan_wal};
 use storage_format::{FormatError, Lsn, WalFileId};
 
 use super::directory::{Name, WalFile, file_path, parse_name};
 use crate::error::{EngineError, EngineErrorKind};
-use crate::files::Files;
+use crate::files::{File, Files};
 use crate::keys::KeyProvider;
+
+/// After so many bytes a scan lets other tasks have its thread: some tenths of a millisecond.
+const YIELD_BYTES: u64 = 512 << 10;
 
 /// Reads the files that an earlier process left.
 #[derive(Debug)]
@@ -34,6 +38,15 @@ pub(crate) struct WalFileScan {
     pub(crate) next_lsn: Lsn,
     pub(crate) end: WalFileEnd,
     pub(crate) blocks: Vec<WalBlock>,
+    unsettled: Option<LastBlock>,
+}
+
+/// The log's last block, as it was read, and where.
+#[derive(Debug)]
+struct LastBlock {
+    file: Box<dyn File>,
+    offset: u64,
+    bytes: Vec<u8>,
 }
 
 /// How a file ends.
@@ -87,14 +100,46 @@ impl WalReader {
         Ok(header.ok().map(|header| header.first_lsn))
     }
 
-    /// Reads one file whole. With `settle`, makes its last block durable.
+    /// Reads one file whole and changes nothing. Of the `last` file, what [`WalReader::settle`] needs is kept.
     ///
     /// # Errors
     /// When the file cannot be read, its header is damaged or its key does not open: then nothing of it can be told.
-    pub(crate) fn scan(&self, id: WalFileId, settle: bool) -> Result<WalFileScan, EngineError> {
+    pub(crate) async fn scan(&self, id: WalFileId, last: bool) -> Result<WalFileScan, EngineError> {
         let path = self.path(id);
         let file = self.files.open(&path).map_err(|error| unreadable(&path, error))?;
         let bytes = file.read_all().map_err(|error| unreadable(&path, error))?;
+        let mut scan = self.begin(&path, &bytes)?;
+        let header = *scan.header();
+        if header.id != id {
+            let detail = format!("the header says that this is file {}", header.id);
+            let kind = storage_format::FormatErrorKind::Invalid;
+            return Err(corrupt(&path, &FormatError::new(storage_format::FileKind::Wal, kind, 16, detail)));
+        }
+        let mut blocks = Vec::new();
+        let mut end = None;
+        let mut yielded = 0;
+        for block in &mut scan {
+            match block {
+                Ok(block) => {
+                    let offset = block.offset;
+                    blocks.push(block);
+                    if offset - yielded >= YIELD_BYTES {
+                        yielded = offset;
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Err(error) => end = Some(WalFileEnd::Corrupt(error)),
+            }
+        }
+        let end = end.or(scan.end().map(WalFileEnd::Fine)).expect("a scan without error has an end");
+        let next_lsn = scan.next_lsn();
+        let last_block = scan.last_block().filter(|_| last && matches!(end, WalFileEnd::Fine(_)));
+        let unsettled = last_block.map(|at| LastBlock { file, offset: at.start as u64, bytes: bytes[at].to_vec() });
+        let file = WalFile { id, first_lsn: header.first_lsn, bytes: bytes.len() as u64 };
+        Ok(WalFileScan { file, next_lsn, end, blocks, unsettled })
+    }
+
+    fn begin<'a>(&self, path: &Path, bytes: &'a [u8]) -> Result<WalScan<'a>, EngineError> {
         let key_error = std::cell::RefCell::new(None);
         let unwrap = |wrapped: &_, aad: &[u8]| -> Result<SecretKey, FormatError> {
             self.keys.unwrap(wrapped, aad).map_err(|error| {
@@ -103,7 +148,7 @@ impl WalReader {
                 FormatError::new(storage_format::FileKind::Wal, storage_format::FormatErrorKind::WrongKey, 48, text)
             })
         };
-        let scan = scan_wal(&bytes, &unwrap);
+        let scan = scan_wal(bytes, &unwrap);
         if let Some(error) = key_error.into_inner() {
             return Err(EngineError::new(
                 EngineErrorKind::Invalid,
@@ -113,39 +158,21 @@ impl WalReader {
             .at(path.display())
             .because(error));
         }
-        let mut scan = scan.map_err(|error| corrupt(&path, &error))?;
-        let header = *scan.header();
-        if header.id != id {
-            let detail = format!("the header says that this is file {}", header.id);
-            let kind = storage_format::FormatErrorKind::Invalid;
-            return Err(corrupt(&path, &FormatError::new(storage_format::FileKind::Wal, kind, 16, detail)));
-        }
-        let mut blocks = Vec::new();
-        let mut end = None;
-        for block in &mut scan {
-            match block {
-                Ok(block) => blocks.push(block),
-                Err(error) => end = Some(WalFileEnd::Corrupt(error)),
-            }
-        }
-        let end = end.or(scan.end().map(WalFileEnd::Fine)).expect("a scan without error has an end");
-        if settle
-            && matches!(end, WalFileEnd::Fine(_))
-            && let Some(last) = scan.last_block()
-        {
-            let again = file.write_at(&bytes[last.clone()], last.start as u64).and_then(|()| file.sync_data());
-            again.map_err(|error| {
-                EngineError::new(
-                    EngineErrorKind::Failed,
-                    "the end of the WAL could not be made durable",
-                    "Look at the disk, then start again: everything acknowledged is kept.",
-                )
-                .at(path.display())
-                .because(error)
-            })?;
-        }
-        let file = WalFile { id, first_lsn: header.first_lsn, bytes: bytes.len() as u64 };
-        Ok(WalFileScan { file, next_lsn: scan.next_lsn(), end, blocks })
+        scan.map_err(|error| corrupt(path, &error))
+    }
+
+    /// Makes the last block of the last file durable.
+    pub(crate) fn settle(&self, scan: &mut WalFileScan) -> Result<(), EngineError> {
+        let Some(LastBlock { file, offset, bytes }) = scan.unsettled.take() else { return Ok(()) };
+        file.write_at(&bytes, offset).and_then(|()| file.sync_data()).map_err(|error| {
+            EngineError::new(
+                EngineErrorKind::Failed,
+                "the end of the WAL could not be made durable",
+                "Look at the disk, then start again: everything acknowledged is kept.",
+            )
+            .at(self.path(scan.file.id).display())
+            .because(error)
+        })
     }
 }
 

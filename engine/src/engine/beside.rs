@@ -1,21 +1,23 @@
 //! Work that takes a core for a while, as a task of its own beside whoever waits for it.
 //!
-//! It lives no longer than somebody waits: what a flush that was given up would still read, encode and put, nobody names.
+//! It lives no longer than somebody waits: what a flush that was given up would still read, encode and put, nobody
+//! names, and what a recovery that was given up would still read, nobody applies.
 
+use futures::TryFutureExt as _;
 use tokio::sync::oneshot;
 
-use super::commit::defect;
-use crate::engine::Spawn;
-use crate::error::EngineError;
+use super::Spawn;
+use crate::error::{EngineError, EngineErrorKind};
 
-/// Does the work in a task, and answers with its result. When the answer is dropped, the work is, too.
+/// Does the work in a task that begins now, and answers with its result. When the answer is dropped, the work is, too.
 ///
 /// # Errors
 /// When the task ended before the work did.
-pub(super) async fn beside<T: Send + 'static>(
-    spawn: &dyn Spawn,
-    work: impl Future<Output = T> + Send + 'static,
-) -> Result<T, EngineError> {
+pub(crate) fn beside<T, W>(spawn: &dyn Spawn, work: W) -> impl Future<Output = Result<T, EngineError>> + use<T, W>
+where
+    T: Send + 'static,
+    W: Future<Output = T> + Send + 'static,
+{
     let (mut tell, told) = oneshot::channel();
     spawn.spawn(Box::pin(async move {
         // In this order: once nobody waits, not even the next step of the work is taken.
@@ -26,7 +28,13 @@ pub(super) async fn beside<T: Send + 'static>(
         };
         let _gone = done.map(|done| tell.send(done));
     }));
-    told.await.map_err(|_| defect("a part of a flush ended before its end"))
+    told.map_err(|_| {
+        EngineError::new(
+            EngineErrorKind::Failed,
+            "a task ended before its work did",
+            "This is a defect of icecore; nothing is lost. Please report it.",
+        )
+    })
 }
 
 #[cfg(test)]
