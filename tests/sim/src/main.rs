@@ -35,7 +35,7 @@ struct Args {
     #[arg(long)]
     jobs: Option<usize>,
     /// Gives the engine a defect that must be found (a number from 0): for those who doubt the simulation.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(..PlantedBug::ALL.len() as u64))]
     planted: Option<usize>,
 }
 
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         // A panic is a violation like any other: it is told with its seed.
         std::panic::set_hook(Box::new(|_| {}));
     }
-    let bug = args.planted.and_then(|number| PlantedBug::ALL.get(number).copied());
+    let bug = args.planted.map(|number| PlantedBug::ALL[number]);
     if let Some(bug) = bug {
         println!("planted: {bug:?}");
     }
