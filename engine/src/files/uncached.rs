@@ -97,13 +97,14 @@ mod tests {
             let file = file(dir.path());
             let uncached = Uncached::new(&file);
             let mut expected = vec![0; PIECE_BYTES_MAX + (64 << 10)];
-            let fill = |bytes: &mut [u8], seed: usize| {
-                bytes.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 7 + seed) as u8);
+            let fill = |bytes: &mut [u8], seed: u8| {
+                bytes.iter_mut().zip((seed..=250).cycle()).for_each(|(byte, value)| *byte = value);
             };
             // More than one piece; one sector; several.
-            for (offset, len) in [(0, expected.len()), (4096, 512), (512, 20 << 9), (expected.len() - 512, 512)] {
+            let writes = [(0, expected.len()), (4096, 512), (512, 20 << 9), (expected.len() - 512, 512)];
+            for (seed, (offset, len)) in (1..).zip(writes) {
                 let bytes = &mut expected[offset..offset + len];
-                fill(bytes, offset);
+                fill(bytes, seed);
                 uncached.write_at(&file, bytes, offset as u64).expect("written");
             }
             assert!(fs::read(dir.path().join("file")).expect("read") == expected);
