@@ -137,23 +137,22 @@ impl BufferView {
         let frames = buffer.extent.frames();
         let start_of = |frame: usize| if frame < frames { buffer.frame_starts.get(frame) } else { u64::MAX };
         let short = |number: usize| u32::try_from(number).expect("a buffer holds fewer rows, as limits assert");
-        let (all_times, loggers) = (buffer.times.reader(self.rows), buffer.loggers.reader(self.rows));
-        let mut times = Vec::with_capacity(BATCH_ROWS);
+        let (all_times, all_loggers) = (buffer.times.reader(self.rows), buffer.loggers.reader(self.rows));
+        let (mut times, mut loggers) = (Vec::with_capacity(BATCH_ROWS), Vec::with_capacity(BATCH_ROWS));
         let (mut frame, mut next_start) = (0, start_of(1));
         for begin in (0..self.rows).step_by(BATCH_ROWS) {
             let count = BATCH_ROWS.min(self.rows - begin);
             times.clear();
-            all_times.each(begin, count, |time| times.push(time.cast_signed()));
-            let mut index = 0;
-            loggers.each(begin, count, |logger| {
-                let row = begin + index;
+            loggers.clear();
+            all_times.extend(&mut times, begin, count, u64::cast_signed);
+            all_loggers.extend(&mut loggers, begin, count, |logger| logger);
+            for (row, (&logger, &time)) in (begin..).zip(loggers.iter().zip(&times)) {
                 while row as u64 >= next_start {
                     frame += 1;
                     next_start = start_of(frame + 1);
                 }
-                take(short(row), short(frame), logger, times[index]);
-                index += 1;
-            });
+                take(short(row), short(frame), logger, time);
+            }
         }
     }
 }
@@ -304,7 +303,7 @@ impl Gather<'_> {
             if run.len == 1 {
                 values.push(value(column.get(run.row as usize)));
             } else {
-                column.each(run.row as usize, run.len as usize, |cell| values.push(value(cell)));
+                column.extend(&mut values, run.row as usize, run.len as usize, &value);
             }
         }
         values

@@ -145,18 +145,19 @@ impl Reader<'_> {
         self.chunks[place.chunk].map_or(self.vacant, |chunk| chunk[place.offset].load(Ordering::Relaxed))
     }
 
-    /// Takes the values of `count` rows from `row` on.
+    /// Adds the values of `count` rows from `row` on.
     #[inline]
-    pub(crate) fn each(&self, row: usize, count: usize, mut take: impl FnMut(u64)) {
+    pub(crate) fn extend<T>(&self, values: &mut Vec<T>, row: usize, count: usize, value: impl Fn(u64) -> T) {
         let mut done = 0;
         while done < count {
             let place = place(row + done);
             let here = (place.rows - place.offset).min(count - done);
             match self.chunks[place.chunk] {
                 Some(chunk) => {
-                    chunk[place.offset..place.offset + here].iter().for_each(|cell| take(cell.load(Ordering::Relaxed)));
+                    let cells = chunk[place.offset..place.offset + here].iter();
+                    values.extend(cells.map(|cell| value(cell.load(Ordering::Relaxed))));
                 }
-                None => (0..here).for_each(|_| take(self.vacant)),
+                None => values.extend((0..here).map(|_| value(self.vacant))),
             }
             done += here;
         }

@@ -84,12 +84,21 @@ impl RowDigest {
         let gateways = batch.column(last - 1).as_primitive::<UInt64Type>().values();
         let received = batch.column(last).as_primitive::<TimestampMillisecondType>().values();
         let complete = columns.iter().all(|column| column.null_count() == 0);
-        for row in 0..batch.num_rows() {
+        let mut row = 0;
+        while row < batch.num_rows() {
+            if let (true, true, [first, second]) = (complete, row > 0, &columns[..]) {
+                // Where every channel has a value, only a batch's first row can differ in that from the row before.
+                let end = self.alike(loggers, gateways, received, row);
+                self.add_pairs(&times[row..end], &first.values()[row..end], &second.values()[row..end]);
+                row = end;
+                if row == batch.num_rows() {
+                    break;
+                }
+            }
             self.end_row();
             let from = (gateways[row], received[row]);
             let new_logger = self.before.logger != loggers[row];
             let new_from = self.before.from != from;
-            // Where every channel has a value, only a batch's first row can differ in that from the row before.
             let new_channels = (!complete || row == 0) && {
                 let here = codes.iter().zip(&columns).filter(|(_, column)| column.is_valid(row)).map(|(code, _)| *code);
                 let differ = !here.clone().eq(self.before.channels.iter().copied());
@@ -99,13 +108,18 @@ impl RowDigest {
                 differ
             };
             let bytes = &mut self.row_bytes;
-            if let (false, [first, second], true) = (new_logger | new_channels | new_from, &columns[..], complete) {
-                // Nearly all rows of loggers with two channels: in one piece.
-                let mut row_bytes = [0; 25];
-                row_bytes[1..9].copy_from_slice(&times[row].to_le_bytes());
-                row_bytes[9..17].copy_from_slice(&first.values()[row].to_bits().to_le_bytes());
-                row_bytes[17..].copy_from_slice(&second.values()[row].to_bits().to_le_bytes());
+            if let (false, true, [first, second], true) = (new_logger | new_channels, new_from, &columns[..], complete) {
+                // Loggers with two channels whose frames hold one reading of each: in one piece.
+                self.before.from = from;
+                let mut row_bytes = [0; 41];
+                row_bytes[0] = 1 << 2;
+                row_bytes[1..9].copy_from_slice(&from.0.to_le_bytes());
+                row_bytes[9..17].copy_from_slice(&from.1.to_le_bytes());
+                row_bytes[17..25].copy_from_slice(&times[row].to_le_bytes());
+                row_bytes[25..33].copy_from_slice(&first.values()[row].to_bits().to_le_bytes());
+                row_bytes[33..].copy_from_slice(&second.values()[row].to_bits().to_le_bytes());
                 bytes.extend_from_slice(&row_bytes);
+                row += 1;
                 continue;
             }
             bytes.push(u8::from(new_logger) | u8::from(new_channels) << 1 | u8::from(new_from) << 2);
@@ -130,6 +144,34 @@ impl RowDigest {
             } else {
                 let here = columns.iter().filter(|column| column.is_valid(row));
                 here.for_each(|column| bytes.extend_from_slice(&column.value(row).to_bits().to_le_bytes()));
+            }
+            row += 1;
+        }
+    }
+
+    /// Up to which row all are of the logger, and from whom, that the row before was.
+    fn alike(&self, loggers: &[u64], gateways: &[u64], received: &[i64], row: usize) -> usize {
+        let Before { logger, from: (gateway, time), .. } = self.before;
+        let rows = loggers[row..].iter().zip(&gateways[row..]).zip(&received[row..]);
+        row + rows.take_while(|((l, g), r)| (**l, **g, **r) == (logger, gateway, time)).count()
+    }
+
+    /// Adds rows that are like the one before in all but time and their two values: nearly all rows of loggers with two
+    /// channels, whose frames hold several readings of each.
+    fn add_pairs(&mut self, times: &[i64], first: &[f64], second: &[f64]) {
+        const BYTES: usize = 25;
+        for start in (0..times.len()).step_by(CHUNK_BYTES / BYTES) {
+            let end = times.len().min(start + CHUNK_BYTES / BYTES);
+            self.end_row();
+            let before = self.row_bytes.len();
+            self.row_bytes.resize(before + (end - start) * BYTES, 0);
+            let (rows, _) = self.row_bytes[before..].as_chunks_mut::<BYTES>();
+            for (((row, time), first), second) in
+                rows.iter_mut().zip(&times[start..end]).zip(&first[start..end]).zip(&second[start..end])
+            {
+                row[1..9].copy_from_slice(&time.to_le_bytes());
+                row[9..17].copy_from_slice(&first.to_bits().to_le_bytes());
+                row[17..].copy_from_slice(&second.to_bits().to_le_bytes());
             }
         }
     }

@@ -201,31 +201,37 @@ impl SegmentEncoder {
         let received = batch.column(last).as_primitive::<TimestampMillisecondType>().values();
         let window = self.spec.window.range();
         let (start, end) = (window.start().get(), window.end().get());
+        let key = |row: usize| (loggers[row], times[row]);
+        let ordered = |before, key| match self.spec.kind {
+            SegmentKind::Readings => before < key,
+            SegmentKind::Conflicts => before <= key,
+        };
+        let mut from = None;
         for row in 0..batch.num_rows() {
-            let key = (loggers[row], times[row]);
             let at = self.rows + row as u64;
             let wrong = |detail| Err(SegmentError::Row { row: at, detail });
-            let ordered = match self.spec.kind {
-                SegmentKind::Readings => self.last < key,
-                SegmentKind::Conflicts => self.last <= key,
-            };
-            if self.first.is_some() && !ordered {
+            let before = if row == 0 { self.first.map(|_| self.last) } else { Some(key(row - 1)) };
+            if before.is_some_and(|before| !ordered(before, key(row))) {
                 return Err(SegmentError::Order { row: at });
             }
-            if key.0 == 0 || gateways[row] == 0 {
-                return wrong("zero is no id");
-            }
-            if key.1 < start || key.1 >= end {
+            if times[row] < start || times[row] >= end {
                 return wrong("its time is outside the window");
+            }
+            if from == Some((loggers[row], gateways[row], received[row])) {
+                continue;
+            }
+            from = Some((loggers[row], gateways[row], received[row]));
+            if loggers[row] == 0 || gateways[row] == 0 {
+                return wrong("zero is no id");
             }
             if received[row].rem_euclid(1000) != 0 || Millis::new(received[row]).is_err() {
                 return wrong("its receive time is not in whole seconds");
             }
-            self.first.get_or_insert(key);
-            self.last = key;
-            self.time_min = self.time_min.min(key.1);
-            self.time_max = self.time_max.max(key.1);
         }
+        self.first.get_or_insert(key(0));
+        self.last = key(batch.num_rows() - 1);
+        self.time_min = times.iter().copied().fold(self.time_min, i64::min);
+        self.time_max = times.iter().copied().fold(self.time_max, i64::max);
         Ok(())
     }
 
