@@ -108,7 +108,8 @@ impl RowDigest {
                 differ
             };
             let bytes = &mut self.row_bytes;
-            if let (false, true, [first, second], true) = (new_logger | new_channels, new_from, &columns[..], complete) {
+            if let (false, true, [first, second], true) = (new_logger | new_channels, new_from, &columns[..], complete)
+            {
                 // Loggers with two channels whose frames hold one reading of each: in one piece.
                 self.before.from = from;
                 let mut row_bytes = [0; 41];

@@ -55,13 +55,18 @@ fn times(values: impl IntoIterator<Item = i64>) -> ArrayRef {
 type Row = (u64, i64, Option<f64>, Option<f64>);
 
 fn readings(rows: &[Row]) -> RecordBatch {
+    readings_from(rows, &vec![(5, MAY); rows.len()])
+}
+
+/// With who sent each row, and when it arrived.
+fn readings_from(rows: &[Row], from: &[(u64, i64)]) -> RecordBatch {
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.0))),
         times(rows.iter().map(|row| row.1)),
         Arc::new(rows.iter().map(|row| row.2).collect::<Float64Array>()),
         Arc::new(rows.iter().map(|row| row.3).collect::<Float64Array>()),
-        Arc::new(UInt64Array::from_iter_values(rows.iter().map(|_| 5))),
-        times(rows.iter().map(|_| MAY)),
+        Arc::new(UInt64Array::from_iter_values(from.iter().map(|from| from.0))),
+        times(from.iter().map(|from| from.1)),
     ];
     RecordBatch::try_new(readings_schema(&[code(1), code(2)]), columns).expect("a batch")
 }
@@ -271,6 +276,21 @@ fn the_encoder_refuses_what_no_segment_may_hold() {
         second.write(&readings(&[good])).expect("a good row");
         assert!(second.write(&readings(&[bad])).is_err(), "{what}, in the next batch");
     }
+    let later: Row = (1, MAY + 1, Some(1.0), None);
+    for (what, bad) in [
+        ("gateway zero", (0, MAY)),
+        ("half a second", (5, MAY + 500)),
+        ("a millisecond before 1970", (5, -1)),
+        ("past the last time", (5, i64::MAX / 1000 * 1000)),
+    ] {
+        let write = |from: &[_]| encoder(SegmentKind::Readings).write(&readings_from(&[good, later], from));
+        write(&[(5, MAY), (5, MAY + 1000)]).expect("good rows");
+        for from in [[(5, MAY), bad], [bad, (5, MAY)]] {
+            assert!(matches!(write(&from), Err(SegmentError::Row { .. })), "{what}");
+        }
+    }
+    let mut zero = encoder(SegmentKind::Readings);
+    assert!(matches!(zero.write(&readings(&[(0, MAY, Some(1.0), None)])), Err(SegmentError::Row { row: 0, .. })));
     assert!(matches!(encoder(SegmentKind::Readings).finish(), Err(SegmentError::Empty)));
     assert!(matches!(encoder(SegmentKind::Readings).write(&conflicts()), Err(SegmentError::Schema)));
     let mut last = encoder(SegmentKind::Readings);
@@ -342,8 +362,62 @@ fn read_all(bytes: &Bytes, entry: &SegmentEntry) -> Result<Vec<RecordBatch>, Str
     reader.collect::<Result<_, _>>().map_err(|e| e.to_string())
 }
 
+/// The digest as the page says it, row by row.
+fn digest_by_the_page(rows: &[Row], from: &[(u64, i64)]) -> [u8; 32] {
+    let mut bytes = b"icecore readings 2".to_vec();
+    let mut before = (0, Vec::new(), (0, 0));
+    for (&(logger, time, first, second), &from) in rows.iter().zip(from) {
+        let values: Vec<(u16, f64)> =
+            [(1, first), (2, second)].into_iter().filter_map(|(c, v)| Some((c, v?))).collect();
+        let here = (logger, values.iter().map(|(code, _)| *code).collect::<Vec<_>>(), from);
+        let marks = [here.0 != before.0, here.1 != before.1, here.2 != before.2];
+        bytes.push(marks.iter().enumerate().map(|(bit, mark)| u8::from(*mark) << bit).sum());
+        if marks[0] {
+            bytes.extend(logger.to_le_bytes());
+        }
+        if marks[1] {
+            bytes.extend(u16::try_from(here.1.len()).expect("two at most").to_le_bytes());
+            here.1.iter().for_each(|code| bytes.extend(code.to_le_bytes()));
+        }
+        if marks[2] {
+            bytes.extend(from.0.to_le_bytes());
+            bytes.extend(from.1.to_le_bytes());
+        }
+        bytes.extend(time.to_le_bytes());
+        values.iter().for_each(|(_, value)| bytes.extend(value.to_bits().to_le_bytes()));
+        before = here;
+    }
+    ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref().try_into().expect("32 bytes")
+}
+
+/// Stretches of rows that are alike in logger, channels, gateway and arrival; some longer than a piece of the digest.
+fn stretches() -> impl Strategy<Value = Vec<(usize, u64, u8, u64, i64)>> {
+    let rows = prop_oneof![4 => Just(1_usize), 3 => 2..6_usize, 1 => 600..1500_usize];
+    // Mostly both channels.
+    let channels = prop_oneof![6 => Just(3_u8), 1 => 1..3_u8];
+    prop::collection::vec((rows, 1..3_u64, channels, 1..3_u64, 0..2_i64), 1..12)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_digest_is_as_the_page_says(stretches in stretches(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4)) {
+        let (mut rows, mut from): (Vec<Row>, Vec<_>) = (Vec::new(), Vec::new());
+        for (count, logger, channels, gateway, second) in stretches {
+            for _ in 0..count {
+                let at = rows.len() as i64;
+                let value = |bit: u8| (channels & bit != 0).then_some(at as f64 + f64::from(bit) / 4.0);
+                rows.push((logger, MAY + at, value(1), value(2)));
+                from.push((gateway, MAY + second * 1000));
+            }
+        }
+        let all = readings_from(&rows, &from);
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(rows.len())).chain([0, rows.len()]).collect();
+        cuts.sort_unstable();
+        let batches: Vec<_> = cuts.windows(2).map(|cut| all.slice(cut[0], cut[1] - cut[0])).collect();
+        prop_assert_eq!(digest(&batches), digest_by_the_page(&rows, &from));
+    }
 
     #[test]
     fn one_flipped_bit_is_noticed(at in any::<prop::sample::Index>(), bit in 0..8_u8) {
