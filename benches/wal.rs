@@ -17,7 +17,6 @@ fn bench(criterion: &mut Criterion) {
         let mut block = WalBlockBuilder::new();
         group.bench_function("build and seal", |bencher| {
             bencher.iter(|| {
-                block.clear();
                 for lsn in 1..=frames as u64 {
                     block.push_frame(Lsn::new(lsn), org, gateway, Millis::EPOCH, &frame);
                 }

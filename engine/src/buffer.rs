@@ -142,6 +142,11 @@ impl WriteBuffer {
         BufferView::new(Arc::clone(self), self.rows())
     }
 
+    /// The budget that its memory is of.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// The highest sequence number of this spool; zero if none of its frames is in here.
     pub(crate) fn spool_sequence(&self, gateway: GatewayId, spool: SpoolId) -> FrameSequence {
         let spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner);

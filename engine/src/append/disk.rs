@@ -24,12 +24,19 @@ pub(super) enum Flight {
 }
 
 impl Flight {
-    /// Writes the block, with nothing beside it.
-    pub(super) fn write(block: SealedBlock, clock: &dyn Clock) -> Written {
-        let start = clock.monotonic();
-        block.write()?;
-        Ok((block, clock.monotonic().saturating_sub(start)))
+    /// Ends when the block is durable.
+    pub(super) fn land(self, clock: &dyn Clock) -> Written {
+        match self {
+            Self::Here(block) => write(block, clock),
+            Self::There(landing) => landing.wait(),
+        }
     }
+}
+
+fn write(block: SealedBlock, clock: &dyn Clock) -> Written {
+    let start = clock.monotonic();
+    block.write()?;
+    Ok((block, clock.monotonic().saturating_sub(start)))
 }
 
 /// Where the thread's answer comes.
@@ -37,8 +44,7 @@ impl Flight {
 pub(super) struct Landing(Receiver<Written>);
 
 impl Landing {
-    /// Waits until the block is durable.
-    pub(super) fn wait(self) -> Written {
+    fn wait(self) -> Written {
         self.0.recv().unwrap_or_else(|_| Err(gone()))
     }
 }
@@ -58,7 +64,7 @@ impl DiskThread {
         let thread = spawn("icecore-wal-sync", move || {
             for block in to_write {
                 // Nobody listens any more: the appender has ended, and says so itself.
-                let _gone = landed.send(Flight::write(block, &*clock));
+                let _gone = landed.send(write(block, &*clock));
             }
         })?;
         Ok(Self { blocks: Some(blocks), written, thread: Some(thread) })

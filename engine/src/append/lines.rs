@@ -7,6 +7,8 @@ use storage_format::OrgId;
 
 /// Empty lines whose memory is kept for the next organisations.
 const SPARE_MAX: usize = 64;
+/// The longest of them, in frames.
+const SPARE_FRAMES_MAX: usize = 256;
 
 /// What waits, by organisation. Each is in `turns` once while its line is not empty.
 #[derive(Debug)]
@@ -39,6 +41,7 @@ impl<T> Lines<T> {
             self.turns.push_back(org);
         } else if let Some(line) = self.lines.remove(&org)
             && self.spare.len() < SPARE_MAX
+            && line.capacity() <= SPARE_FRAMES_MAX
         {
             self.spare.push(line);
         }

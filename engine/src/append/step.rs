@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use storage_format::{FrameSequence, Lsn, OrgId};
+use storage_format::{FrameSequence, GatewayId, Lsn, OrgId, SpoolId};
 
 use super::disk::{DiskThread, Flight};
 use super::queue::{AppendInbox, Queued, Submission};
@@ -59,6 +59,10 @@ pub struct Ordered {
     pub lsn: Lsn,
     /// Whose frame.
     pub org: OrgId,
+    /// Who sent it.
+    pub gateway: GatewayId,
+    /// From which spool.
+    pub spool: SpoolId,
     /// Which of its spool's.
     pub sequence: FrameSequence,
 }
@@ -142,6 +146,7 @@ impl AppendStep {
     }
 
     /// What was put into the log since the last call, in its order; the first call begins.
+    #[cfg_attr(not(any(test, feature = "fault")), expect(dead_code, reason = "for simulations only"))]
     pub(crate) fn take_order(&mut self) -> Vec<Ordered> {
         self.order.replace(Vec::new()).unwrap_or_default()
     }
@@ -183,13 +188,8 @@ impl AppendStep {
                 Err(nothing) => return Ok(nothing),
             },
         };
-        let (block, took) = match flight {
-            Flight::Here(block) => Flight::write(block, &*self.clock)?,
-            Flight::There(landing) => {
-                self.fill_ahead();
-                landing.wait()?
-            }
-        };
+        self.fill_ahead();
+        let (block, took) = flight.land(&*self.clock)?;
         let bytes = block.bytes();
         self.wal.recycle(block);
         let mut durable = std::mem::replace(&mut self.current, std::mem::take(&mut self.spare));
@@ -209,7 +209,11 @@ impl AppendStep {
 
     /// Sends what was filled ahead on its way.
     fn send_next(&mut self) -> Result<(), EngineError> {
-        if !self.next.frames.is_empty() {
+        if self.next.frames.is_empty() {
+            // It may hold room for frames that were refused.
+            let mut refused = std::mem::take(&mut self.next);
+            self.release(&mut refused);
+        } else {
             self.flight = Some(self.send()?);
         }
         Ok(())
@@ -247,12 +251,8 @@ impl AppendStep {
             return Ok(Err(AppendProgress::Waiting(pause)));
         }
         self.fill();
-        if self.next.frames.is_empty() {
-            let mut refused = std::mem::take(&mut self.next);
-            self.release(&mut refused);
-            return Ok(Err(AppendProgress::Appended { frames: 0 }));
-        }
-        self.send().map(Ok)
+        self.send_next()?;
+        Ok(self.flight.take().ok_or(AppendProgress::Appended { frames: 0 }))
     }
 
     /// Seals the next group, which becomes the current one, and sends it on its way.
@@ -350,7 +350,9 @@ impl AppendStep {
             }
             let lsn = self.wal.push(submission.org, submission.gateway, submission.received, frame);
             if let Some(order) = &mut self.order {
-                order.push(Ordered { lsn, org: submission.org, sequence: submission.frame.sequence() });
+                let Submission { org, gateway, frame, .. } = submission;
+                let (spool, sequence) = (frame.spool(), frame.sequence());
+                order.push(Ordered { lsn, org: *org, gateway: *gateway, spool, sequence });
             }
             self.next.frames.push(Pending { lsn, submission: queued.submission });
         }

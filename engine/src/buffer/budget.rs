@@ -70,6 +70,11 @@ impl Budget {
         self.given_back.notify_waiters();
     }
 
+    /// Somebody holds less than before, though readers still hold the memory: who waits looks again.
+    pub(crate) fn let_look_again(&self) {
+        self.given_back.notify_waiters();
+    }
+
     /// Waits until the budget is not full for an organisation that holds so much.
     pub(crate) async fn room_for(&self, held: impl Fn() -> u64) {
         loop {

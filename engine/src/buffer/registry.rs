@@ -107,6 +107,7 @@ impl Org {
     /// A flush is committed: the manifest is this one from now on, and the buffer's rows are in segments.
     pub(crate) fn flushed(&self, manifest: &Arc<Manifest>, buffer: &Arc<WriteBuffer>) {
         self.state.rcu(|state| state.flushed(manifest, buffer));
+        buffer.budget().let_look_again();
     }
 }
 

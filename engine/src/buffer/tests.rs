@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 
 use arrow::array::AsArray as _;
 use arrow::array::{Array as _, Float64Array, RecordBatch, TimestampMillisecondArray, UInt64Array};
@@ -34,6 +36,20 @@ fn gateway(id: u64) -> GatewayId {
 
 fn spool(id: u64) -> SpoolId {
     SpoolId::new(id).expect("not zero")
+}
+
+/// A waker, and whether it was woken.
+fn waker() -> (Arc<Woken>, Waker) {
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    (Arc::clone(&woken), Waker::from(woken))
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[allow(clippy::type_complexity, reason = "one literal per test line")]
@@ -168,6 +184,35 @@ fn readers_see_prefixes_while_the_writer_writes() {
         }
     });
     assert_eq!(buffer.rows(), 20_000);
+}
+
+#[test]
+fn who_holds_little_again_goes_on_though_readers_hold_the_memory() {
+    let org = OrgId::new(1).expect("not zero");
+    let filled = |bytes_max| {
+        let orgs = Orgs::new(Arc::new(Budget::new(bytes_max)), 1 << 30);
+        let loaded = orgs.add(org, Arc::new(Manifest::empty()));
+        let mut writers = Writers::new(Arc::clone(&orgs));
+        for number in 1..=1000 {
+            let frame = frame(number, &[(number, 5, &[(1, 1.0)])]);
+            let record = FrameRecord { lsn: Lsn::new(number), gateway: gateway(1), received: millis(0), frame: &frame };
+            apply(&record, writers.org(org).expect("loaded"));
+        }
+        (orgs, loaded, writers)
+    };
+    let bytes = filled(1 << 30).0.budget().used();
+    let (orgs, loaded, mut writers) = filled(bytes + bytes / 16);
+    assert!(loaded.must_wait(orgs.budget()), "only the reserve is left");
+    assert!(writers.org(org).expect("loaded").freeze());
+    let reader = Snapshot::take(&loaded);
+    let mut room = std::pin::pin!(loaded.room(orgs.budget()));
+    let (woken, wake) = waker();
+    assert!(room.as_mut().poll(&mut Context::from_waker(&wake)).is_pending());
+    let state = loaded.state();
+    loaded.flushed(&state.manifest, &state.frozen[0]);
+    assert!(woken.0.load(Ordering::Relaxed), "it is told");
+    assert!(room.as_mut().poll(&mut Context::from_waker(&wake)).is_ready());
+    assert!(orgs.budget().used() >= bytes, "{reader:?} holds it");
 }
 
 #[test]

@@ -96,7 +96,8 @@ impl Opened {
             clock: Arc::clone(&parts.clock),
         };
         let host = Host { orgs: &orgs, loader: &loader, manifests: &manifests, flusher: &flusher };
-        let recovered = recover(&settings, recovery, spawn_flush, Writers::new(Arc::clone(&orgs)), &host).await?;
+        let recovered =
+            recover(&settings, recovery, Arc::clone(&spawn), Writers::new(Arc::clone(&orgs)), &host).await?;
         tell(&config, &recovered.report);
         loader.recovered(Lsn::new(recovered.wal.next_lsn().get().saturating_sub(1)));
 

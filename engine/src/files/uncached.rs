@@ -26,7 +26,7 @@ const DIRECT: OFlags = OFlags::empty();
 /// Writes past the cache while that goes well.
 #[derive(Debug)]
 pub(super) struct Uncached {
-    /// Aligned somewhere within it; empty once writes go through the cache.
+    /// Aligned somewhere within it; none once writes go through the cache.
     memory: Mutex<Option<Vec<u8>>>,
 }
 
@@ -34,7 +34,7 @@ impl Uncached {
     /// For this file, from now on.
     pub(super) fn new(file: &fs::File) -> Self {
         let asked = fcntl_getfl(file).and_then(|flags| fcntl_setfl(file, flags | DIRECT));
-        Self { memory: Mutex::new(asked.is_ok().then(Vec::new)) }
+        Self { memory: Mutex::new((asked.is_ok() && !DIRECT.is_empty()).then(Vec::new)) }
     }
 
     /// Writes all of it at this offset.

@@ -124,10 +124,12 @@ impl Handshakes {
     }
 
     /// Waits until somebody waits, the pace allows another handshake, and there is a place for it.
-    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+    pub(super) async fn turn(&mut self) -> OwnedSemaphorePermit {
         if !self.waiting.is_empty() {
             if self.held_up {
                 self.networks.ended.notified().await;
+                // What was told is used up, also when this is dropped at one of the next waits.
+                self.held_up = false;
             }
             sleep_until(self.pace.ready_at()).await;
             // An error cannot happen: the semaphore is never closed.

@@ -99,6 +99,25 @@ async fn memory_is_limited() {
     assert_eq!(one(&enough, sql).await, "10000");
 }
 
+/// Frames with one reading of each logger: every buffered row is a run of its own, and their order takes memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_order_of_buffered_rows_is_counted() {
+    let house = House::open(&[org(1)]).await;
+    let start = time("2024-01-01T00:00:00Z").get();
+    for step in 0..100 {
+        let at = Millis::new(start + step * 60_000).expect("in range");
+        let readings: Vec<Reading> = (1..=50).map(|id| (logger(id), at, climate(4.0, 50.0))).collect();
+        house.send(org(1), 1, "2024-02-01T00:00:00Z", &readings).await;
+    }
+    let session =
+        |bytes| house.queries(QueryLimits { memory_bytes_max: bytes, ..QueryLimits::default() }).session(org(1));
+    for sql in ["SELECT count(*) FROM readings", "SELECT count(*) FROM readings WHERE temperature = 4"] {
+        let error = error_of(&session(40 << 10), sql).await;
+        assert!(matches!(error, QueryError::Limit(LimitKind::Memory { .. })), "{sql}: {error}");
+        assert_eq!(one(&session(200 << 10), sql).await, "5000", "{sql}");
+    }
+}
+
 /// Texts that expressions make are not counted by the memory pool: they are held to a length instead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_statements_make_no_long_texts() {

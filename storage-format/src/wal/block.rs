@@ -103,12 +103,6 @@ impl WalBlockBuilder {
         with <= block_bytes_max && with <= WAL_BLOCK_BYTES_MAX
     }
 
-    /// Throws away what it holds, keeps its room.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.records = 0;
-    }
-
     /// Seals the records for this offset of the file and hands the block out; the builder is empty at the next push.
     ///
     /// # Panics

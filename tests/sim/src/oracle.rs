@@ -2,7 +2,8 @@
 //! that for each organisation.
 //!
 //! Organisations take turns in the queue before the appender, and the engine tells whose frame it put into the log
-//! next; of one organisation that must be the frame that has waited longest, and no LSN may be left out. A start tells
+//! next; of one organisation that must be the frame that has waited longest, nobody has two turns while another waits, and
+//! no LSN may be left out. A start tells
 //! at which LSN the log goes on: every record before it has survived, no other has. That makes the truth exact: what an
 //! organisation holds is first-wins over its surviving records in their order, and nothing that was acknowledged or
 //! visible may be missing from them.
@@ -51,6 +52,16 @@ pub(crate) struct Taken {
 struct Record {
     taken: Taken,
     acknowledged: bool,
+}
+
+/// What an organisation has in the queue.
+#[derive(Debug, Default)]
+struct Line {
+    frames: VecDeque<(Ticket, Taken)>,
+    /// The next LSN when it began to wait, or its last one when it had its turn since.
+    since: u64,
+    /// Its last LSN.
+    served: u64,
 }
 
 /// What one (logger, time) holds.
@@ -142,7 +153,7 @@ pub(crate) struct Oracle {
     /// The next LSN.
     next: u64,
     /// Taken, and not in the log, by organisation.
-    lines: BTreeMap<OrgId, VecDeque<(Ticket, Taken)>>,
+    lines: BTreeMap<OrgId, Line>,
     /// Where in the log frames are that are not acknowledged.
     places: BTreeMap<Ticket, u64>,
     /// Said to be durable since the last step.
@@ -190,7 +201,7 @@ impl Oracle {
             self.holdings.clear();
             self.applied = 0;
         }
-        let queued: usize = std::mem::take(&mut self.lines).values().map(VecDeque::len).sum();
+        let queued: usize = std::mem::take(&mut self.lines).values().map(|line| line.frames.len()).sum();
         self.counts.lost_unacknowledged += (lost.len() + queued) as u64;
         self.counts.kept_unacknowledged +=
             self.log.values().rev().take_while(|record| !record.acknowledged).count() as u64;
@@ -205,7 +216,11 @@ impl Oracle {
     pub(crate) fn take(&mut self, taken: Taken) -> Ticket {
         let ticket = self.counts.taken;
         self.counts.taken += 1;
-        self.lines.entry(taken.org).or_default().push_back((ticket, taken));
+        let line = self.lines.entry(taken.org).or_default();
+        if line.frames.is_empty() {
+            line.since = self.next;
+        }
+        line.frames.push_back((ticket, taken));
         ticket
     }
 
@@ -219,13 +234,25 @@ impl Oracle {
     /// # Errors
     /// What must not be.
     pub(crate) fn stepped(&mut self, order: Vec<Ordered>) -> Result<(), String> {
-        for Ordered { lsn, org, sequence } in order {
+        for Ordered { lsn, org, gateway, spool, sequence } in order {
             if lsn.get() != self.next {
                 return Err(format!("LSN {lsn} follows, and LSN {} should", self.next));
             }
-            let first = self.lines.get_mut(&org).and_then(VecDeque::pop_front);
-            let Some((ticket, taken)) = first.filter(|(_, taken)| taken.sequence == sequence) else {
-                return Err(format!("LSN {lsn} is frame {sequence} of org {org}, and it was not its turn"));
+            let waited = |line: &Line| line.frames.front().map(|_| line.since);
+            let passed = self.lines.get(&org).map_or(0, |line| line.served);
+            if let Some((other, _)) =
+                self.lines.iter().find(|(_, line)| waited(line).is_some_and(|since| since < passed))
+            {
+                return Err(format!("LSN {lsn} is org {org}'s, whose last turn was after org {other} began to wait"));
+            }
+            let line = self.lines.entry(org).or_default();
+            (line.since, line.served) = (self.next, self.next);
+            let is_it =
+                |(_, taken): &(_, Taken)| (taken.gateway, taken.spool, taken.sequence) == (gateway, spool, sequence);
+            let Some((ticket, taken)) = line.frames.pop_front().filter(is_it) else {
+                return Err(format!(
+                    "LSN {lsn} is frame {sequence} of spool {spool} of org {org}, and it was not its turn"
+                ));
             };
             self.log.insert(self.next, Record { taken, acknowledged: false });
             self.places.insert(ticket, self.next);
