@@ -215,6 +215,8 @@ impl Line {
             held_back |= asked.elapsed() > HELD_BACK;
             self.give(due, times).await?;
         }
+        // Whose last frame was early: only a connection that fails may end before the others.
+        tokio::time::sleep_until(times.end.into()).await;
         Ok(())
     }
 

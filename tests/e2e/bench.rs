@@ -52,6 +52,15 @@ fn what_a_bench_has_acknowledged_is_stored() {
 }
 
 #[test]
+fn a_slow_schedule_is_measured_to_its_end() {
+    // A frame every two seconds: the last one is due long before the end.
+    let shape = ["ingest", "--connections", "1", "--loggers", "1", "--readings-per-frame", "1", "--rate", "0.5"];
+    let (_, json) = run(&[&shape[..], &["--warmup", "0s", "--duration", "3s"]].concat());
+    assert!(json["duration_s"].as_f64().is_some_and(|seconds| seconds > 2.9), "{json:#}");
+    assert_eq!((&json["readings_sent"], &json["readings_stored"]), (&Value::from(2), &Value::from(2)));
+}
+
+#[test]
 fn the_disk_is_measured_without_a_server() {
     let work = tempfile::tempdir().expect("a temporary directory");
     let (_, json) = run(&["disk", "--data-dir", &work.path().to_string_lossy(), "--duration", "20ms"]);
@@ -71,5 +80,6 @@ fn a_bench_that_cannot_be_is_refused() {
     refused(&["--connections", "2", "--orgs", "3"]).refused(&["organisation", "connection"]);
     refused(&["--connections", "8", "--loggers", "7"]).refused(&["logger"]);
     refused(&["--rate", "1e9", "--duration", "24h", "--loggers", "8"]).refused(&["--loggers"]);
+    refused(&["--data-dir", "/no/such/disk"]).refused(&["/no/such/disk"]);
     assert_eq!(refused(&["--rate", "fast"]).code, Some(2));
 }
