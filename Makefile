@@ -27,9 +27,10 @@ loom: ## Every interleaving of what threads share without a lock
 check: ## Everything that CI runs
 	bash .ci/run
 
-lint: ## Formatting and clippy, warnings denied
+lint: ## Formatting and clippy, warnings denied; the gateway client also alone
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p ingest --no-default-features --features client --locked -- -D warnings
 
 deps: ## Dependency directions between the crates
 	bash tests/dependency-directions.sh

@@ -7,6 +7,7 @@
 #[cfg(feature = "client")]
 pub mod client;
 mod error;
+#[cfg(feature = "server")]
 mod limits;
 #[cfg(feature = "server")]
 mod metrics;
@@ -20,11 +21,13 @@ mod tls;
 mod transport;
 
 pub use error::{CloseCode, ProtocolError, RefusalCode};
-pub use limits::{CONTROL_BYTES_MAX, DETAIL_BYTES_MAX, IngestLimits, LimitError};
+#[cfg(feature = "server")]
+pub use limits::{IngestLimits, LimitError};
 #[cfg(feature = "server")]
 pub use ports::{AckSink, BoxFuture, FrameSink, FrameStream, GatewayDirectory, GatewayIdentity, Refusal, SinkError};
 #[cfg(feature = "server")]
 pub use protocol::TimePolicy;
+pub use protocol::{CONTROL_BYTES_MAX, DETAIL_BYTES_MAX};
 #[cfg(feature = "server")]
 pub use server::{NowFn, Server, ServerConfig, ServerError};
 #[cfg(feature = "server")]

@@ -1,25 +1,17 @@
-//! Every limit of the wire, gathered: what it bounds and why it has its default.
+//! Every limit of the server, gathered: what it bounds and why it has its default. Those that the messages themselves
+//! have, for both ends, are with the messages.
 //!
 //! The most that a hostile set of gateways can make the server hold of what they send is `frame_memory_bytes` +
-//! `connections_max` × ([`WINDOW_BYTES_MIN`] + `streams_max` × [`COLLECTED_BYTES_FREE`]); an idle connection holds none
-//! of it.
+//! `connections_max` × ([`WINDOW_BYTES_MIN`] + `streams_max` × what a stream may collect unasked, 2 KiB); an idle
+//! connection holds none of it.
 
 use std::time::Duration;
 
 use storage_format::limits::{FRAME_CELLS_MAX, FRAME_READINGS_MAX};
 
-/// The most bytes of a message that is not a frame. What such messages hold today fits ten times.
-pub const CONTROL_BYTES_MAX: u32 = 1024;
-
-/// The most bytes of a refusal's text.
-pub const DETAIL_BYTES_MAX: usize = 256;
-
 /// The window that every connection has, whatever the memory of frames is: enough for a gateway's usual pace, small
 /// enough for ten thousand of them.
 pub(crate) const WINDOW_BYTES_MIN: u32 = 64 << 10;
-
-/// What a stream may collect of a frame without asking for memory: a datagram, about.
-pub(crate) const COLLECTED_BYTES_FREE: usize = 2 << 10;
 
 /// How long an attempt to connect may wait for its handshake. After that its client is about to give up: a gateway does
 /// so 3 s after it began (`ClientConfig::connect_timeout`), and a handshake that nobody ends has been in vain.

@@ -9,7 +9,9 @@ mod session;
 mod validate;
 mod version;
 
-pub use message::{FRAME_HEAD_BYTES, Message, MessageReader, Received, Welcome, frame_head};
+pub use message::{
+    CONTROL_BYTES_MAX, DETAIL_BYTES_MAX, FRAME_HEAD_BYTES, Message, MessageReader, Received, Welcome, frame_head,
+};
 pub use session::{ClientEvent, ClientSession, ServerEvent, ServerSession, WelcomeSession};
 #[cfg(feature = "server")]
 pub use validate::{FrameRefusal, TimePolicy, check_frame, decoded_bytes};

@@ -9,7 +9,15 @@ use storage_format::{FrameSequence, Millis, SpoolId};
 
 use super::version::ProtocolVersion;
 use crate::error::{ProtocolError, RefusalCode};
-use crate::limits::{COLLECTED_BYTES_FREE, CONTROL_BYTES_MAX, DETAIL_BYTES_MAX};
+
+/// The most bytes of a message that is not a frame. What such messages hold today fits ten times.
+pub const CONTROL_BYTES_MAX: u32 = 1024;
+
+/// The most bytes of a refusal's text.
+pub const DETAIL_BYTES_MAX: usize = 256;
+
+/// What a stream may collect of a frame without asking for memory: a datagram, about.
+const COLLECTED_BYTES_FREE: usize = 2 << 10;
 
 /// Length and kind, before every message's body.
 const HEAD_BYTES: usize = 5;

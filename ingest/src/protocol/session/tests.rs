@@ -110,7 +110,7 @@ proptest! {
     fn the_cutting_does_not_matter(bytes in scripts(), pieces in proptest::collection::vec(1_usize..200, 1..5)) {
         let (whole, pieced) = (serve(&bytes, &[]), serve(&bytes, &pieces));
         prop_assert_eq!((&whole.0, &whole.1), (&pieced.0, &pieced.1));
-        prop_assert!(pieced.2 <= 8 + crate::limits::CONTROL_BYTES_MAX as usize);
+        prop_assert!(pieced.2 <= 8 + crate::CONTROL_BYTES_MAX as usize);
         prop_assert_eq!(listen(&bytes, &[], 8), listen(&bytes, &pieces, 8));
 
         // What is told keeps the rules, whatever was said.
