@@ -53,11 +53,11 @@ fn what_a_bench_has_acknowledged_is_stored() {
 
 #[test]
 fn a_slow_schedule_is_measured_to_its_end() {
-    // A frame every two seconds: the last one is due long before the end.
+    // A frame every two seconds, from somewhere in the first two: the only one is due long before the end.
     let shape = ["ingest", "--connections", "1", "--loggers", "1", "--readings-per-frame", "1", "--rate", "0.5"];
     let (_, json) = run(&[&shape[..], &["--warmup", "0s", "--duration", "3s"]].concat());
     assert!(json["duration_s"].as_f64().is_some_and(|seconds| seconds > 2.9), "{json:#}");
-    assert_eq!((&json["readings_sent"], &json["readings_stored"]), (&Value::from(2), &Value::from(2)));
+    assert_eq!((&json["readings_sent"], &json["readings_stored"]), (&Value::from(1), &Value::from(1)));
 }
 
 #[test]
