@@ -1,7 +1,9 @@
 //! Threads of queries' own.
 //!
 //! An operator computes without yielding for as long as a batch takes. On the threads that serve the network this
-//! would hold up acknowledgements and timers; here it holds up other queries.
+//! would hold up acknowledgements and timers; here it holds up other queries. They have less weight than flushes have,
+//! too: a query over years takes both cores for a minute, and flushes that stand still meanwhile are write buffers that
+//! fill, and then nobody's frames are taken.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -14,6 +16,9 @@ const WORKER_STACK_BYTES: usize = 8 << 20;
 
 /// Reads of a local store, at once.
 const BLOCKING_THREADS_MAX: usize = 64;
+
+/// A third of the weight that flushes have, which have a third of that of the network and the log.
+const NICENESS: i32 = 10;
 
 /// The threads that queries run on, made when the first one comes.
 #[derive(Debug)]
@@ -36,12 +41,19 @@ impl Workers {
             .worker_threads(self.threads)
             .max_blocking_threads(BLOCKING_THREADS_MAX)
             .thread_name("query")
+            .on_thread_start(yield_to_others)
             .thread_stack_size(WORKER_STACK_BYTES)
             .enable_all()
             .build()
             .map_err(|error| internal(&error))?;
         Ok(runtime.insert(made).handle().clone())
     }
+}
+
+/// Where cores are short, what arrives goes first.
+fn yield_to_others() {
+    // Of this thread only, on Linux. Where it is refused, flushes are slower while queries run.
+    let _refused = rustix::process::setpriority_process(None, NICENESS);
 }
 
 impl Drop for Workers {
