@@ -64,3 +64,21 @@ impl Drop for Workers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_weigh_little() {
+        let workers = Workers::new(1);
+        let handle = workers.handle().expect("threads");
+        for running in [
+            handle.spawn(async { rustix::process::getpriority_process(None) }),
+            handle.spawn_blocking(|| rustix::process::getpriority_process(None)),
+        ] {
+            let niceness = handle.block_on(running).expect("it ends").expect("a niceness");
+            assert!(niceness >= NICENESS, "{niceness}");
+        }
+    }
+}
