@@ -1,9 +1,9 @@
 //! The engine: open, submit, snapshot, flush, close; owns the data directory's lock, the threads and their end.
 //!
 //! Everything is done in steps elsewhere; here they are put together. Threads: the appender (single writer of WAL and
-//! write buffers), one that writes its blocks when much waits, the WAL preparer, and the flush with a small runtime of its own, so that encoding never delays the
-//! network's runtime. Invariants: the lock is held until the last thread has ended; after a fatal error nothing is
-//! accepted any more, and everybody who watches [`Engine::failed`] knows why.
+//! write buffers), one that writes its blocks when much waits, the WAL preparer, and the flush with a small runtime of
+//! its own, so that encoding never delays the network's runtime. Invariants: the lock is held until the last thread has
+//! ended; after a fatal error nothing is accepted any more, and everybody who watches [`Engine::failed`] knows why.
 //!
 //! Crash consistency: `close` is only a quicker crash. What it leaves to the WAL, the next open replays.
 
@@ -186,7 +186,8 @@ impl Engine {
     }
 
     /// Takes a validated frame as soon as there is room. Organisations take turns; within one, who waits longest is served
-    /// first, but who then finds that memory ran out meanwhile begins anew. Dropped before it is ready, it has taken nothing.
+    /// first, but who then finds that memory ran out meanwhile begins anew. Dropped before it is ready, it has taken
+    /// nothing.
     ///
     /// # Errors
     /// As [`Engine::try_submit`], but never [`SubmitError::Full`].

@@ -71,4 +71,17 @@ mod tests {
         lines.push(org(2), (2, 3));
         assert_eq!((lines.pop(), lines.pop()), (Some((2, 3)), None));
     }
+
+    #[test]
+    fn a_long_line_keeps_no_memory() {
+        let org = |id| OrgId::new(id).expect("not zero");
+        let mut lines = Lines::new();
+        for number in 0..=4 * SPARE_FRAMES_MAX {
+            lines.push(org(1), number);
+        }
+        lines.push(org(2), 0);
+        while lines.pop().is_some() {}
+        let kept: Vec<_> = lines.spare.iter().map(VecDeque::capacity).collect();
+        assert!(kept.len() == 1 && kept[0] <= SPARE_FRAMES_MAX, "{kept:?}");
+    }
 }

@@ -128,6 +128,20 @@ fn the_next_group_is_filled_before_one_is_answered() {
 }
 
 #[test]
+fn a_group_of_refused_frames_keeps_no_room() {
+    let (_, mut rig) = rig();
+    rig.frames_max = 1;
+    let mut process = rig.start().expect("starts");
+    // Filled ahead while the first frame is on its way: nothing of it is left to send.
+    process.submit(1, frame(1, 1)).expect("room");
+    process.submit(3, frame(2, 1)).expect("room");
+    assert_eq!(process.step.run_once().expect("steps"), AppendProgress::Appended { frames: 1 });
+    assert_eq!(process.sink.take(), [Answer::Failed(2, SubmitFailure::UnknownOrg), Answer::Durable(1)]);
+    assert_eq!(process.queue.bytes(), 0, "the room is given back");
+    assert_eq!(process.step.run_once().expect("steps"), AppendProgress::Idle);
+}
+
+#[test]
 fn after_a_failed_sync_beside_the_appender_everything_is_answered_once() {
     // Ten groups, each with one sync.
     for failing in 0..10 {

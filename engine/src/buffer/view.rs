@@ -300,6 +300,7 @@ impl Gather<'_> {
         let column = column.reader(self.len);
         let mut values = Vec::with_capacity(self.rows);
         for run in self.runs {
+            // Rows are `u32`, which `sorted` says why: `as usize` loses nothing.
             if run.len == 1 {
                 values.push(value(column.get(run.row as usize)));
             } else {

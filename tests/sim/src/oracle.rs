@@ -2,11 +2,10 @@
 //! that for each organisation.
 //!
 //! Organisations take turns in the queue before the appender, and the engine tells whose frame it put into the log
-//! next; of one organisation that must be the frame that has waited longest, nobody has two turns while another waits, and
-//! no LSN may be left out. A start tells
-//! at which LSN the log goes on: every record before it has survived, no other has. That makes the truth exact: what an
-//! organisation holds is first-wins over its surviving records in their order, and nothing that was acknowledged or
-//! visible may be missing from them.
+//! next; of one organisation that must be the frame that has waited longest, nobody has two turns while another waits,
+//! and no LSN may be left out. A start tells at which LSN the log goes on: every record before it has survived, no
+//! other has. That makes the truth exact: what an organisation holds is first-wins over its surviving records in their
+//! order, and nothing that was acknowledged or visible may be missing from them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
