@@ -10,8 +10,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use engine::{Clock, SystemClock};
 use storage_format::Millis;
 
-use crate::data_dir::DataDir;
-use crate::error::{Context, Problem, Result};
+use control::data_dir::DataDir;
+use problem::{Context, Problem, Result};
 
 mod api;
 mod bench;

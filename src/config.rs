@@ -9,13 +9,13 @@ use figment::Figment;
 use figment::error::{Error, Kind};
 use figment::providers::{Env, Format, Serialized, Toml};
 
-use crate::error::{Context, Problem, Result};
+use problem::{Context, Problem, Result};
 
 mod raw;
 mod resolved;
 mod unit;
 
-pub use resolved::{Config, HttpConfig, IngestConfig, LogConfig, LogFormat};
+pub use resolved::{Config, IngestConfig, LogConfig, LogFormat};
 pub(crate) use unit::duration as parse_duration;
 
 /// The default configuration with comments: what `init` writes.

@@ -8,11 +8,11 @@ use storage_format::{ChannelCode, LoggerId, Millis};
 
 use crate::cli::demo_tools::{self, Question};
 use crate::config::{self, Config, Overrides};
-use crate::data_dir::DataDir;
-use crate::error::{Context, Problem, Result};
-use crate::sender::{FRAME_READINGS, Sender};
 use crate::serve::Running;
-use crate::simulator::{Fleet, FleetConfig, SimulatedReading};
+use control::data_dir::DataDir;
+use gateway::sender::{FRAME_READINGS, Sender};
+use gateway::simulator::{Fleet, FleetConfig, SimulatedReading};
+use problem::{Context, Problem, Result};
 
 /// How the demo goes.
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ impl Demo {
         let started = Instant::now();
         let data = DataDir::new(dir.join("data"));
         print("== A data directory: keys, internal CA, control database, configuration")?;
-        data.init(demo_tools::now()).await?;
+        data.init(config::DEFAULT_TOML, demo_tools::now()).await?;
         print(&format!("   {}", data.path().display()))?;
         let running = start(&data).await?;
         print(&format!(

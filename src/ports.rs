@@ -3,54 +3,24 @@
 //! Invariant: an organisation that a certificate or a token names is made in the store before anything of it is asked
 //! or kept; commands only write the control database, so that they work beside a server.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use engine::{Engine, Submission, SubmitError, SubmitFailure};
 use ingest::{BoxFuture, FrameSink, FrameStream, GatewayDirectory, GatewayIdentity, Refusal, RefusalCode, SinkError};
 use rustls_pki_types::CertificateDer;
-use storage_format::{Frame, FrameSequence, Millis, OrgId, SpoolId};
+use storage_format::{Frame, FrameSequence, Millis, SpoolId};
 
-use crate::control::{Control, Standing};
-use crate::error::{Problem, Result};
-use crate::pki;
+use control::pki;
+use control::{Control, Standing};
+use problem::Problem;
 
 /// The wall clock.
 pub type Now = Arc<dyn Fn() -> Millis + Send + Sync>;
 
-/// Sees to it that organisations are there when they are needed.
-#[derive(Debug)]
-pub struct Orgs {
-    engine: Arc<Engine>,
-    known: Mutex<HashSet<OrgId>>,
-}
-
-impl Orgs {
-    /// Over this engine; nothing is known yet.
-    #[must_use]
-    pub fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, known: Mutex::default() }
-    }
-
-    /// Loads an organisation, and makes it first if it has never been there.
-    ///
-    /// # Errors
-    /// When its manifest cannot be read or made.
-    pub async fn ensure(&self, org: OrgId) -> Result<()> {
-        if self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&org) {
-            return Ok(());
-        }
-        let loaded = self.engine.ensure_org(org).await;
-        loaded.map_err(|error| Problem::new(format!("organisation {org} cannot be loaded")).detail(error))?;
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(org);
-        Ok(())
-    }
-}
-
 /// Who a certificate is, by the control database.
 pub struct Directory {
     control: Control,
-    orgs: Arc<Orgs>,
+    engine: Arc<Engine>,
     now: Now,
 }
 
@@ -63,8 +33,8 @@ impl std::fmt::Debug for Directory {
 impl Directory {
     /// Over this control database.
     #[must_use]
-    pub fn new(control: Control, orgs: Arc<Orgs>, now: Now) -> Self {
-        Self { control, orgs, now }
+    pub fn new(control: Control, engine: Arc<Engine>, now: Now) -> Self {
+        Self { control, engine, now }
     }
 
     async fn look_up(&self, certificate: &CertificateDer<'_>) -> std::result::Result<GatewayIdentity, Refusal> {
@@ -82,7 +52,10 @@ impl Directory {
             // What the certificate says and what the database says are the same, or one of them is forged.
             Standing::Good(of) if of != org || known != gateway => Err(Refusal::Unknown),
             Standing::Good(org) => {
-                self.orgs.ensure(org).await.map_err(unavailable)?;
+                let loaded = self.engine.ensure_org(org).await;
+                loaded.map_err(|error| {
+                    unavailable(Problem::new(format!("organisation {org} cannot be loaded")).detail(error))
+                })?;
                 Ok(GatewayIdentity { org, gateway })
             }
         }
@@ -180,6 +153,7 @@ impl FrameStream for Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
     use std::time::Duration;
 
@@ -187,7 +161,7 @@ mod tests {
         Clock as _, EngineConfig, EngineParts, LocalDurable, MasterKey, RealFiles, SystemClock, SystemRandom,
     };
     use storage_format::encryption::SecretKey;
-    use storage_format::{ChannelCode, FrameBuilder, GatewayId, LoggerId};
+    use storage_format::{ChannelCode, FrameBuilder, GatewayId, LoggerId, OrgId};
 
     use super::*;
 

@@ -15,15 +15,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
-use crate::control::Control;
-use crate::data_dir::{DataDir, DirLock};
-use crate::error::{Context, Problem, Result, chain};
-use crate::http::{self, Backend, HttpState};
-use crate::keys;
 use crate::open_files;
-use crate::pki::{self, Authority};
-use crate::ports::{Directory, Now, Orgs, Sink};
+use crate::ports::{Directory, Now, Sink};
 use crate::telemetry::Metrics;
+use control::Control;
+use control::data_dir::{DataDir, DirLock};
+use control::master_key;
+use control::pki::{self, Authority};
+use problem::{Context, Problem, Result, chain};
+use server::{Backend, HttpState};
 
 /// A server at work.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl HttpServer {
                  open files (ulimit -n, LimitNOFILE)"
             );
         }
-        let task = tokio::spawn(http::serve(listener, http::router(state), http, stopped));
+        let task = tokio::spawn(server::serve(listener, server::router(state), http, stopped));
         tracing::info!(%addr, "http listens");
         Ok(Self { addr, stop, task })
     }
@@ -99,13 +99,15 @@ impl Running {
             let clock = Arc::clone(&clock);
             Arc::new(move || clock.now())
         };
-        let master_key = keys::load_master_key(&data.keys())?;
-        keys::verify_check(&control, &master_key).await?;
+        let master_key = master_key::load_master_key(&data.keys())?;
+        master_key::verify_check(&control, &master_key).await?;
         let authority = Authority::load(&data.keys())?;
         authority.ensure_server_certificate(&data.keys(), &config.ingest.server_names, now())?;
 
         let (backend, ready) = watch::channel(None);
-        let state = HttpState::new(config.http.clone(), control.clone(), metrics.clone(), ready);
+        let render = metrics.clone();
+        let render = Arc::new(move || render.render());
+        let state = HttpState::new(config.http.clone(), control.clone(), render, ready);
         let http = HttpServer::start(&config, state).await?;
 
         let random = Arc::new(SystemRandom);
@@ -128,9 +130,8 @@ impl Running {
             config.metadata_cache_bytes_max,
             data.spill(),
         );
-        let orgs = Arc::new(Orgs::new(Arc::clone(&engine)));
-        let ingest = Self::start_ingest(data, &config, &control, &engine, &orgs, now)?;
-        backend.send_replace(Some(Backend { engine: Arc::clone(&engine), query, orgs }));
+        let ingest = Self::start_ingest(data, &config, &control, &engine, now)?;
+        backend.send_replace(Some(Backend { engine: Arc::clone(&engine), query }));
         let upkeep = tokio::spawn(upkeep(metrics, backend));
         tracing::info!(http = %http.addr, ingest = %ingest.local_addr(), "ready");
         Ok(Self { engine, ingest, http, control, config, upkeep, _lock: lock })
@@ -141,7 +142,6 @@ impl Running {
         config: &Config,
         control: &Control,
         engine: &Arc<Engine>,
-        orgs: &Arc<Orgs>,
         now: Now,
     ) -> Result<Server> {
         let pem = pki::load_server(&data.keys())?;
@@ -154,7 +154,7 @@ impl Running {
             times: TimePolicy { time_min: config.ingest.time_min, ahead_max: config.ingest.future_max },
             now: Arc::clone(&now),
         };
-        let directory = Arc::new(Directory::new(control.clone(), Arc::clone(orgs), now));
+        let directory = Arc::new(Directory::new(control.clone(), Arc::clone(engine), now));
         Server::bind(ingest_config, Arc::new(Sink::new(Arc::clone(engine))), directory).map_err(|error| {
             let problem = Problem::new("cannot listen for gateways").detail(chain(&error));
             match error {

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::config::{LogConfig, LogFormat};
-use crate::error::{Context, Result};
+use problem::{Context, Result};
 
 /// Starts logging to stderr. A second call in the same process changes nothing.
 ///

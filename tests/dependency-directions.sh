@@ -24,10 +24,19 @@ never() { # what, forbidden crate names…, with the arguments of cargo tree bef
 }
 
 never -p storage-format -- tokio object_store datafusion engine ingest query icecore
-never -p engine -- quinn rustls datafusion axum sqlx ingest query icecore
+never -p engine -- quinn rustls datafusion axum sqlx ingest query control server icecore
 never -p ingest -- arrow parquet object_store datafusion engine query sqlx axum icecore
 never -p ingest --no-default-features --features client -- arrow parquet metrics object_store datafusion engine query icecore
-never -p query -- quinn axum sqlx ingest icecore
+never -p gateway -- arrow parquet object_store datafusion engine query sqlx axum clap control server icecore
+never -p query -- quinn axum sqlx ingest control server icecore
+never -p problem -- tokio storage_format
+never -p client -- arrow datafusion engine query sqlx axum quinn clap control server icecore
+never -p control -- engine object_store datafusion query axum quinn clap ingest server icecore
+never -p export -- tokio axum sqlx datafusion engine query icecore
+never -p server -- quinn clap ingest gateway icecore
+# SQL is behind control: the server itself must not name it.
+never -p server --depth 1 -- sqlx
+never -p load -- engine datafusion query axum clap server icecore
 # Fuzz targets of the formats and the wire are built in minutes; what needs all of the server is in fuzz/server.
 never -p fuzz -- datafusion object_store engine query sqlx axum icecore
 # The simulation is the engine and the protocol, without sockets of its own, SQL or control data.

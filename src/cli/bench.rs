@@ -9,11 +9,13 @@ use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use storage_format::limits::FRAME_READINGS_MAX;
 
+use super::gateway::default_server_name;
 use super::serve::stop_signal;
-use super::{block_on, output, parse_duration};
-use crate::bench::{DiskReport, IngestBench, IngestBenchConfig, Latencies, Rate, Report};
-use crate::error::{Context, Problem, Result};
-use crate::simulator::LOGGERS_MAX;
+use super::{block_on, now, output, parse_duration};
+use crate::config::DEFAULT_TOML;
+use gateway::simulator::LOGGERS_MAX;
+use load::{DiskReport, IngestBench, IngestBenchConfig, Latencies, Rate, Report};
+use problem::{Context, Problem, Result};
 
 /// Measure a server under load, or the disk alone. benches/README.md tells the method and what the figures mean.
 #[derive(Debug, Args)]
@@ -159,6 +161,9 @@ fn ingest(args: &IngestArgs) -> Result<()> {
         readers: args.readers as usize,
         dir: args.data_dir.clone(),
         keep: args.keep,
+        settings: DEFAULT_TOML,
+        server_name: default_server_name()?,
+        now: now(),
     };
     let teller = Teller::new();
     let done = block_on(async {

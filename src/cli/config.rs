@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::output;
 use crate::config::{self, DEFAULT_TOML, Overrides};
-use crate::error::Result;
+use problem::Result;
 
 /// Show the default configuration with its comments, or check one.
 #[derive(Debug, Args)]

@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use super::api::{Api, ServerArgs};
+use super::api::ServerArgs;
 use super::query::{self, QueryFormat};
-use crate::error::Result;
+use problem::Result;
 
 /// List values that came second: another value was there already for the same logger, time and channel.
 ///
@@ -22,5 +22,5 @@ pub(super) const SQL: &str = "SELECT time, eui64_text(logger) AS logger, channel
                               lower(eui64_text(gateway)) AS gateway, received FROM conflicts ORDER BY logger, time, channel, received";
 
 pub(super) fn run(args: &ConflictsArgs) -> Result<()> {
-    query::print(&Api::new(&args.server)?, SQL, args.format)
+    query::print(&args.server.api()?, SQL, args.format)
 }

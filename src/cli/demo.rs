@@ -8,8 +8,8 @@ use super::serve::stop_signal;
 use super::{block_on, output};
 use crate::config::{LogConfig, LogFormat};
 use crate::demo::{Demo, DemoConfig};
-use crate::error::Result;
 use crate::telemetry;
+use problem::Result;
 
 /// Everything in one command: a server, a simulated fleet of three organisations over real QUIC, queries, a file sent
 /// twice, a conflict, an export, a restart. Ends by itself.

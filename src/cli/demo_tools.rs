@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use control::Control;
+use control::data_dir::DataDir;
+use control::pki::GATEWAY_DAYS;
+use problem::{Context, Result};
 use serde_json::json;
 use storage_format::Millis;
 
-use super::api::{self, Api, ServerArgs};
 use super::gateway::{self, Enrollment};
 use super::{export, query};
-use crate::control::Control;
-use crate::data_dir::DataDir;
-use crate::error::{Context, Result};
-use crate::pki::GATEWAY_DAYS;
+use client::Api;
 
 /// A query of somebody.
 pub(crate) struct Question {
@@ -33,37 +33,16 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 /// The answer, as `icecore query` prints it.
 pub(crate) async fn ask(question: Question) -> Result<String> {
     blocking(move || {
-        let api = Api::new(&ServerArgs { server: question.url, token: Some(question.token) })?;
+        let api = Api::new(&question.url, &question.token)?;
         query::table_text(&api, &question.sql)
     })
     .await
 }
 
-/// How many readings an organisation has, asked as `icecore query` asks.
-pub(crate) async fn count(url: String, token: String) -> Result<u64> {
-    blocking(move || {
-        let api = Api::new(&ServerArgs { server: url, token: Some(token) })?;
-        let mut answer = Vec::new();
-        api::copy(api.sql("SELECT count(*) AS readings FROM readings", "text/csv")?, |bytes| {
-            answer.extend_from_slice(bytes);
-            Ok(true)
-        })?;
-        let answer = String::from_utf8_lossy(&answer);
-        let last = answer.lines().last().unwrap_or_default();
-        last.parse().context(|| format!("the server's count is no number: {last:?}"))
-    })
-    .await
-}
-
-/// The name that the server's certificate bears.
-pub(crate) fn server_name(data: &DataDir) -> Result<String> {
-    gateway::first_server_name(data)
-}
-
 /// As `icecore export`.
 pub(crate) async fn export(url: String, token: String, path: PathBuf) -> Result<()> {
     blocking(move || {
-        let api = Api::new(&ServerArgs { server: url, token: Some(token) })?;
+        let api = Api::new(&url, &token)?;
         export::write(&api, &json!({"format": "csv"}), &path)
     })
     .await

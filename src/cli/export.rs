@@ -18,7 +18,7 @@ use serde_json::json;
 use super::api::{self, Api, ServerArgs};
 use super::serve::stop_signal;
 use super::{block_on, output};
-use crate::error::{Context, Problem, Result};
+use problem::{Context, Problem, Result};
 
 /// Write readings to a CSV file, sorted by logger and time, without any limit of rows.
 ///
@@ -53,7 +53,7 @@ enum ExportFormat {
 }
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
-    let api = Api::new(&args.server)?;
+    let api = args.server.api()?;
     let ExportFormat::Csv = args.format;
     let parameters = json!({"from": args.from, "to": args.to, "logger": args.logger, "format": "csv"});
     if args.output.as_os_str() == "-" {

@@ -8,11 +8,11 @@ use ingest::client::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, SERVER_NAME_FILE};
 use super::table::text_table;
 use super::{DataDirArgs, block_on, now, output, send, simulate};
 use crate::config::{self, Overrides};
-use crate::control::{Control, NewGateway};
-use crate::data_dir::DataDir;
-use crate::error::{Problem, Result};
-use crate::pki::{Authority, GATEWAY_DAYS};
-use crate::private_file;
+use control::data_dir::DataDir;
+use control::pki::{Authority, GATEWAY_DAYS};
+use control::private_file;
+use control::{Control, NewGateway};
+use problem::{Problem, Result};
 
 /// Enroll, list and revoke gateways (beside a running server, which learns of it at once); send readings as one.
 #[derive(Debug, Args)]
@@ -94,6 +94,12 @@ pub(super) fn run(args: &GatewayArgs) -> Result<()> {
         GatewayCommand::Send(args) => send::run(args),
         GatewayCommand::Simulate(args) => simulate::run(args),
     }
+}
+
+/// The first server name of the default configuration, with what the environment changes in it.
+pub(super) fn default_server_name() -> Result<String> {
+    let mut names = config::parse("", Path::new("config.toml"), &Overrides::default())?.ingest.server_names;
+    Ok(names.swap_remove(0))
 }
 
 /// The name that identities carry: the first one of the server's certificate.

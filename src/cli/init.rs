@@ -3,7 +3,8 @@
 use clap::Args;
 
 use super::{DataDirArgs, block_on, now, output};
-use crate::error::Result;
+use crate::config::DEFAULT_TOML;
+use problem::Result;
 
 /// Make a data directory.
 ///
@@ -17,7 +18,7 @@ pub(super) struct InitArgs {
 
 pub(super) fn run(args: &InitArgs) -> Result<()> {
     let data = args.data_dir.open();
-    block_on(data.init(now()))?;
+    block_on(data.init(DEFAULT_TOML, now()))?;
     let place = data.path().display();
     output::line(format_args!("initialised {place}"))?;
     let key = data.keys().join("master.key");

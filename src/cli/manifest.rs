@@ -8,8 +8,8 @@ use storage_format::manifest::{Manifest, SegmentEntry};
 use super::offline::manifests;
 use super::table::text_table;
 use super::{DataDirArgs, block_on, output};
-use crate::data_dir::DataDir;
-use crate::error::{Problem, Result, chain};
+use control::data_dir::DataDir;
+use problem::{Problem, Result, chain};
 
 /// Show an organisation's manifest, beside a running server or without one.
 #[derive(Debug, Args)]

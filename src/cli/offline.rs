@@ -8,9 +8,9 @@ use engine::{ManifestStore, MasterKey, OrgKeys, SystemClock, SystemRandom};
 use object_store::local::LocalFileSystem;
 use storage_format::encryption::SecretKey;
 
-use crate::data_dir::DataDir;
-use crate::error::{Context, Problem, Result};
-use crate::keys;
+use control::data_dir::DataDir;
+use control::master_key;
+use problem::{Context, Problem, Result};
 
 /// The data directory that a file belongs to.
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ impl OfflineArgs {
 
 /// The master key of a data directory.
 pub(super) fn master_key(data: &DataDir) -> Result<SecretKey> {
-    keys::load_master_key(&data.keys())
+    master_key::load_master_key(&data.keys())
 }
 
 /// The manifests and organisations' keys of a data directory.

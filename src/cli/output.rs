@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
-use crate::error::{Context, Problem, Result};
+use problem::{Context, Problem, Result};
 
 /// Prints a line of the result.
 ///

@@ -12,7 +12,7 @@ use storage_format::segment::CONFLICT_COLUMNS;
 
 use super::api::{self, Api, ServerArgs};
 use super::{output, table};
-use crate::error::{Problem, Result};
+use problem::{Problem, Result};
 
 /// Ask a question in SQL.
 ///
@@ -62,7 +62,7 @@ pub(super) enum QueryFormat {
 const TABLE_ROWS_MAX: usize = 10_000;
 
 pub(super) fn run(args: &QueryArgs) -> Result<()> {
-    print(&Api::new(&args.server)?, &args.sql, args.format)
+    print(&args.server.api()?, &args.sql, args.format)
 }
 
 pub(super) fn print(api: &Api, sql: &str, format: QueryFormat) -> Result<()> {

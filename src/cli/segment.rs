@@ -16,7 +16,7 @@ use storage_format::{FormatError, LoggerId, Millis};
 use super::offline::{OfflineArgs, manifests};
 use super::table::text_table;
 use super::{block_on, output};
-use crate::error::{Context, Problem, Result};
+use problem::{Context, Problem, Result};
 
 /// Look into a segment or a conflicts object, or print its key for other Parquet readers.
 #[derive(Debug, Args)]

@@ -14,9 +14,9 @@ use storage_format::channels;
 use tokio::task::JoinHandle;
 
 use super::{block_on, not_there, output, parse_duration};
-use crate::error::{Context, Problem, Result};
-use crate::readings_csv::ReadingsCsv;
-use crate::sender::{FRAME_READINGS, Sender};
+use gateway::readings_csv::ReadingsCsv;
+use gateway::sender::{FRAME_READINGS, Sender};
+use problem::{Context, Problem, Result};
 
 /// Send a CSV file of readings.
 ///

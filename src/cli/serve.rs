@@ -7,9 +7,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{DataDirArgs, block_on, output};
 use crate::config::{self, Overrides};
-use crate::error::{Context, Problem, Result};
 use crate::serve::Running;
 use crate::telemetry;
+use problem::{Context, Problem, Result};
 
 /// Run the server on a data directory until SIGTERM or SIGINT.
 ///

@@ -8,8 +8,8 @@ use storage_format::Millis;
 
 use super::send::{GatewaySide, Watcher};
 use super::{block_on, now, output, parse_duration};
-use crate::error::{Problem, Result};
-use crate::simulator::{Fleet, FleetConfig};
+use gateway::simulator::{Fleet, FleetConfig};
+use problem::{Problem, Result};
 
 /// Send the readings of a simulated fleet, as fast as they are acknowledged.
 ///

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::table::text_table;
 use super::{DataDirArgs, block_on, now, output};
-use crate::error::Result;
+use problem::Result;
 
 /// Make, list and revoke tokens. Works beside a running server, which learns of it at once.
 ///

@@ -9,7 +9,7 @@ use storage_format::{FormatError, FormatErrorKind, FrameHeader};
 
 use super::offline::{OfflineArgs, master_key};
 use super::output;
-use crate::error::{Context, Problem, Result};
+use problem::{Context, Problem, Result};
 
 /// Look into WAL files: what was accepted and is not yet in segments.
 #[derive(Debug, Args)]

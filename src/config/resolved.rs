@@ -7,6 +7,7 @@ use std::time::Duration;
 use engine::EngineConfig;
 use ingest::IngestLimits;
 use query::QueryLimits;
+use server::HttpConfig;
 use storage_format::Millis;
 
 use super::raw::{RawConfig, RawEngine, RawHttp, RawIngest, RawLog, RawLogFormat, RawQuery};
@@ -42,31 +43,6 @@ pub struct IngestConfig {
     /// Limits.
     pub limits: IngestLimits,
     /// How long connections may take to end at shutdown.
-    pub shutdown_grace: Duration,
-}
-
-/// Settings of HTTP.
-#[derive(Debug, Clone)]
-pub struct HttpConfig {
-    /// Where programs ask, TCP.
-    pub addr: SocketAddr,
-    /// The largest request body.
-    pub body_bytes_max: usize,
-    /// From a request to the end of its answer.
-    pub request_time_max: Duration,
-    /// The same for exports.
-    pub export_time_max: Duration,
-    /// Requests at once.
-    pub requests_max: usize,
-    /// Requests at once of one organisation.
-    pub requests_per_org_max: usize,
-    /// TCP connections at once.
-    pub connections_max: usize,
-    /// How long a request's header may take to come.
-    pub header_timeout: Duration,
-    /// How long a reader may take nothing of its answer.
-    pub stall_timeout: Duration,
-    /// How long answers may take to end at shutdown.
     pub shutdown_grace: Duration,
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufReader, Read};
 
-use icecore::readings_csv::{CsvError, ReadingsCsv};
+use gateway::readings_csv::{CsvError, ReadingsCsv};
 use storage_format::{Channel, ChannelCode, LoggerId, Millis};
 
 /// A reading as it was read: its line, then its key and values.

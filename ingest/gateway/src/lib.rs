@@ -1,0 +1,7 @@
+//! The sender's side above the wire: what reads or makes readings and packs them into frames. A bridge is a gateway.
+//!
+//! Nothing here knows the engine, queries, HTTP or the control database.
+
+pub mod readings_csv;
+pub mod sender;
+pub mod simulator;

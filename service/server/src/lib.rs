@@ -1,0 +1,156 @@
+//! HTTP: SQL and exports for programs with tokens; health, readiness and metrics for operators.
+//!
+//! It answers from the first moment: until the engine has recovered, `/readyz` says 503 and questions wait for it.
+//! Every request has a limit of size, of time, and of how many there are at once, over all and per organisation.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use control::Control;
+use engine::Engine;
+use metrics::{counter, histogram};
+use problem::Problem;
+use query::QueryEngine;
+use storage_format::OrgId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+mod answer;
+mod auth;
+mod config;
+mod error;
+mod export;
+mod health;
+mod listen;
+mod sql;
+
+pub use config::HttpConfig;
+use error::HttpError;
+pub use listen::serve;
+
+/// What answers questions once the engine has recovered.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// Readings.
+    pub engine: Arc<Engine>,
+    /// Questions about them.
+    pub query: QueryEngine,
+}
+
+/// Renders the process's metrics, as Prometheus reads them.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What all handlers share.
+#[derive(Debug, Clone)]
+pub struct HttpState(Arc<Shared>);
+
+struct Shared {
+    config: HttpConfig,
+    control: Control,
+    metrics: RenderMetrics,
+    backend: watch::Receiver<Option<Backend>>,
+    requests: Arc<Semaphore>,
+    per_org: Arc<Mutex<HashMap<OrgId, usize>>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// A place among the requests at once; free again when dropped.
+#[derive(Debug)]
+struct Place {
+    _request: OwnedSemaphorePermit,
+    org: OrgId,
+    per_org: Arc<Mutex<HashMap<OrgId, usize>>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut per_org = self.per_org.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = per_org.get_mut(&self.org) {
+            *count -= 1;
+            if *count == 0 {
+                per_org.remove(&self.org);
+            }
+        }
+    }
+}
+
+impl HttpState {
+    /// The state of a server whose engine comes later, through `backend`.
+    #[must_use]
+    pub fn new(
+        config: HttpConfig,
+        control: Control,
+        metrics: RenderMetrics,
+        backend: watch::Receiver<Option<Backend>>,
+    ) -> Self {
+        let requests = Arc::new(Semaphore::new(config.requests_max.min(Semaphore::MAX_PERMITS)));
+        Self(Arc::new(Shared { config, control, metrics, backend, requests, per_org: Arc::default() }))
+    }
+
+    /// A place for a request of this organisation, or 503 or 429.
+    fn place(&self, org: OrgId) -> Result<Place, HttpError> {
+        let shared = &self.0;
+        let request = Arc::clone(&shared.requests).try_acquire_owned().map_err(|_| HttpError::busy())?;
+        let mut per_org = shared.per_org.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = per_org.entry(org).or_default();
+        if *count >= shared.config.requests_per_org_max {
+            return Err(HttpError::too_many(shared.config.requests_per_org_max));
+        }
+        *count += 1;
+        drop(per_org);
+        Ok(Place { _request: request, org, per_org: Arc::clone(&shared.per_org) })
+    }
+
+    /// The backend, once it is there, with this organisation in it; waits at most so long.
+    async fn backend(&self, org: OrgId, time_max: Duration) -> Result<Backend, HttpError> {
+        let mut backend = self.0.backend.clone();
+        // Read again afterwards: what the waiting itself returns is a lock, not to be held while waiting on.
+        let _ = tokio::time::timeout(time_max, backend.wait_for(Option::is_some)).await.is_ok();
+        let backend = backend.borrow().clone().ok_or_else(HttpError::starting)?;
+        let loaded = backend.engine.ensure_org(org).await;
+        loaded.map_err(|error| HttpError::internal(&Problem::new("an organisation cannot be loaded").detail(error)))?;
+        Ok(backend)
+    }
+}
+
+const ROUTES: [&str; 5] = ["/api/v1/sql", "/api/v1/export", "/healthz", "/readyz", "/metrics"];
+
+/// All routes.
+pub fn router(state: HttpState) -> Router {
+    Router::new()
+        .route("/api/v1/sql", post(sql::post))
+        .route("/api/v1/export", get(export::get).post(export::post))
+        .route("/healthz", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(middleware::from_fn(count))
+        .with_state(state)
+}
+
+/// Counts requests by route, never by organisation.
+async fn count(request: Request, next: Next) -> Response {
+    // Only known paths become labels: others are the caller's invention, and there is no end to them.
+    let route = ROUTES.into_iter().find(|route| *route == request.uri().path()).unwrap_or("other");
+    let start = tokio::time::Instant::now();
+    let response = next.run(request).await;
+    let status = response.status().as_u16().to_string();
+    counter!("icecore_http_requests_total", "route" => route, "status" => status).increment(1);
+    // Until the answer begins; how long it takes to read depends on the reader.
+    histogram!("icecore_http_request_seconds", "route" => route).record(start.elapsed().as_secs_f64());
+    response
+}
+
+#[cfg(test)]
+mod tests;
