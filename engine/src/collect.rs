@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use durable::{Clock, is_fatal};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore};
@@ -23,12 +24,10 @@ use storage_format::{ObjectKey, OrgId, SegmentId};
 use tokio::sync::watch;
 
 use crate::buffer::{Org, Orgs};
-use crate::clock::Clock;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::{ManifestChange, ManifestStore};
 use crate::metrics;
 use crate::planted::{self, PlantedBug};
-use crate::store::is_fatal;
 
 /// Orphans that one look finds at most: bounds its memory, and how long it takes. The next one finds the others.
 const FOUND_MAX: usize = 1000;

@@ -21,13 +21,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use durable::Clock;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use storage_format::OrgId;
 use tokio::sync::oneshot;
 
 use crate::buffer::{Org, Orgs};
-use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::metrics;

@@ -8,10 +8,9 @@ mod org_keys;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use durable::Random;
 use storage_format::FormatError;
 use storage_format::encryption::{NONCE_BYTES, SecretKey, WrappedKey, unwrap_key, wrap_key};
-
-use crate::random::Random;
 
 pub use org_keys::OrgKeys;
 

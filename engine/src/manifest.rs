@@ -3,13 +3,13 @@
 mod invariants;
 mod store;
 
+use durable::{PutError, is_fatal};
 use object_store::Error;
 use storage_format::manifest::ApplyError;
 use storage_format::{FormatError, FormatErrorKind, ManifestVersion, ObjectKey, OrgId};
 
 use crate::error::{EngineError, EngineErrorKind};
 use crate::keys::KeyError;
-use crate::store::{PutError, is_fatal};
 
 pub use invariants::InvariantError;
 pub use store::{BASE_EVERY, CommitError, ManifestChange, ManifestStore};

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use durable::Clock;
 use storage_format::{FrameSequence, GatewayId, Lsn, OrgId, SpoolId};
 
 use super::disk::{DiskThread, Flight};
@@ -15,7 +16,6 @@ use super::queue::{AppendInbox, Queued, Submission};
 use super::{AckSink, SubmitFailure, metrics};
 use crate::apply::{FrameRecord, apply};
 use crate::buffer::Writers;
-use crate::clock::Clock;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::planted::{self, PlantedBug};
 use crate::wal::{WalRoom, WalWait, WalWriter};

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use durable::{FaultyFiles, Loss, RealFiles};
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
 
@@ -11,7 +12,6 @@ use super::support::{Answer, Process, Rig, Sink, frame, org};
 use super::*;
 use crate::buffer::WriterCommand;
 use crate::error::EngineErrorKind;
-use crate::files::{FaultyFiles, Loss, RealFiles};
 
 fn rig() -> (FaultyFiles, Rig) {
     let files = FaultyFiles::new();

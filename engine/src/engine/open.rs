@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use durable::Spawn;
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
 use storage_format::{Lsn, OrgId};
@@ -11,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::lock::DirectoryLock;
 use super::threads::{FlushThreads, Threads};
-use super::{Core, Engine, EngineParts, Loader, Spawn, io_error};
+use super::{Core, Engine, EngineParts, Loader, io_error};
 use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
 use crate::buffer::{Budget, Orgs, WriterCommand, Writers};
 use crate::collect::CollectStep;

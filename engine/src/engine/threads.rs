@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use durable::Spawn;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use super::Core;
 use super::lock::DirectoryLock;
-use super::{Core, Spawn};
 use crate::append::{AppendStep, StopPreparer, spawn_appender, spawn_wal_preparer};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::wal::WalPrepareStep;
