@@ -13,7 +13,7 @@ mod store;
 
 pub use beside::{TaskLost, beside};
 pub use clock::{Clock, SystemClock};
-pub use files::{Dir, File, FileLock, Files, RealFiles};
+pub use files::{Dir, File, FileLock, Files, RealFiles, replace_file};
 #[cfg(any(test, feature = "fault"))]
 pub use files::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};
 pub use random::{Random, SystemRandom};
