@@ -23,10 +23,10 @@ use storage_format::manifest::Manifest;
 use storage_format::{ObjectKey, OrgId, SegmentId};
 use tokio::sync::watch;
 
-use crate::buffer::{Org, Orgs};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::{ManifestChange, ManifestStore};
 use crate::metrics;
+use crate::org::{Org, Orgs};
 use crate::planted::{self, PlantedBug};
 
 /// Orphans that one look finds at most: bounds its memory, and how long it takes. The next one finds the others.

@@ -28,13 +28,13 @@ use storage_format::{FrameSequence, GatewayId, OrgId, SpoolId};
 use tokio::sync::{oneshot, watch};
 
 use crate::append::{AppendQueue, Submission, SubmitError, SubmitFailure};
-use crate::buffer::{Org, Orgs};
 use crate::collect::CollectStep;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushReport, FlushRequest, FlushStep, writer_gone};
 use crate::keys::KeyProvider;
 use crate::manifest::ManifestStore;
+use crate::org::{Org, Orgs};
 use crate::recover::RecoveryReport;
 use crate::segments::Segments;
 use crate::snapshot::Snapshot;

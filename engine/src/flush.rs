@@ -13,7 +13,6 @@
 //! happened moves the LSN up to which the WAL may go.
 
 mod commit;
-mod frontier;
 mod resolve;
 mod schedule;
 
@@ -27,14 +26,13 @@ use futures::future::BoxFuture;
 use storage_format::OrgId;
 use tokio::sync::oneshot;
 
-use crate::buffer::{Org, Orgs};
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::metrics;
+use crate::org::{Org, Orgs};
 use crate::wal::WalDirectory;
 
 pub(crate) use commit::Flusher;
-pub(crate) use frontier::Frontier;
 pub(crate) use schedule::FlushReason;
 use schedule::{Candidate, Pressure, back_off, plan};
 

@@ -1,9 +1,10 @@
 //! icecore's storage core: makes frames durable (WAL), readable (write buffers), and lasting (segments, manifest).
 //!
-//! Layers, from the top: `engine` over `append`, `flush`, `recover`; these over `wal`, `apply`, `snapshot`; these over
-//! `buffer`, `manifest`; these over `first_wins`, `sync`. A lower one knows nothing of an upper one. This crate knows no
-//! QUIC, no HTTP and no SQL. Clock, randomness, files and object store are handed in (`durable`); the work is done in
-//! steps that threads and tasks merely call.
+//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush` and `collect` do the
+//! work, each in steps that threads and tasks merely call. Below these: `snapshot`, `apply`, `wal`, `org`; then `buffer`,
+//! `segments`, `manifest`, `first_wins`; at the bottom what all use. A room imports only rooms below it: which, is a
+//! table in `tests/tidy/rooms.rs` that a test holds. This crate knows no QUIC, no HTTP and no SQL. Clock, randomness,
+//! files, object store and tasks are handed in (`durable`).
 
 // Loom proves single files, which it takes by their paths (tests/loom), without the engine and what it depends on.
 #![cfg(not(loom))]
@@ -21,6 +22,7 @@ mod keys;
 mod limits;
 mod manifest;
 mod metrics;
+mod org;
 mod planted;
 mod recover;
 mod segments;
@@ -45,8 +47,8 @@ pub use first_wins::{
     MERGE_BATCH_ROWS, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
 };
 pub use flush::FlushReport;
-pub use keys::{KeyError, KeyProvider, MasterKey, OrgKeys};
-pub use manifest::{BASE_EVERY, CommitError, InvariantError, ManifestChange, ManifestError, ManifestStore};
+pub use keys::{KeyError, KeyProvider, MasterKey};
+pub use manifest::{BASE_EVERY, CommitError, InvariantError, ManifestChange, ManifestError, ManifestStore, OrgKeys};
 #[cfg(any(test, feature = "fault"))]
 pub use planted::{PlantedBug, plant};
 pub use recover::RecoveryReport;

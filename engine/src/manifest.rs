@@ -1,6 +1,7 @@
 //! Organisations' manifests in the store: made, loaded whole, and changed by commits that cannot both win.
 
 mod invariants;
+mod org_keys;
 mod store;
 
 use durable::{PutError, is_fatal};
@@ -12,6 +13,7 @@ use crate::error::{EngineError, EngineErrorKind};
 use crate::keys::KeyError;
 
 pub use invariants::InvariantError;
+pub use org_keys::OrgKeys;
 pub use store::{BASE_EVERY, CommitError, ManifestChange, ManifestStore};
 
 /// Why a manifest, or a key, can not be read.

@@ -26,9 +26,9 @@ use durable::{Clock, Files, Random, Spawn, beside};
 use storage_format::wal::WalEnd;
 use storage_format::{Lsn, OrgId, WalFileId};
 
-use crate::buffer::Writers;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::keys::KeyProvider;
+use crate::org::Writers;
 use crate::wal::{WalDirectory, WalFile, WalFileEnd, WalFileScan, WalReader, WalWriter, corrupt};
 use set_aside::SetAside;
 use shard::{Shard, Sharded, Unfit, by_shard, shard_of};

@@ -32,7 +32,7 @@ use storage_format::segment::{
 use storage_format::{FileKind, FormatError, FormatErrorKind, ObjectKey, OrgId};
 
 use crate::error::{EngineError, EngineErrorKind};
-use crate::keys::OrgKeys;
+use crate::manifest::OrgKeys;
 use crate::manifest::{ManifestError, RESTORE};
 
 pub use filter::SegmentFilter;

@@ -17,9 +17,10 @@ use storage_format::{
 use super::{
     AckSink, AppendProgress, AppendQueue, AppendStep, GroupLimits, Submission, SubmitError, SubmitFailure, append_queue,
 };
-use crate::buffer::{Budget, Orgs, Writers};
+use crate::buffer::Budget;
 use crate::error::EngineError;
 use crate::keys::{KeyProvider, MasterKey};
+use crate::org::{Orgs, Writers};
 use crate::recover::{RecoveryHost, RecoveryParts, RecoveryReport, WalSettings, recover};
 use crate::snapshot::Snapshot;
 use crate::wal::{WalDirectory, WalPrepareStep};

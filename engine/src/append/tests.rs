@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 
 use super::support::{Answer, Process, Rig, Sink, frame, org};
 use super::*;
-use crate::buffer::WriterCommand;
 use crate::error::EngineErrorKind;
+use crate::org::WriterCommand;
 
 fn rig() -> (FaultyFiles, Rig) {
     let files = FaultyFiles::new();

@@ -14,12 +14,12 @@ use storage_format::manifest::{Manifest, SPOOLS_PER_GATEWAY_MAX, SegmentEntry, S
 use storage_format::{ChannelCode, FlushNumber, GatewayId, Lsn, OrgId, Window};
 
 use super::FlushReport;
-use super::frontier::Frontier;
 use super::resolve::{Suspects, WindowFlush};
-use crate::buffer::{Org, SortedBatches, WriteBuffer};
+use crate::buffer::{SortedBatches, WriteBuffer};
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::{CommitError, ManifestChange, ManifestStore};
+use crate::org::{Frontier, Org};
 use crate::planted::{self, PlantedBug};
 use crate::segments::Segments;
 

@@ -25,7 +25,7 @@ use storage_format::manifest::{
 };
 use storage_format::{FlushNumber, Lsn, ManifestVersion, ObjectKey, OrgId, SegmentId, WriterEpoch};
 
-use crate::keys::OrgKeys;
+use crate::manifest::OrgKeys;
 use crate::manifest::invariants::{self, InvariantError};
 use crate::manifest::{ManifestError, commit_name};
 

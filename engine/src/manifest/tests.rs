@@ -16,7 +16,8 @@ use storage_format::{
 };
 
 use super::*;
-use crate::keys::{MasterKey, OrgKeys};
+use crate::keys::MasterKey;
+use crate::manifest::OrgKeys;
 
 /// A clock that stands still.
 #[derive(Debug)]

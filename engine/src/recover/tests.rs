@@ -18,9 +18,10 @@ use storage_format::{FormatErrorKind, FrameSequence, Lsn, Millis, OrgId};
 use super::{RecoveryHost, recover};
 use crate::append::support::{Answer, Process, Rig, frame, gateway, org};
 use crate::append::{AppendProgress, SubmitFailure};
-use crate::buffer::{Budget, Orgs, Writers};
+use crate::buffer::Budget;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::keys::{KeyError, KeyProvider, MasterKey};
+use crate::org::{Orgs, Writers};
 use crate::snapshot::Snapshot;
 
 fn rig() -> (FaultyFiles, Rig) {

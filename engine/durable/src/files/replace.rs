@@ -64,7 +64,7 @@ fn temporary_of(path: &Path) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{FaultyFiles, File as _, Loss, RealFiles};
+    use crate::{FaultyFiles, Loss, RealFiles};
 
     const OLD: &[u8] = b"old content";
     /// Over several sectors, so that a power cut can tear it.

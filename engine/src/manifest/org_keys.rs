@@ -12,7 +12,7 @@ use object_store::ObjectStore;
 use storage_format::encryption::{SecretKey, org_key_aad};
 use storage_format::{ObjectKey, OrgId, OrgKeyObject};
 
-use crate::keys::KeyProvider;
+use crate::keys::{KeyError, KeyProvider};
 use crate::manifest::ManifestError;
 
 /// Unwrapped keys kept in memory; past so many the cache starts again.
@@ -86,7 +86,7 @@ impl OrgKeys {
         let object =
             OrgKeyObject::decode(org, version, bytes).map_err(|source| ManifestError::Object { name, source })?;
         let key = self.provider.unwrap(&object.wrapped, &org_key_aad(org, version)).map_err(|e| match e {
-            super::KeyError::Unwrap(source) => ManifestError::Object { name, source },
+            KeyError::Unwrap(source) => ManifestError::Object { name, source },
             other => ManifestError::Key(other),
         })?;
         self.keep(org, version, &key);
