@@ -28,10 +28,10 @@ use storage_format::{FrameSequence, GatewayId, OrgId, SpoolId};
 use tokio::sync::{oneshot, watch};
 
 use crate::append::{AppendQueue, Submission, SubmitError, SubmitFailure};
-use crate::collect::CollectStep;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushReport, FlushRequest, FlushStep, writer_gone};
+use crate::garbage::GarbageStep;
 use crate::keys::KeyProvider;
 use crate::manifest::ManifestStore;
 use crate::org::{Org, Orgs};
@@ -78,7 +78,7 @@ struct Core {
     loader: Arc<Loader>,
     queue: Arc<AppendQueue>,
     flush: Arc<FlushStep>,
-    collect: CollectStep,
+    garbage: GarbageStep,
     wal: Arc<WalDirectory>,
     manifests: Arc<ManifestStore>,
     segments: Arc<Segments>,

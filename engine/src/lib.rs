@@ -1,6 +1,6 @@
 //! icecore's storage core: makes frames durable (WAL), readable (write buffers), and lasting (segments, manifest).
 //!
-//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush` and `collect` do the
+//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush` and `garbage` do the
 //! work, each in steps that threads and tasks merely call. Below these: `snapshot`, `apply`, `wal`, `org`; then `buffer`,
 //! `segments`, `manifest`, `first_wins`; at the bottom what all use. A room imports only rooms below it: which, is a
 //! table in `tests/tidy/rooms.rs` that a test holds. This crate knows no QUIC, no HTTP and no SQL. Clock, randomness,
@@ -12,12 +12,12 @@
 mod append;
 mod apply;
 mod buffer;
-mod collect;
 mod config;
 mod engine;
 mod error;
 mod first_wins;
 mod flush;
+mod garbage;
 mod keys;
 mod limits;
 mod manifest;

@@ -4,7 +4,7 @@
 //! and id, and its footer must agree with the entry. Every range of it is checked before parquet-rs gets it.
 //!
 //! Crash consistency: a segment is written, and durable, before a commit names it. One that no commit names is an
-//! orphan, for the collection to sweep.
+//! orphan, for garbage collection to sweep.
 //!
 //! Does not own any cache: whoever asks for metadata may keep it.
 

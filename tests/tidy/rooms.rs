@@ -12,17 +12,14 @@ const ENGINE: &[Room<'static>] = &[
     (
         "engine",
         &[
-            "append", "buffer", "collect", "config", "error", "flush", "keys", "manifest", "metrics", "org", "recover",
+            "append", "buffer", "config", "error", "flush", "garbage", "keys", "manifest", "metrics", "org", "recover",
             "segments", "snapshot", "wal",
         ],
     ),
     ("append", &["apply", "error", "org", "planted", "sync", "wal"]),
     ("recover", &["apply", "error", "keys", "org", "planted", "wal"]),
-    ("collect", &["error", "manifest", "metrics", "org", "planted"]),
-    (
-        "flush",
-        &["buffer", "config", "error", "first_wins", "manifest", "metrics", "org", "planted", "segments", "wal"],
-    ),
+    ("garbage", &["error", "manifest", "metrics", "org", "planted"]),
+    ("flush", &["buffer", "config", "error", "first_wins", "manifest", "metrics", "org", "planted", "segments", "wal"]),
     ("snapshot", &["buffer", "org"]),
     ("apply", &["org"]),
     ("wal", &["error", "keys", "planted"]),
@@ -91,7 +88,9 @@ fn faults(table: &[Room<'_>], sources: &[(&str, &str)]) -> Vec<String> {
     let tests = test_modules(sources);
     let is_test = |path: &str| {
         let path = path.strip_suffix(".rs").unwrap_or(path);
-        tests.iter().any(|test| path == test || path.strip_prefix(test.as_str()).is_some_and(|rest| rest.starts_with('/')))
+        tests
+            .iter()
+            .any(|test| path == test || path.strip_prefix(test.as_str()).is_some_and(|rest| rest.starts_with('/')))
     };
     let mut used: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for (path, text) in sources.iter().filter(|(path, _)| !is_test(path)) {
@@ -124,7 +123,9 @@ fn faults(table: &[Room<'_>], sources: &[(&str, &str)]) -> Vec<String> {
                 faults.push(format!("{room} may import {allowed}, and does not: take it out of the table"));
             }
             if !table[place + 1..].iter().any(|(below, _)| below == allowed) {
-                faults.push(format!("{room} may import {allowed}, which is not below it in the table: a cycle begins so"));
+                faults.push(format!(
+                    "{room} may import {allowed}, which is not below it in the table: a cycle begins so"
+                ));
             }
         }
     }
@@ -135,10 +136,8 @@ fn faults(table: &[Room<'_>], sources: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn rooms_of_the_engine_import_only_what_the_table_allows() {
     let sources = super::sources();
-    let of_engine: Vec<(&str, &str)> = sources
-        .iter()
-        .filter_map(|(path, text)| Some((path.strip_prefix("engine/src/")?, text.as_str())))
-        .collect();
+    let of_engine: Vec<(&str, &str)> =
+        sources.iter().filter_map(|(path, text)| Some((path.strip_prefix("engine/src/")?, text.as_str()))).collect();
     assert!(of_engine.len() > 30, "the walk found only {} files of the engine", of_engine.len());
     super::none("rooms of the engine (tests/tidy/rooms.rs)", &faults(ENGINE, &of_engine));
 }

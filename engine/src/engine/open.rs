@@ -15,10 +15,10 @@ use super::threads::{FlushThreads, Threads};
 use super::{Core, Engine, EngineParts, Loader, io_error};
 use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
 use crate::buffer::Budget;
-use crate::collect::CollectStep;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
+use crate::garbage::GarbageStep;
 use crate::manifest::OrgKeys;
 use crate::manifest::{ManifestError, ManifestStore};
 use crate::metrics;
@@ -121,7 +121,7 @@ impl Opened {
         };
         let append = AppendStep::new(inbox, recovered.wal, recovered.writers, Arc::clone(&parts.clock), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
-        let collect = CollectStep::new(
+        let garbage = GarbageStep::new(
             Arc::clone(&orgs),
             Arc::clone(&manifests),
             Arc::clone(&parts.store),
@@ -134,7 +134,7 @@ impl Opened {
             loader,
             queue,
             flush: Arc::new(flush),
-            collect,
+            garbage,
             wal,
             manifests,
             segments,

@@ -118,7 +118,7 @@ async fn collections(core: &Core, mut stop: watch::Receiver<bool>) -> Result<(),
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
             () = core.clock.sleep(pause) => {}
         }
-        core.collect.run_once(&stop).await?;
+        core.garbage.run_once(&stop).await?;
     }
 }
 

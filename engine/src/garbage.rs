@@ -33,7 +33,7 @@ use crate::planted::{self, PlantedBug};
 const FOUND_MAX: usize = 1000;
 
 /// Looks through what is due.
-pub(crate) struct CollectStep {
+pub(crate) struct GarbageStep {
     orgs: Arc<Orgs>,
     manifests: Arc<ManifestStore>,
     store: Arc<dyn ObjectStore>,
@@ -43,7 +43,7 @@ pub(crate) struct CollectStep {
     due: Mutex<BTreeMap<OrgId, Duration>>,
 }
 
-impl CollectStep {
+impl GarbageStep {
     pub(crate) fn new(
         orgs: Arc<Orgs>,
         manifests: Arc<ManifestStore>,
