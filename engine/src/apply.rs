@@ -6,7 +6,7 @@
 
 use storage_format::{Frame, GatewayId, Lsn, Millis};
 
-use crate::buffer::OrgWriter;
+use crate::org::OrgWriter;
 
 /// A frame with what its WAL record tells about it, as appender and recovery both have it.
 #[derive(Debug, Clone, Copy)]

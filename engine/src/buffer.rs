@@ -9,9 +9,7 @@
 //! reader lets the buffer go). Knows no WAL, no segments.
 
 mod budget;
-mod registry;
 mod sorted;
-mod state;
 mod view;
 
 use std::collections::HashMap;
@@ -25,7 +23,6 @@ use crate::limits::BUFFER_ROWS_MAX;
 use crate::sync::{Column, Extent};
 
 pub(crate) use budget::Budget;
-pub(crate) use registry::{Org, OrgWriter, Orgs, WriterCommand, Writers};
 pub use view::{BufferView, SortedBatches};
 
 const NAN: u64 = f64::NAN.to_bits();

@@ -7,11 +7,9 @@
 //!
 //! Crash consistency: `close` is only a quicker crash. What it leaves to the WAL, the next open replays.
 
-mod beside;
 mod load;
 mod lock;
 mod open;
-mod spawn;
 mod status;
 #[cfg(any(test, feature = "fault"))]
 mod stepped;
@@ -24,29 +22,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use durable::{Clock, Files, Random, Spawn};
 use object_store::ObjectStore;
 use storage_format::{FrameSequence, GatewayId, OrgId, SpoolId};
 use tokio::sync::{oneshot, watch};
 
 use crate::append::{AppendQueue, Submission, SubmitError, SubmitFailure};
-use crate::buffer::{Org, Orgs};
-use crate::clock::Clock;
-use crate::collect::CollectStep;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
-use crate::files::Files;
 use crate::flush::{FlushReport, FlushRequest, FlushStep, writer_gone};
+use crate::garbage::GarbageStep;
 use crate::keys::KeyProvider;
 use crate::manifest::ManifestStore;
-use crate::random::Random;
+use crate::org::{Org, Orgs};
 use crate::recover::RecoveryReport;
 use crate::segments::Segments;
 use crate::snapshot::Snapshot;
 use crate::wal::WalDirectory;
 
-pub(crate) use beside::beside;
 pub(crate) use load::Loader;
-pub use spawn::Spawn;
 pub use status::{EngineStatus, FlushTrouble};
 #[cfg(any(test, feature = "fault"))]
 pub use stepped::{Appended, Stepped};
@@ -84,7 +78,7 @@ struct Core {
     loader: Arc<Loader>,
     queue: Arc<AppendQueue>,
     flush: Arc<FlushStep>,
-    collect: CollectStep,
+    garbage: GarbageStep,
     wal: Arc<WalDirectory>,
     manifests: Arc<ManifestStore>,
     segments: Arc<Segments>,

@@ -7,8 +7,6 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::store::LocalDurableError;
-
 /// What a caller can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -127,6 +125,16 @@ impl EngineError {
     }
 }
 
+impl From<TaskLost> for EngineError {
+    fn from(lost: TaskLost) -> Self {
+        Self::new(
+            EngineErrorKind::Failed,
+            lost.to_string(),
+            "This is a defect of icecore; nothing is lost. Please report it.",
+        )
+    }
+}
+
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.what)?;
@@ -180,3 +188,4 @@ mod tests {
         assert_eq!(error.clone().kind(), EngineErrorKind::Corrupt);
     }
 }
+use durable::{LocalDurableError, TaskLost};

@@ -7,13 +7,12 @@
 //! go.
 //!
 //! Crash consistency, WAL and objects: until the manifest commit the flush never happened: the WAL holds every record,
-//! and replay builds the buffer again; objects already written are orphans, named by nobody, for the collection to
+//! and replay builds the buffer again; objects already written are orphans, named by nobody, for garbage collection to
 //! sweep. The commit is one object: segments, conflicts, covered LSN, spools and totals appear at once. A crash after
 //! it and before the WAL is trimmed: replay skips what the manifest covers. Only a commit that is known to have
 //! happened moves the LSN up to which the WAL may go.
 
-mod commit;
-mod frontier;
+mod flusher;
 mod resolve;
 mod schedule;
 
@@ -21,20 +20,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use durable::Clock;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use storage_format::OrgId;
 use tokio::sync::oneshot;
 
-use crate::buffer::{Org, Orgs};
-use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::metrics;
+use crate::org::{Org, Orgs};
 use crate::wal::WalDirectory;
 
-pub(crate) use commit::Flusher;
-pub(crate) use frontier::Frontier;
+pub(crate) use flusher::Flusher;
 pub(crate) use schedule::FlushReason;
 use schedule::{Candidate, Pressure, back_off, plan};
 

@@ -1,19 +1,14 @@
 //! Who holds the keys: the master key's holder wraps organisation keys, organisation keys wrap segments' data keys.
 //!
 //! Invariant: an organisation's key is in the store, wrapped, before anything sealed with it is.
-//! Owns the cache of unwrapped organisation keys; does not own where the master key comes from.
-
-mod org_keys;
+//! Does not own where the master key comes from, nor organisations' keys (`manifest`).
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use durable::Random;
 use storage_format::FormatError;
 use storage_format::encryption::{NONCE_BYTES, SecretKey, WrappedKey, unwrap_key, wrap_key};
-
-use crate::random::Random;
-
-pub use org_keys::OrgKeys;
 
 /// Why a key provider did not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

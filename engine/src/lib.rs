@@ -1,9 +1,10 @@
 //! icecore's storage core: makes frames durable (WAL), readable (write buffers), and lasting (segments, manifest).
 //!
-//! Layers, from the top: `engine` over `append`, `flush`, `recover`; these over `wal`, `apply`, `snapshot`; these over
-//! `buffer`, `manifest`; these over `files`, `store`, `first_wins`, `sync`, `clock`, `random`. A lower one knows
-//! nothing of an upper one. This crate knows no QUIC, no HTTP and no SQL. Clock, randomness, files and object store
-//! are handed in; the work is done in steps that threads and tasks merely call.
+//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush` and `garbage` do the
+//! work, each in steps that threads and tasks merely call. Below these: `snapshot`, `apply`, `wal`, `org`; then `buffer`,
+//! `segments`, `manifest`, `first_wins`; at the bottom what all use. A room imports only rooms below it: which, is a
+//! table in `tests/tidy/rooms.rs` that a test holds. This crate knows no QUIC, no HTTP and no SQL. Clock, randomness,
+//! files, object store and tasks are handed in (`durable`).
 
 // Loom proves single files, which it takes by their paths (tests/loom), without the engine and what it depends on.
 #![cfg(not(loom))]
@@ -11,50 +12,45 @@
 mod append;
 mod apply;
 mod buffer;
-mod clock;
-mod collect;
 mod config;
 mod engine;
 mod error;
-mod files;
 mod first_wins;
 mod flush;
+mod garbage;
 mod keys;
 mod limits;
 mod manifest;
 mod metrics;
+mod org;
 mod planted;
-mod random;
 mod recover;
 mod segments;
 mod snapshot;
-mod store;
 mod sync;
 mod wal;
 
 pub use append::{AckSink, Ordered, Submission, SubmitError, SubmitFailure};
 pub use buffer::{BufferView, SortedBatches, WriteBuffer};
-pub use clock::{Clock, SystemClock};
 pub use config::EngineConfig;
+pub use durable::{
+    Clock, Dir, Fault, FaultStore, File, FileLock, Files, LocalDurable, LocalDurableError, Operation, PutError,
+    PutOutcome, Random, RealFiles, Spawn, SystemClock, SystemRandom, is_fatal, put_create,
+};
+#[cfg(any(test, feature = "fault"))]
+pub use durable::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};
 #[cfg(any(test, feature = "fault"))]
 pub use engine::{Appended, Stepped};
-pub use engine::{Engine, EngineParts, EngineStatus, FlushTrouble, Spawn};
+pub use engine::{Engine, EngineParts, EngineStatus, FlushTrouble};
 pub use error::{EngineError, EngineErrorKind};
-pub use files::{Dir, File, FileLock, Files, RealFiles};
-#[cfg(any(test, feature = "fault"))]
-pub use files::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};
 pub use first_wins::{
     MERGE_BATCH_ROWS, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
 };
 pub use flush::FlushReport;
-pub use keys::{KeyError, KeyProvider, MasterKey, OrgKeys};
-pub use manifest::{BASE_EVERY, CommitError, InvariantError, ManifestChange, ManifestError, ManifestStore};
+pub use keys::{KeyError, KeyProvider, MasterKey};
+pub use manifest::{BASE_EVERY, CommitError, InvariantError, ManifestChange, ManifestError, ManifestStore, OrgKeys};
 #[cfg(any(test, feature = "fault"))]
 pub use planted::{PlantedBug, plant};
-pub use random::{Random, SystemRandom};
 pub use recover::RecoveryReport;
 pub use segments::{NewSegment, SegmentFilter, SegmentReadError, SegmentStream, Segments};
 pub use snapshot::Snapshot;
-pub use store::{
-    Fault, FaultStore, LocalDurable, LocalDurableError, Operation, PutError, PutOutcome, is_fatal, put_create,
-};

@@ -1,17 +1,19 @@
 //! Organisations' manifests in the store: made, loaded whole, and changed by commits that cannot both win.
 
 mod invariants;
+mod org_keys;
 mod store;
 
+use durable::{PutError, is_fatal};
 use object_store::Error;
 use storage_format::manifest::ApplyError;
 use storage_format::{FormatError, FormatErrorKind, ManifestVersion, ObjectKey, OrgId};
 
 use crate::error::{EngineError, EngineErrorKind};
 use crate::keys::KeyError;
-use crate::store::{PutError, is_fatal};
 
 pub use invariants::InvariantError;
+pub use org_keys::OrgKeys;
 pub use store::{BASE_EVERY, CommitError, ManifestChange, ManifestStore};
 
 /// Why a manifest, or a key, can not be read.

@@ -22,16 +22,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use durable::{Clock, Files, Random, Spawn, beside};
 use storage_format::wal::WalEnd;
 use storage_format::{Lsn, OrgId, WalFileId};
 
-use crate::buffer::Writers;
-use crate::clock::Clock;
-use crate::engine::{Spawn, beside};
 use crate::error::{EngineError, EngineErrorKind};
-use crate::files::Files;
 use crate::keys::KeyProvider;
-use crate::random::Random;
+use crate::org::Writers;
 use crate::wal::{WalDirectory, WalFile, WalFileEnd, WalFileScan, WalReader, WalWriter, corrupt};
 use set_aside::SetAside;
 use shard::{Shard, Sharded, Unfit, by_shard, shard_of};

@@ -4,7 +4,7 @@
 //! and id, and its footer must agree with the entry. Every range of it is checked before parquet-rs gets it.
 //!
 //! Crash consistency: a segment is written, and durable, before a commit names it. One that no commit names is an
-//! orphan, for the collection to sweep.
+//! orphan, for garbage collection to sweep.
 //!
 //! Does not own any cache: whoever asks for metadata may keep it.
 
@@ -17,6 +17,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use durable::{Random, is_fatal, object_path};
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, ObjectStore};
 use parquet::encryption::decrypt::FileDecryptionProperties;
@@ -31,10 +32,8 @@ use storage_format::segment::{
 use storage_format::{FileKind, FormatError, FormatErrorKind, ObjectKey, OrgId};
 
 use crate::error::{EngineError, EngineErrorKind};
-use crate::keys::OrgKeys;
+use crate::manifest::OrgKeys;
 use crate::manifest::{ManifestError, RESTORE};
-use crate::random::Random;
-use crate::store::{self, is_fatal};
 
 pub use filter::SegmentFilter;
 pub use read::SegmentStream;
@@ -198,7 +197,7 @@ impl Segments {
         ranges: &[std::ops::Range<u64>],
     ) -> Result<Vec<Bytes>, SegmentReadError> {
         let name = entry.object_key(org);
-        let read = self.store.get_ranges(&store::path(&name), ranges).await;
+        let read = self.store.get_ranges(&object_path(&name), ranges).await;
         let read = read.map_err(|source| store_error(name, source))?;
         for (range, bytes) in ranges.iter().zip(&read) {
             check_length(range, bytes)
@@ -209,7 +208,7 @@ impl Segments {
     }
 
     async fn range(&self, name: &ObjectKey, range: std::ops::Range<u64>) -> Result<Bytes, SegmentReadError> {
-        let read = self.store.get_ranges(&store::path(name), std::slice::from_ref(&range)).await;
+        let read = self.store.get_ranges(&object_path(name), std::slice::from_ref(&range)).await;
         let read = read.map_err(|source| store_error(*name, source))?;
         let bytes = read.into_iter().next().unwrap_or_default();
         check_length(&range, &bytes).map_err(|source| SegmentReadError::Object { name: *name, source })?;
@@ -220,7 +219,7 @@ impl Segments {
     async fn tail(&self, org: OrgId, entry: &SegmentEntry) -> Result<(Bytes, SegmentTail), SegmentReadError> {
         let name = entry.object_key(org);
         let wrong = |source| SegmentReadError::Object { name, source };
-        let path = store::path(&name);
+        let path = object_path(&name);
         let (end, length) = self.end(&path, &name, TAIL_GUESS_BYTES).await?;
         if length != entry.bytes {
             let detail = format!("it has {length} bytes, the manifest says {}", entry.bytes);

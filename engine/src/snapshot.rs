@@ -9,7 +9,8 @@ use std::sync::Arc;
 use storage_format::manifest::Manifest;
 use storage_format::{ChannelCode, OrgId};
 
-use crate::buffer::{BufferView, Org, WriteBuffer};
+use crate::buffer::{BufferView, WriteBuffer};
+use crate::org::Org;
 
 /// One organisation's readings at one instant.
 #[derive(Debug, Clone)]

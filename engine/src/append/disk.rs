@@ -5,9 +5,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use durable::Clock;
 
 use super::thread::spawn;
-use crate::clock::Clock;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::wal::SealedBlock;
 

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::lines::Lines;
 use super::{AckSink, SubmitFailure};
-use crate::buffer::WriterCommand;
+use crate::org::WriterCommand;
 use crate::sync::{Gate, GateState};
 
 /// Frames in the queue at most. Its slots are allocated at once: about 4 MiB.

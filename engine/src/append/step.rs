@@ -8,15 +8,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use durable::Clock;
 use storage_format::{FrameSequence, GatewayId, Lsn, OrgId, SpoolId};
 
 use super::disk::{DiskThread, Flight};
 use super::queue::{AppendInbox, Queued, Submission};
 use super::{AckSink, SubmitFailure, metrics};
 use crate::apply::{FrameRecord, apply};
-use crate::buffer::Writers;
-use crate::clock::Clock;
 use crate::error::{EngineError, EngineErrorKind};
+use crate::org::Writers;
 use crate::planted::{self, PlantedBug};
 use crate::wal::{WalRoom, WalWait, WalWriter};
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use durable::{Clock, Files, Random};
 use storage_format::encryption::SecretKey;
 use storage_format::manifest::{Manifest, ManifestDelta, Totals};
 use storage_format::{
@@ -16,12 +17,10 @@ use storage_format::{
 use super::{
     AckSink, AppendProgress, AppendQueue, AppendStep, GroupLimits, Submission, SubmitError, SubmitFailure, append_queue,
 };
-use crate::buffer::{Budget, Orgs, Writers};
-use crate::clock::Clock;
+use crate::buffer::Budget;
 use crate::error::EngineError;
-use crate::files::Files;
 use crate::keys::{KeyProvider, MasterKey};
-use crate::random::Random;
+use crate::org::{Orgs, Writers};
 use crate::recover::{RecoveryHost, RecoveryParts, RecoveryReport, WalSettings, recover};
 use crate::snapshot::Snapshot;
 use crate::wal::{WalDirectory, WalPrepareStep};

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use durable::{FaultyFiles, Loss, RealFiles};
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::support::{Answer, Process, Rig, Sink, frame, org};
 use super::*;
-use crate::buffer::WriterCommand;
 use crate::error::EngineErrorKind;
-use crate::files::{FaultyFiles, Loss, RealFiles};
+use crate::org::WriterCommand;
 
 fn rig() -> (FaultyFiles, Rig) {
     let files = FaultyFiles::new();

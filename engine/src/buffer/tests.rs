@@ -14,8 +14,9 @@ use storage_format::{
     ChannelCode, Frame, FrameBuilder, FrameSequence, GatewayId, LoggerId, Lsn, Millis, OrgId, SpoolId, TimeRange,
 };
 
-use super::{Budget, BufferWriter, Orgs, WriteBuffer, Writers};
+use super::{Budget, BufferWriter, WriteBuffer};
 use crate::apply::{FrameRecord, apply};
+use crate::org::{Orgs, Writers};
 use crate::snapshot::Snapshot;
 
 fn code(value: u16) -> ChannelCode {

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use storage_format::{Lsn, OrgId};
 use tokio::sync::Notify;
 
-use crate::buffer::{Org, Orgs};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::ManifestStore;
+use crate::org::{Org, Orgs};
 
 /// Loads manifests into the registry.
 #[derive(Debug)]

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use durable::{FileLock, Files};
+
 use crate::error::{EngineError, EngineErrorKind};
-use crate::files::{FileLock, Files};
 
 /// The held lock; given up when dropped.
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use durable::Spawn;
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
 use storage_format::{Lsn, OrgId};
@@ -11,16 +12,17 @@ use tokio::sync::{oneshot, watch};
 
 use super::lock::DirectoryLock;
 use super::threads::{FlushThreads, Threads};
-use super::{Core, Engine, EngineParts, Loader, Spawn, io_error};
+use super::{Core, Engine, EngineParts, Loader, io_error};
 use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
-use crate::buffer::{Budget, Orgs, WriterCommand, Writers};
-use crate::collect::CollectStep;
+use crate::buffer::Budget;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
-use crate::keys::OrgKeys;
+use crate::garbage::GarbageStep;
+use crate::manifest::OrgKeys;
 use crate::manifest::{ManifestError, ManifestStore};
 use crate::metrics;
+use crate::org::{Orgs, WriterCommand, Writers};
 use crate::recover::{RecoveryHost, RecoveryParts, RecoveryReport, WalSettings, recover};
 use crate::segments::Segments;
 use crate::wal::WalPrepareStep;
@@ -119,7 +121,7 @@ impl Opened {
         };
         let append = AppendStep::new(inbox, recovered.wal, recovered.writers, Arc::clone(&parts.clock), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
-        let collect = CollectStep::new(
+        let garbage = GarbageStep::new(
             Arc::clone(&orgs),
             Arc::clone(&manifests),
             Arc::clone(&parts.store),
@@ -132,7 +134,7 @@ impl Opened {
             loader,
             queue,
             flush: Arc::new(flush),
-            collect,
+            garbage,
             wal,
             manifests,
             segments,

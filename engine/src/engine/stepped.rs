@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use durable::Spawn;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 use super::lock::DirectoryLock;
 use super::open::Opened;
 use super::threads::run_flushes;
-use super::{Engine, EngineParts, Spawn};
+use super::{Engine, EngineParts};
 use crate::append::{AppendProgress, AppendStep, Ordered};
 use crate::config::EngineConfig;
 use crate::error::EngineError;

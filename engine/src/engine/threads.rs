@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use durable::Spawn;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use super::Core;
 use super::lock::DirectoryLock;
-use super::{Core, Spawn};
 use crate::append::{AppendStep, StopPreparer, spawn_appender, spawn_wal_preparer};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::wal::WalPrepareStep;
@@ -117,7 +118,7 @@ async fn collections(core: &Core, mut stop: watch::Receiver<bool>) -> Result<(),
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
             () = core.clock.sleep(pause) => {}
         }
-        core.collect.run_once(&stop).await?;
+        core.garbage.run_once(&stop).await?;
     }
 }
 

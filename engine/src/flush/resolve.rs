@@ -17,11 +17,11 @@ use storage_format::manifest::{Manifest, SegmentEntry, SegmentKind, Totals};
 use storage_format::segment::{SegmentEncoder, readings_schema};
 use storage_format::{ChannelCode, LoggerId, Millis, TimeRange, Window};
 
-use super::Frontier;
-use super::commit::{FlushSpan, Flusher, Written, defect};
+use super::flusher::{FlushSpan, Flusher, Written, defect};
 use crate::buffer::SortedBatches;
 use crate::error::EngineError;
 use crate::first_wins::{MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch};
+use crate::org::Frontier;
 use crate::planted::{self, PlantedBug};
 use crate::segments::{NewSegment, SegmentFilter, SegmentStream, encode_error};
 

@@ -14,6 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use durable::{Clock, PutError, PutOutcome, Random, object_path, put_create, read_object};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt as _};
@@ -24,12 +25,9 @@ use storage_format::manifest::{
 };
 use storage_format::{FlushNumber, Lsn, ManifestVersion, ObjectKey, OrgId, SegmentId, WriterEpoch};
 
-use crate::clock::Clock;
-use crate::keys::OrgKeys;
+use crate::manifest::OrgKeys;
 use crate::manifest::invariants::{self, InvariantError};
 use crate::manifest::{ManifestError, commit_name};
-use crate::random::Random;
-use crate::store::{self, PutError, PutOutcome, put_create};
 
 /// Every so many commits hold the whole state, so that loading reads few objects. Part of the format.
 pub const BASE_EVERY: u64 = 64;
@@ -193,7 +191,7 @@ impl ManifestStore {
     /// [`ManifestError`].
     pub async fn read(&self, org: OrgId, version: ManifestVersion) -> Result<ManifestObject, ManifestError> {
         let name = commit_name(org, version);
-        let found = store::read(self.store.as_ref(), &store::path(&name)).await;
+        let found = read_object(self.store.as_ref(), &object_path(&name)).await;
         let bytes = found.map_err(|source| ManifestError::store(name, source))?;
         let bytes = bytes.ok_or(ManifestError::Missing { name })?;
         let wrong = |source| ManifestError::Object { name, source };
@@ -245,7 +243,7 @@ impl ManifestStore {
 
     async fn exists(&self, org: OrgId, version: u64) -> Result<bool, ManifestError> {
         let name = commit_name(org, ManifestVersion::new(version));
-        match self.store.head(&store::path(&name)).await {
+        match self.store.head(&object_path(&name)).await {
             Ok(_) => Ok(true),
             Err(Error::NotFound { .. }) => Ok(false),
             Err(source) => Err(ManifestError::store(name, source)),
@@ -285,7 +283,7 @@ impl ManifestStore {
         let name = commit_name(org, version);
         let bytes = encode_manifest(org, &object, &key, key_version, seal_nonce)
             .map_err(|source| ManifestError::Object { name, source })?;
-        let put = put_create(self.store.as_ref(), &store::path(&name), &Bytes::from(bytes)).await;
+        let put = put_create(self.store.as_ref(), &object_path(&name), &Bytes::from(bytes)).await;
         match put.map_err(CommitError::Put)? {
             PutOutcome::Created => {
                 self.claimed().insert(org, own);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use durable::{Clock, Fault, FaultStore, Operation, Random};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -15,10 +16,8 @@ use storage_format::{
 };
 
 use super::*;
-use crate::clock::Clock;
-use crate::keys::{MasterKey, OrgKeys};
-use crate::random::Random;
-use crate::store::{Fault, FaultStore, Operation};
+use crate::keys::MasterKey;
+use crate::manifest::OrgKeys;
 
 /// A clock that stands still.
 #[derive(Debug)]

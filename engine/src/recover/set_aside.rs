@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use durable::replace_file;
 use storage_format::encryption::SecretKey;
 use storage_format::limits::WAL_FILE_HEADER_BYTES;
 use storage_format::wal::{WalBlockBuilder, WalFileHeader, WalFileKey};
@@ -79,15 +80,7 @@ impl SetAside {
         let mut bytes = WalFileHeader { id, first_lsn: lsn, file_bytes, created, key: wrapped }.encode().to_vec();
         bytes.extend_from_slice(block.seal(&WalFileKey::new(&key), WAL_FILE_HEADER_BYTES as u64));
 
-        let temporary = self.dir.join(format!("{name}.{:016x}.tmp", self.parts.random.nonzero_u64()));
-        let write = || -> io::Result<()> {
-            let file = self.parts.files.create_new(&temporary)?;
-            file.write_at(&bytes, 0)?;
-            file.sync_all()?;
-            self.parts.files.rename(&temporary, &path)?;
-            self.parts.files.sync_dir(&self.dir)
-        };
-        write().map_err(|error| failed(error.into()))?;
+        replace_file(&*self.parts.files, &path, &bytes).map_err(|error| failed(error.into()))?;
         Ok(path)
     }
 }

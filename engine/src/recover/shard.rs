@@ -11,7 +11,7 @@ use storage_format::{Frame, GatewayId, Lsn, Millis, OrgId};
 
 use super::table::{FrameState, OrgState, RecordAction, on_record};
 use crate::apply::{FrameRecord, apply};
-use crate::buffer::Writers;
+use crate::org::Writers;
 use crate::planted::{self, PlantedBug};
 
 /// More than there are cores, so that these have something to do although organisations differ in size. Each has a

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use durable::{FaultyFiles, Files, Loss};
 use futures::FutureExt as _;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -17,10 +18,10 @@ use storage_format::{FormatErrorKind, FrameSequence, Lsn, Millis, OrgId};
 use super::{RecoveryHost, recover};
 use crate::append::support::{Answer, Process, Rig, frame, gateway, org};
 use crate::append::{AppendProgress, SubmitFailure};
-use crate::buffer::{Budget, Orgs, Writers};
+use crate::buffer::Budget;
 use crate::error::{EngineError, EngineErrorKind};
-use crate::files::{FaultyFiles, Files, Loss};
 use crate::keys::{KeyError, KeyProvider, MasterKey};
+use crate::org::{Orgs, Writers};
 use crate::snapshot::Snapshot;
 
 fn rig() -> (FaultyFiles, Rig) {

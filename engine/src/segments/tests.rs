@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, TimestampMillisecondArray, UInt64Array};
 use arrow::compute::concat_batches;
+use durable::object_path;
 use futures::TryStreamExt as _;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -127,7 +128,7 @@ async fn a_swapped_segment_does_not_open() {
     let batch = rows(1..2, 10);
     let (one, two) = (write(&rig, 1, &batch).await, write(&rig, 1, &batch).await);
     let foreign = write(&rig, 2, &batch).await;
-    let name = |of: u64, entry: &SegmentEntry| store::path(&entry.object_key(org(of)));
+    let name = |of: u64, entry: &SegmentEntry| object_path(&entry.object_key(org(of)));
     for (of, from) in [(1, &two), (2, &foreign)] {
         let good = rig.store.get(&name(1, &one)).await.expect("there").bytes().await.expect("read");
         let other = rig.store.get(&name(of, from)).await.expect("there").bytes().await.expect("read");
@@ -149,7 +150,7 @@ async fn a_swapped_segment_does_not_open() {
 async fn damage_is_an_error_with_name_and_offset_never_a_panic() {
     let rig = rig().await;
     let entry = write(&rig, 1, &rows(1..4, 500)).await;
-    let name = store::path(&entry.object_key(org(1)));
+    let name = object_path(&entry.object_key(org(1)));
     let good = rig.store.get(&name).await.expect("there").bytes().await.expect("read");
     for at in (4..good.len()).step_by(7) {
         let mut bad = good.to_vec();
@@ -181,7 +182,7 @@ async fn a_data_key_opens_its_segment_and_no_other() {
     };
     let (of_one, of_two): (SecretKey, SecretKey) = (key(one.clone()).await, key(two).await);
     assert_ne!(of_one.expose(), of_two.expose());
-    let bytes = rig.store.get(&store::path(&one.object_key(org(1)))).await.expect("there").bytes().await.expect("read");
+    let bytes = rig.store.get(&object_path(&one.object_key(org(1)))).await.expect("there").bytes().await.expect("read");
     let open = |key: &SecretKey| {
         let options = parquet::arrow::arrow_reader::ArrowReaderOptions::new()
             .with_file_decryption_properties(decryption_properties(key).expect("32 bytes"));
@@ -200,7 +201,7 @@ async fn verifying_tells_the_page_that_is_damaged() {
     // The second page of the times: no dictionary, so the pages before it are whole.
     let pages = metadata.offset_index().expect("an index")[0][1].page_locations().clone();
     let page = &pages[1];
-    let path = store::path(&entry.object_key(org(1)));
+    let path = object_path(&entry.object_key(org(1)));
     let mut bytes = rig.store.get(&path).await.expect("there").bytes().await.expect("read").to_vec();
     let middle = page.offset + i64::from(page.compressed_page_size) / 2;
     bytes[usize::try_from(middle).expect("small")] ^= 4;

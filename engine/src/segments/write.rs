@@ -1,5 +1,6 @@
 //! Writing segments and conflicts objects: encoded in memory, then put under a fresh name.
 
+use durable::{PutOutcome, object_path, put_create};
 use storage_format::encryption::{NONCE_BYTES, SecretKey};
 use storage_format::manifest::{SegmentEntry, SegmentKind};
 use storage_format::segment::{EncodedSegment, SegmentEncoder, SegmentError, SegmentSpec};
@@ -8,7 +9,6 @@ use storage_format::{ChannelCode, FlushNumber, Lsn, OrgId, SegmentId, Window};
 use super::Segments;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::put_error;
-use crate::store::{self, PutOutcome, put_create};
 
 /// What a new object is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Segments {
     /// again.
     pub async fn put(&self, org: OrgId, segment: EncodedSegment) -> Result<SegmentEntry, EngineError> {
         let name = segment.entry.object_key(org);
-        match put_create(self.store.as_ref(), &store::path(&name), &segment.bytes).await.map_err(put_error)? {
+        match put_create(self.store.as_ref(), &object_path(&name), &segment.bytes).await.map_err(put_error)? {
             PutOutcome::Created => Ok(segment.entry),
             PutOutcome::Exists(_) => Err(EngineError::new(
                 EngineErrorKind::Retry,

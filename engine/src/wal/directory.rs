@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use durable::Files;
 use storage_format::limits::WAL_SECTOR_BYTES;
 use storage_format::{Lsn, WalFileId};
 
 use super::prepare::PreparedFile;
 use crate::error::{EngineError, EngineErrorKind};
-use crate::files::Files;
 
 const EXTENSION: &str = ".wal";
 /// A file that has no place in the log yet. Any that an earlier process left is removed at the start.

@@ -5,9 +5,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use durable::{File, Random};
+
 use super::directory::WalDirectory;
-use crate::files::File;
-use crate::random::Random;
 
 /// How many zeros are written at a time.
 const ZEROS_BYTES: usize = 1 << 20;

@@ -9,13 +9,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use durable::{File, Files};
 use storage_format::encryption::SecretKey;
 use storage_format::wal::{WalBlock, WalEnd, WalScan, scan_wal};
 use storage_format::{FormatError, Lsn, WalFileId};
 
 use super::directory::{Name, WalFile, file_path, parse_name};
 use crate::error::{EngineError, EngineErrorKind};
-use crate::files::{File, Files};
 use crate::keys::KeyProvider;
 
 /// After so many bytes a scan lets other tasks have its thread: some tenths of a millisecond.

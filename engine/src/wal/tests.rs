@@ -5,11 +5,11 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use durable::{FaultyFiles, Files as _, Loss, RealFiles};
 use storage_format::{Lsn, WalFileId};
 
 use crate::append::support::{Answer, Rig, frame, org};
 use crate::error::EngineErrorKind;
-use crate::files::{FaultyFiles, Files as _, Loss, RealFiles};
 
 fn fill(process: &mut crate::append::support::Process, from: u64, to: u64) {
     for number in from..=to {

@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use durable::{Clock, Dir, File, Random};
 use storage_format::encryption::SecretKey;
 use storage_format::limits::{WAL_BLOCK_BYTES_MAX, WAL_FILE_HEADER_BYTES};
 use storage_format::wal::{WalBlockBuilder, WalFileHeader, WalFileKey};
@@ -17,12 +18,9 @@ use storage_format::{GatewayId, Lsn, Millis, OrgId, WalFileId};
 
 use super::directory::{WalDirectory, WalFile};
 use super::prepare::{PreparedFile, prepare};
-use crate::clock::Clock;
 use crate::error::{EngineError, EngineErrorKind};
-use crate::files::{Dir, File};
 use crate::keys::KeyProvider;
 use crate::planted::{self, PlantedBug};
-use crate::random::Random;
 
 /// Is there a file with room for a record?
 #[derive(Debug)]

@@ -1,11 +1,11 @@
 //! The whole engine, over a real directory: what goes in comes out, once, whatever happens in between.
 #![cfg(not(loom))]
 
-mod collect;
 mod crash;
 mod fairness;
 mod faults;
 mod first_wins;
+mod garbage;
 mod model;
 mod open;
 mod pressure;

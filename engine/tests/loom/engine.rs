@@ -12,5 +12,5 @@ pub(crate) mod column;
 pub(crate) mod extent;
 #[path = "../../src/sync/gate.rs"]
 pub(crate) mod gate;
-#[path = "../../src/buffer/state.rs"]
+#[path = "../../src/org/state.rs"]
 pub(crate) mod state;

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use durable::{Clock, is_fatal};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore};
@@ -22,19 +23,17 @@ use storage_format::manifest::Manifest;
 use storage_format::{ObjectKey, OrgId, SegmentId};
 use tokio::sync::watch;
 
-use crate::buffer::{Org, Orgs};
-use crate::clock::Clock;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::{ManifestChange, ManifestStore};
 use crate::metrics;
+use crate::org::{Org, Orgs};
 use crate::planted::{self, PlantedBug};
-use crate::store::is_fatal;
 
 /// Orphans that one look finds at most: bounds its memory, and how long it takes. The next one finds the others.
 const FOUND_MAX: usize = 1000;
 
 /// Looks through what is due.
-pub(crate) struct CollectStep {
+pub(crate) struct GarbageStep {
     orgs: Arc<Orgs>,
     manifests: Arc<ManifestStore>,
     store: Arc<dyn ObjectStore>,
@@ -44,7 +43,7 @@ pub(crate) struct CollectStep {
     due: Mutex<BTreeMap<OrgId, Duration>>,
 }
 
-impl CollectStep {
+impl GarbageStep {
     pub(crate) fn new(
         orgs: Arc<Orgs>,
         manifests: Arc<ManifestStore>,

@@ -1,4 +1,4 @@
-//! The clock that the engine is given. Nothing else in this crate may ask the machine for the time, so that a test or
+//! The clock. Nothing else in this crate, and nothing in the engine, may ask the machine for the time, so that a test or
 //! a simulation holds it still.
 
 use std::fmt::Debug;

@@ -17,9 +17,9 @@ use storage_format::manifest::Manifest;
 use storage_format::{FrameSequence, GatewayId, Lsn, OrgId, SpoolId};
 use tokio::sync::{Notify, oneshot};
 
+use super::Frontier;
 use super::state::State;
-use super::{Budget, BufferWriter, WriteBuffer};
-use crate::flush::Frontier;
+use crate::buffer::{Budget, BufferWriter, WriteBuffer};
 use crate::planted::{self, PlantedBug};
 use crate::sync::Applied;
 

@@ -1,4 +1,4 @@
-//! The randomness that the engine is given: ids, keys and nonces come from here and nowhere else, so that a
+//! Randomness: ids, keys and nonces come from here and nowhere else, so that a
 //! simulation draws them from its seed.
 
 use std::fmt::Debug;

@@ -6,14 +6,18 @@
 use futures::TryFutureExt as _;
 use tokio::sync::oneshot;
 
-use super::Spawn;
-use crate::error::{EngineError, EngineErrorKind};
+use crate::Spawn;
+
+/// A task ended before its work did: it panicked, or whoever runs tasks has dropped it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a task ended before its work did")]
+pub struct TaskLost;
 
 /// Does the work in a task that begins now, and answers with its result. When the answer is dropped, the work is, too.
 ///
 /// # Errors
-/// When the task ended before the work did.
-pub(crate) fn beside<T, W>(spawn: &dyn Spawn, work: W) -> impl Future<Output = Result<T, EngineError>> + use<T, W>
+/// [`TaskLost`].
+pub fn beside<T, W>(spawn: &dyn Spawn, work: W) -> impl Future<Output = Result<T, TaskLost>> + use<T, W>
 where
     T: Send + 'static,
     W: Future<Output = T> + Send + 'static,
@@ -28,13 +32,7 @@ where
         };
         let _gone = done.map(|done| tell.send(done));
     }));
-    told.map_err(|_| {
-        EngineError::new(
-            EngineErrorKind::Failed,
-            "a task ended before its work did",
-            "This is a defect of icecore; nothing is lost. Please report it.",
-        )
-    })
+    told.map_err(|_| TaskLost)
 }
 
 #[cfg(test)]

@@ -7,14 +7,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use durable::{PutOutcome, Random, object_path, put_create, read_object};
 use object_store::ObjectStore;
 use storage_format::encryption::{SecretKey, org_key_aad};
 use storage_format::{ObjectKey, OrgId, OrgKeyObject};
 
-use crate::keys::KeyProvider;
+use crate::keys::{KeyError, KeyProvider};
 use crate::manifest::ManifestError;
-use crate::random::Random;
-use crate::store::{self, PutOutcome, put_create};
 
 /// Unwrapped keys kept in memory; past so many the cache starts again.
 const CACHED_MAX: usize = 65_536;
@@ -47,7 +46,7 @@ impl OrgKeys {
             return Ok(key.clone());
         }
         let name = ObjectKey::OrgKey { org, version };
-        let found = store::read(self.store.as_ref(), &store::path(&name)).await;
+        let found = read_object(self.store.as_ref(), &object_path(&name)).await;
         let bytes = found.map_err(|source| ManifestError::store(name, source))?;
         let bytes = bytes.ok_or(ManifestError::Missing { name })?;
         self.open(org, version, &bytes)
@@ -73,7 +72,7 @@ impl OrgKeys {
         let wrapped = self.provider.wrap(&key, &org_key_aad(org, CURRENT)).map_err(ManifestError::Key)?;
         let object = OrgKeyObject { org, version: CURRENT, wrapped };
         let bytes = Bytes::copy_from_slice(&object.encode());
-        match put_create(self.store.as_ref(), &store::path(&name), &bytes).await.map_err(ManifestError::Put)? {
+        match put_create(self.store.as_ref(), &object_path(&name), &bytes).await.map_err(ManifestError::Put)? {
             PutOutcome::Created => {
                 self.keep(org, CURRENT, &key);
                 Ok((key, CURRENT))
@@ -87,7 +86,7 @@ impl OrgKeys {
         let object =
             OrgKeyObject::decode(org, version, bytes).map_err(|source| ManifestError::Object { name, source })?;
         let key = self.provider.unwrap(&object.wrapped, &org_key_aad(org, version)).map_err(|e| match e {
-            super::KeyError::Unwrap(source) => ManifestError::Object { name, source },
+            KeyError::Unwrap(source) => ManifestError::Object { name, source },
             other => ManifestError::Key(other),
         })?;
         self.keep(org, version, &key);

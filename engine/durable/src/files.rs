@@ -11,6 +11,7 @@ use std::path::Path;
 #[cfg(any(test, feature = "fault"))]
 mod faulty;
 mod real;
+mod replace;
 mod uncached;
 
 #[cfg(any(test, feature = "fault"))]
@@ -18,6 +19,7 @@ pub(crate) use faulty::Listed;
 #[cfg(any(test, feature = "fault"))]
 pub use faulty::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};
 pub use real::RealFiles;
+pub use replace::replace_file;
 
 /// A file system, or something that behaves like one.
 pub trait Files: Send + Sync + Debug {

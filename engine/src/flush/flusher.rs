@@ -8,21 +8,20 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
+use durable::{PutError, Spawn, beside};
 use futures::{StreamExt as _, TryStreamExt as _};
 use storage_format::manifest::{Manifest, SPOOLS_PER_GATEWAY_MAX, SegmentEntry, SpoolPosition, Totals};
 use storage_format::{ChannelCode, FlushNumber, GatewayId, Lsn, OrgId, Window};
 
 use super::FlushReport;
-use super::frontier::Frontier;
 use super::resolve::{Suspects, WindowFlush};
-use crate::buffer::{Org, SortedBatches, WriteBuffer};
+use crate::buffer::{SortedBatches, WriteBuffer};
 use crate::config::EngineConfig;
-use crate::engine::{Spawn, beside};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::{CommitError, ManifestChange, ManifestStore};
+use crate::org::{Frontier, Org};
 use crate::planted::{self, PlantedBug};
 use crate::segments::Segments;
-use crate::store::PutError;
 
 /// Flushes frozen buffers.
 #[derive(Clone)]

@@ -13,11 +13,11 @@ use storage_format::ObjectKey;
 
 pub use fault::{Fault, FaultStore, Operation};
 pub use local_durable::{LocalDurable, LocalDurableError};
-pub(crate) use retry::read;
-pub use retry::{PutError, PutOutcome, is_fatal, put_create};
+pub use retry::{PutError, PutOutcome, is_fatal, put_create, read_object};
 
 /// The name as the store takes it.
-pub(crate) fn path(key: &ObjectKey) -> Path {
+#[must_use]
+pub fn object_path(key: &ObjectKey) -> Path {
     // Only lower-case hexadecimal digits, `-`, `.` and `/`: nothing that the store would escape.
     Path::from(key.to_string())
 }

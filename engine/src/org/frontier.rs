@@ -33,7 +33,7 @@ impl Frontier {
     }
 
     /// Makes them hold for this manifest.
-    pub(super) fn hold_for(&mut self, manifest: &Manifest) {
+    pub(crate) fn hold_for(&mut self, manifest: &Manifest) {
         if self.version != Some(manifest.version()) {
             let last = manifest.segments().iter().map(|entry| entry.time_max).max();
             *self = Self {
@@ -45,17 +45,17 @@ impl Frontier {
     }
 
     /// They hold for this manifest, too: the one that they held for, and what they were raised for since.
-    pub(super) fn follow(&mut self, manifest: &Manifest) {
+    pub(crate) fn follow(&mut self, manifest: &Manifest) {
         self.version = Some(manifest.version());
     }
 
     /// The last time at which this logger may have a reading in a segment.
-    pub(super) fn of(&self, logger: u64) -> i64 {
+    pub(crate) fn of(&self, logger: u64) -> i64 {
         self.loggers.get(&logger).copied().unwrap_or(self.others)
     }
 
     /// The logger may have readings up to this time from now on.
-    pub(super) fn raise(&mut self, logger: u64, time: i64) {
+    pub(crate) fn raise(&mut self, logger: u64, time: i64) {
         if planted::has(PlantedBug::ForgetFrontier) {
             return;
         }

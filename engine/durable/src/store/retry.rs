@@ -100,7 +100,7 @@ pub async fn put_create(store: &dyn ObjectStore, path: &Path, bytes: &Bytes) -> 
         }
         let certain = did_not_happen(&error);
         if !certain {
-            match read(store, path).await {
+            match read_object(store, path).await {
                 Ok(Some(found)) if found == *bytes => return Ok(PutOutcome::Created),
                 Ok(Some(found)) => return Ok(PutOutcome::Exists(found)),
                 Ok(None) => {}
@@ -120,7 +120,10 @@ pub async fn put_create(store: &dyn ObjectStore, path: &Path, bytes: &Bytes) -> 
 }
 
 /// The object's bytes; `None` when there is none.
-pub(crate) async fn read(store: &dyn ObjectStore, path: &Path) -> Result<Option<Bytes>, Error> {
+///
+/// # Errors
+/// The store's, but for [`Error::NotFound`].
+pub async fn read_object(store: &dyn ObjectStore, path: &Path) -> Result<Option<Bytes>, Error> {
     match store.get(path).await {
         Ok(found) => found.bytes().await.map(Some),
         Err(Error::NotFound { .. }) => Ok(None),

@@ -1,4 +1,4 @@
-//! Where the engine's background tasks run: handed in, so that a simulation runs them in an order of its own.
+//! Where background tasks run: handed in, so that a simulation runs them in an order of its own.
 
 use futures::future::BoxFuture;
 

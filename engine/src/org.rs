@@ -1,0 +1,11 @@
+//! The loaded organisations: each with its one state, the right to write to it, and what is known of its loggers.
+//!
+//! [`Org`] is one organisation: a manifest and write buffers behind one pointer. [`Orgs`] is the set of those that are
+//! loaded. [`Writers`] is the single writer's right to append to them. Loads nothing and commits nothing itself.
+
+mod frontier;
+mod registry;
+mod state;
+
+pub(crate) use frontier::Frontier;
+pub(crate) use registry::{Org, OrgWriter, Orgs, WriterCommand, Writers};
