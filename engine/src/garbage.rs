@@ -23,8 +23,8 @@ use storage_format::manifest::Manifest;
 use storage_format::{ObjectKey, OrgId, SegmentId};
 use tokio::sync::watch;
 
+use crate::commit::{Commit, CommitReason, Committer};
 use crate::error::{EngineError, EngineErrorKind};
-use crate::manifest::{ManifestChange, ManifestStore};
 use crate::metrics;
 use crate::org::{Org, Orgs};
 use crate::planted::{self, PlantedBug};
@@ -35,7 +35,7 @@ const FOUND_MAX: usize = 1000;
 /// Looks through what is due.
 pub(crate) struct GarbageStep {
     orgs: Arc<Orgs>,
-    manifests: Arc<ManifestStore>,
+    commits: Arc<Committer>,
     store: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
     delay: Duration,
@@ -46,12 +46,12 @@ pub(crate) struct GarbageStep {
 impl GarbageStep {
     pub(crate) fn new(
         orgs: Arc<Orgs>,
-        manifests: Arc<ManifestStore>,
+        commits: Arc<Committer>,
         store: Arc<dyn ObjectStore>,
         clock: Arc<dyn Clock>,
         delay: Duration,
     ) -> Self {
-        Self { orgs, manifests, store, clock, delay, due: Mutex::default() }
+        Self { orgs, commits, store, clock, delay, due: Mutex::default() }
     }
 
     /// Looks through the organisations that are due, one after the other, until `stop` says so.
@@ -97,16 +97,17 @@ impl GarbageStep {
             return Ok(0);
         }
         if !planted::has(PlantedBug::CollectInFlight) {
-            // A flush of this process that was under way has ended once the lock is had: what it has written and named
+            // A flush of this process that was under way has ended once the turn is had: what it has written and named
             // is in the manifest by now, and what it has not named never will be.
-            let _no_flush = org.flushing.lock().await;
-            let manifest = Arc::clone(&org.state().manifest);
-            let named = names(&manifest);
+            let mut turn = self.commits.turn(org).await;
+            let named = names(&turn.manifest());
             found.retain(|(id, _)| !named.contains(id));
             if found.is_empty() {
                 return Ok(0);
             }
-            self.close_version(org, &manifest).await?;
+            // The version after the manifest is taken, without a change: see the module.
+            let change = turn.unchanged();
+            turn.commit(Commit { reason: CommitReason::Garbage, change, flushed: None }).await?;
         }
         let count = found.len();
         let paths = futures::stream::iter(found.into_iter().map(|(_, path)| Ok(path)));
@@ -149,28 +150,6 @@ impl GarbageStep {
             }
         }
         Ok(found)
-    }
-
-    /// Makes the version after `manifest`, without a change: see the module.
-    async fn close_version(&self, org: &Org, manifest: &Manifest) -> Result<(), EngineError> {
-        let (lsn_covered, flush) = (manifest.lsn_covered(), manifest.flush());
-        let nothing = ManifestChange { lsn_covered, flush, ..ManifestChange::default() };
-        let error = match self.manifests.commit(org.id(), manifest, nothing).await {
-            Ok(committed) => {
-                org.reloaded(&Arc::new(committed));
-                return Ok(());
-            }
-            Err(error) => EngineError::from(error),
-        };
-        if error.kind() == EngineErrorKind::Retry {
-            // The commit may have been made, or an earlier one whose answer was lost. One that covers more is the next
-            // flush's to settle, which knows the buffers.
-            let loaded = self.manifests.load(org.id()).await?;
-            if loaded.lsn_covered() == lsn_covered {
-                org.reloaded(&Arc::new(loaded));
-            }
-        }
-        Err(error)
     }
 }
 

@@ -15,6 +15,7 @@ use super::threads::{FlushThreads, Threads};
 use super::{Core, Engine, EngineParts, Loader, io_error};
 use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
 use crate::buffer::Budget;
+use crate::commit::Committer;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
@@ -82,7 +83,8 @@ impl Opened {
         let segments = Arc::new(segments.with_row_group_rows(config.row_group_rows));
         let orgs = Orgs::new(Arc::new(Budget::new(config.buffer_bytes_max)), config.flush_bytes);
         let loader = Arc::new(Loader::new(Arc::clone(&orgs), Arc::clone(&manifests)));
-        let flusher = Flusher::new(&config, &manifests, &segments, loader.log_end(), Arc::clone(&spawn_flush));
+        let commits = Arc::new(Committer::new(Arc::clone(&manifests), loader.log_end()));
+        let flusher = Flusher::new(&config, &commits, &segments, Arc::clone(&spawn_flush));
 
         let settings = WalSettings {
             dir: wal_dir,
@@ -123,7 +125,7 @@ impl Opened {
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
         let garbage = GarbageStep::new(
             Arc::clone(&orgs),
-            Arc::clone(&manifests),
+            commits,
             Arc::clone(&parts.store),
             Arc::clone(&parts.clock),
             config.collect_delay,
