@@ -15,16 +15,17 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use durable::{Clock, is_fatal};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore};
 use storage_format::manifest::Manifest;
 use storage_format::{ObjectKey, OrgId, SegmentId};
-use tokio::sync::watch;
 
 use crate::commit::{Commit, CommitReason, Committer};
 use crate::error::{EngineError, EngineErrorKind};
+use crate::maintain::{Maintenance, Pace, Progress, Stop};
 use crate::metrics;
 use crate::org::{Org, Orgs};
 use crate::planted::{self, PlantedBug};
@@ -52,32 +53,6 @@ impl GarbageStep {
         delay: Duration,
     ) -> Self {
         Self { orgs, commits, store, clock, delay, due: Mutex::default() }
-    }
-
-    /// Looks through the organisations that are due, one after the other, until `stop` says so.
-    ///
-    /// # Errors
-    /// Whatever must end the engine. Anything else is told to the log and tried again later.
-    pub(crate) async fn run_once(&self, stop: &watch::Receiver<bool>) -> Result<(), EngineError> {
-        for org in self.take_due() {
-            if *stop.borrow() {
-                return Ok(());
-            }
-            match self.collect(&org).await {
-                Ok(0) => {}
-                Ok(removed) => {
-                    metrics::collected(removed as u64);
-                    tracing::info!(org = %org.id(), removed, "objects that a crash or a failure left behind are removed");
-                    org.suspect();
-                }
-                Err(error) if error.ends_the_engine() => return Err(error),
-                Err(error) => {
-                    tracing::warn!(org = %org.id(), %error, "orphaned objects are not removed now; it is tried again");
-                    org.suspect();
-                }
-            }
-        }
-        Ok(())
     }
 
     fn take_due(&self) -> Vec<Arc<Org>> {
@@ -150,6 +125,39 @@ impl GarbageStep {
             }
         }
         Ok(found)
+    }
+}
+
+#[async_trait]
+impl Maintenance for GarbageStep {
+    /// What is due is looked for a few times within the delay.
+    fn pace(&self) -> Pace {
+        Pace { idle: Duration::ZERO, interval: self.delay / 8 }
+    }
+
+    /// Looks through the organisations that are due, one after the other.
+    async fn run_once(&self, stop: &Stop) -> Result<Progress, EngineError> {
+        let due = self.take_due();
+        let progress = if due.is_empty() { Progress::Idle } else { Progress::Worked };
+        for org in due {
+            if *stop.borrow() {
+                break;
+            }
+            match self.collect(&org).await {
+                Ok(0) => {}
+                Ok(removed) => {
+                    metrics::collected(removed as u64);
+                    tracing::info!(org = %org.id(), removed, "objects that a crash or a failure left behind are removed");
+                    org.suspect();
+                }
+                Err(error) if error.ends_the_engine() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(org = %org.id(), %error, "orphaned objects are not removed now; it is tried again");
+                    org.suspect();
+                }
+            }
+        }
+        Ok(progress)
     }
 }
 

@@ -1,7 +1,7 @@
 //! icecore's storage core: makes frames durable (WAL), readable (write buffers), and lasting (segments, manifest).
 //!
 //! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush` and `garbage` do the
-//! work, each in steps that threads and tasks merely call. Below these: `commit`, the one door through which manifests
+//! work, each in steps that threads and `maintain` merely call. Below these: `commit`, the one door through which manifests
 //! change; `snapshot`, `apply`, `wal`, `org`; then `buffer`, `segments`, `manifest`, `first_wins`; at the bottom what all
 //! use. A room imports only rooms below it: which, is a table in `tests/tidy/rooms.rs` that a test holds. This crate
 //! knows no QUIC, no HTTP and no SQL. Clock, randomness, files, object store and tasks are handed in (`durable`).
@@ -21,6 +21,7 @@ mod flush;
 mod garbage;
 mod keys;
 mod limits;
+mod maintain;
 mod manifest;
 mod metrics;
 mod org;

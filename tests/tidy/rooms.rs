@@ -12,13 +12,13 @@ const ENGINE: &[Room<'static>] = &[
     (
         "engine",
         &[
-            "append", "buffer", "commit", "config", "error", "flush", "garbage", "keys", "manifest", "metrics", "org",
-            "recover", "segments", "snapshot", "wal",
+            "append", "buffer", "commit", "config", "error", "flush", "garbage", "keys", "maintain", "manifest",
+            "metrics", "org", "recover", "segments", "snapshot", "wal",
         ],
     ),
     ("append", &["apply", "error", "org", "planted", "sync", "wal"]),
     ("recover", &["apply", "error", "keys", "org", "planted", "wal"]),
-    ("garbage", &["commit", "error", "metrics", "org", "planted"]),
+    ("garbage", &["commit", "error", "maintain", "metrics", "org", "planted"]),
     (
         "flush",
         &[
@@ -27,6 +27,7 @@ const ENGINE: &[Room<'static>] = &[
             "config",
             "error",
             "first_wins",
+            "maintain",
             "manifest",
             "metrics",
             "org",
@@ -36,6 +37,7 @@ const ENGINE: &[Room<'static>] = &[
         ],
     ),
     ("commit", &["buffer", "error", "manifest", "org", "planted"]),
+    ("maintain", &["error"]),
     ("snapshot", &["buffer", "org"]),
     ("apply", &["org"]),
     ("wal", &["error", "keys", "planted"]),

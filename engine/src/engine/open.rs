@@ -20,6 +20,7 @@ use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
 use crate::garbage::GarbageStep;
+use crate::maintain::Maintenance;
 use crate::manifest::OrgKeys;
 use crate::manifest::{ManifestError, ManifestStore};
 use crate::metrics;
@@ -130,13 +131,15 @@ impl Opened {
             Arc::clone(&parts.clock),
             config.collect_delay,
         );
+        let flush = Arc::new(flush);
+        let maintenance: Vec<Arc<dyn Maintenance>> = vec![Arc::clone(&flush) as _, Arc::new(garbage)];
         let core = Arc::new(Core {
             config,
             orgs,
             loader,
             queue,
-            flush: Arc::new(flush),
-            garbage,
+            flush,
+            maintenance,
             wal,
             manifests,
             segments,
