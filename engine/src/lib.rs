@@ -46,7 +46,7 @@ pub use engine::{Appended, Stepped};
 pub use engine::{Engine, EngineParts, EngineStatus, FlushTrouble};
 pub use error::{EngineError, EngineErrorKind};
 pub use first_wins::{
-    MERGE_BATCH_ROWS, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
+    MERGE_BATCH_ROWS, Merge, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
 };
 pub use flush::FlushReport;
 pub use keys::{KeyError, KeyProvider, MasterKey};
