@@ -49,8 +49,8 @@ pub(crate) async fn run(world: Rc<World>) {
     world.started(&engine, &report);
     let stepped = Rc::new(RefCell::new(stepped));
     let (stop, stopped) = watch::channel(false);
-    let flushes = stepped.borrow().flushes(stopped);
-    world.door.spawn(Group::Server, flushes);
+    let maintenance = stepped.borrow().maintenance(stopped);
+    world.door.spawn(Group::Server, maintenance);
     world.door.spawn(Group::Server, prepare(Rc::clone(&world), Rc::clone(&stepped)));
     world.door.spawn(Group::Server, accept(Rc::clone(&world), Arc::clone(&engine)));
     crate::reader::spawn(&world, &engine);
