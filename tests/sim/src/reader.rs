@@ -47,8 +47,10 @@ async fn read(world: Rc<World>, engine: Arc<Engine>) {
         look(&world, &engine, *org).await;
     }
     loop {
-        // Looks are dear: the longer a run lasts, the rarer they get.
-        let pause = (world.below(world.plan.read_pause_max) + 1) * (1 + world.looks().looks / 8);
+        // A look takes many steps, whether it comes to an end or finds something unreadable: the more there were, the
+        // rarer they get. Else looks that fail for as long as a fault lasts would use up the steps of the run.
+        let looks = world.looks();
+        let pause = (world.below(world.plan.read_pause_max) + 1) * (1 + (looks.looks + looks.unreadable) / 8);
         world.time.sleep(Duration::from_millis(pause)).await;
         let org = all[usize::try_from(world.below(all.len() as u64)).unwrap_or(0)];
         look(&world, &engine, org).await;
