@@ -6,7 +6,6 @@ mod crash;
 mod fairness;
 mod faults;
 mod first_wins;
-mod model;
 mod open;
 mod pressure;
 mod read;
