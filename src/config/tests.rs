@@ -125,7 +125,8 @@ fn sizes_have_their_unit_in_their_names() {
     for line in DEFAULT_TOML.lines().filter(|line| !line.starts_with('#')) {
         let Some((key, value)) = line.split_once(" = ") else { continue };
         let is_size = ["KiB\"", "MiB\"", "GiB\""].iter().any(|unit| value.ends_with(unit));
-        let says_so = key.ends_with("_bytes") || key.ends_with("_bytes_max") || matches!(key, "memory_max" | "body_max");
+        let says_so =
+            key.ends_with("_bytes") || key.ends_with("_bytes_max") || matches!(key, "memory_max" | "body_max");
         assert_eq!(is_size, says_so, "{line}");
         sizes += u32::from(is_size);
     }
