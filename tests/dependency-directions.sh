@@ -32,7 +32,7 @@ never -p gateway -- arrow parquet object_store datafusion engine query sqlx axum
 never -p query -- quinn axum sqlx ingest control server icecore
 never -p problem -- tokio storage_format
 never -p client -- arrow datafusion engine query sqlx axum quinn clap control server icecore
-never -p control -- engine object_store datafusion query axum quinn clap ingest server icecore
+never -p control -- engine datafusion query axum quinn clap ingest server problem icecore
 never -p export -- tokio axum sqlx datafusion engine query icecore
 never -p server -- quinn clap ingest gateway icecore
 # SQL is behind control: the server itself must not name it.
