@@ -30,6 +30,6 @@ pub use protocol::TimePolicy;
 pub use protocol::{CONTROL_BYTES_MAX, DETAIL_BYTES_MAX};
 #[cfg(feature = "server")]
 pub use server::{NowFn, Server, ServerConfig, ServerError};
-#[cfg(feature = "server")]
-pub use tls::ServerTls;
 pub use tls::TlsError;
+#[cfg(feature = "server")]
+pub use tls::{ServerCertificate, ServerTls};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ingest::client::{Client, ClientConfig, ClientError};
-use ingest::{IngestLimits, NowFn, Server, ServerConfig, TimePolicy};
+use ingest::{IngestLimits, NowFn, Server, ServerCertificate, ServerConfig, TimePolicy};
 use storage_format::{ChannelCode, FrameBuilder, FrameSequence, LoggerId, Millis, SpoolId};
 
 use crate::pki::{Ca, Directory, Issued, directory};
@@ -23,7 +23,7 @@ pub(crate) struct House {
     pub(crate) directory: Arc<Directory>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) limits: IngestLimits,
-    server: Issued,
+    pub(crate) server: Issued,
     same_name: Ca,
     other_name: Ca,
     clock: Arc<AtomicI64>,
@@ -122,6 +122,10 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn addr(&self) -> SocketAddr {
         self.server.as_ref().expect("runs").local_addr()
+    }
+
+    pub(crate) fn certificate(&self) -> &ServerCertificate {
+        self.server.as_ref().expect("runs").certificate()
     }
 
     pub(crate) fn connections(&self) -> usize {

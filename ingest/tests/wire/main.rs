@@ -14,6 +14,7 @@ mod numbers;
 mod pki;
 mod raw;
 mod refusals;
+mod renewal;
 mod resume;
 mod sharing;
 mod sink;

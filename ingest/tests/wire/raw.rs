@@ -73,6 +73,14 @@ pub(crate) async fn connect_well(addr: SocketAddr, ca: &Ca, issued: &Issued) -> 
     connect(addr, ca, Some(issued), ALPN).await.expect("connected")
 }
 
+impl Raw {
+    /// The certificate that the server has shown.
+    pub(crate) fn server_certificate(&self) -> CertificateDer<'static> {
+        let shown = self.connection.peer_identity().expect("the handshake is done");
+        shown.downcast::<Vec<CertificateDer<'static>>>().expect("rustls").swap_remove(0)
+    }
+}
+
 pub(crate) struct Stream {
     pub(crate) send: SendStream,
     pub(crate) receive: RecvStream,

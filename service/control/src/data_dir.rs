@@ -97,6 +97,15 @@ impl DataDir {
         Ok(())
     }
 
+    /// Removes the temporary files that a crash left in `keys/`. Only for the holder of the lock: a server replaces its
+    /// certificate there while it runs.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn clear_keys(&self) -> Result<()> {
+        private_file::remove_temporary(&self.keys())
+    }
+
     /// Makes a data directory: keys, internal CA, control database, and this configuration as `config.toml`.
     ///
     /// # Errors
