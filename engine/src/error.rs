@@ -106,6 +106,18 @@ impl EngineError {
         self.kind() == EngineErrorKind::Fenced
     }
 
+    /// Does it come from the object store: a response that it gave, or that it did not give?
+    pub(crate) fn is_of_the_store(&self) -> bool {
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            if error.is::<object_store::Error>() {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// What happened, without place, cause and advice.
     #[must_use]
     pub fn what(&self) -> &str {
