@@ -7,6 +7,8 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use durable::{LocalDurableError, TaskLost};
+
 /// What a caller can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -200,4 +202,3 @@ mod tests {
         assert_eq!(error.clone().kind(), EngineErrorKind::Corrupt);
     }
 }
-use durable::{LocalDurableError, TaskLost};
