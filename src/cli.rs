@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use engine::{Clock, SystemClock};
 use storage_format::Millis;
 
+use control::Caller;
 use control::data_dir::DataDir;
 use problem::{Context, Problem, Result};
 
@@ -141,6 +142,12 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 /// The wall clock.
 fn now() -> Millis {
     SystemClock::new().now()
+}
+
+/// Who runs this command: the number that the operating system knows, and the name that the environment says.
+fn caller() -> Caller {
+    let name = std::env::var("USER").unwrap_or_else(|_| "operator".to_owned());
+    Caller::command(rustix::process::getuid().as_raw(), name)
 }
 
 /// A duration argument.

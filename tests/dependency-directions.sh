@@ -35,6 +35,8 @@ never -p client -- arrow datafusion engine query sqlx axum quinn clap control se
 never -p control -- engine datafusion query axum quinn clap ingest server problem icecore
 never -p export -- tokio axum sqlx datafusion engine query icecore
 never -p server -- quinn clap ingest gateway icecore
+# It stores nothing of its own in an object store; the crate that it replaces files with can.
+never -p control --depth 1 -- object_store
 # SQL is behind control: the server itself must not name it.
 never -p server --depth 1 -- sqlx
 never -p load -- engine datafusion query axum clap server icecore

@@ -1,10 +1,11 @@
 //! Files that only their owner may read: keys and certificates. Written whole or not at all, and on the disk when the
 //! call returns.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use durable::{Files, RealFiles};
 
 use crate::error::{Context, Error, ErrorKind, Result, Subject};
 
@@ -26,18 +27,7 @@ pub fn create(path: &Path, text: &str) -> Result<()> {
 /// # Errors
 /// When it cannot be written.
 pub fn replace(path: &Path, text: &str) -> Result<()> {
-    let what = || format!("cannot write {}", path.display());
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = Path::new(&temporary);
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary).context(what)?;
-    // A file left over by a crash may have other permissions than those asked for.
-    file.set_permissions(Permissions::from_mode(0o600)).context(what)?;
-    file.write_all(text.as_bytes()).context(what)?;
-    file.sync_all().context(what)?;
-    std::fs::rename(temporary, path).context(what)?;
-    sync_parent(path)
+    durable::replace_file(&RealFiles, path, text.as_bytes()).context(|| format!("cannot write {}", path.display()))
 }
 
 /// Makes a directory with mode 0700, if it is not there yet.
@@ -49,15 +39,10 @@ pub fn create_dir(path: &Path) -> Result<()> {
     if !path.is_dir() {
         std::fs::create_dir_all(path).context(what)?;
         std::fs::set_permissions(path, Permissions::from_mode(0o700)).context(what)?;
-        sync_parent(path)?;
+        let parent = path.parent().unwrap_or(Path::new(""));
+        RealFiles.sync_dir(parent).context(|| format!("cannot sync the directory {}", parent.display()))?;
     }
     Ok(())
-}
-
-fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let what = || format!("cannot sync the directory {}", parent.display());
-    File::open(parent).context(what)?.sync_all().context(what)
 }
 
 /// Reads a file that holds a secret; refuses one that others may read.
