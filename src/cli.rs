@@ -15,6 +15,7 @@ use control::data_dir::DataDir;
 use problem::{Context, Problem, Result};
 
 mod api;
+mod audit;
 mod bench;
 mod config;
 mod conflicts;
@@ -68,6 +69,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Enroll, list and revoke gateways; send readings as one
     Gateway(gateway::GatewayArgs),
+    /// Show who changed what (works beside a running server)
+    Audit(audit::AuditArgs),
     /// Ask a question in SQL
     Query(query::QueryArgs),
     /// Write readings to a CSV file
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Org(args) => org::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Gateway(args) => gateway::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Conflicts(args) => conflicts::run(&args),
