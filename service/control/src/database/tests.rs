@@ -2,7 +2,7 @@
 //! change is made beside it.
 
 use serde_json::{Value, json};
-use storage_format::{GatewayId, OrgId};
+use storage_format::GatewayId;
 
 use super::doors::Entry;
 use super::*;
