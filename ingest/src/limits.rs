@@ -90,7 +90,7 @@ impl Default for IngestLimits {
             open_timeout: Duration::from_secs(10),
             message_timeout: Duration::from_secs(30),
             answer_timeout: Duration::from_secs(30),
-            recheck_interval: Duration::from_secs(1),
+            recheck_interval: Duration::from_millis(500),
             socket_buffer_bytes: 4 << 20,
         }
     }

@@ -39,7 +39,8 @@ pub enum Refusal {
     /// refused with that reason.
     #[error("the organisation is suspended")]
     OrgSuspended,
-    /// The directory cannot tell now. The client is told to come again.
+    /// The directory cannot tell, and has not been able to for longer than it may go on with what it knew. The client is
+    /// told to come again, also one that is connected.
     #[error("the directory of gateways does not answer")]
     Unavailable,
 }
@@ -48,7 +49,7 @@ pub enum Refusal {
 pub trait GatewayDirectory: Send + Sync + 'static {
     /// The gateway of this certificate, which has been verified against the CA already.
     ///
-    /// May block for about a millisecond. It is asked during the handshake (and after it, if that was longer than
+    /// Returns at once for a gateway that it knows, and may block for some tens of milliseconds for another. It is asked during the handshake (and after it, if that was longer than
     /// [`recheck_interval`](crate::IngestLimits::recheck_interval) ago), and again at that interval for as long as the
     /// connection lives; seldom while [`version`](Self::version) tells that nothing has changed.
     ///

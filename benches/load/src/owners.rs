@@ -1,11 +1,10 @@
 //! Organisations, tokens and gateways for a run, made in this process and many at a time.
 
 use ingest::client::Identity;
-use storage_format::{Millis, OrgId};
+use storage_format::Millis;
 
 use control::data_dir::DataDir;
-use control::pki::Authority;
-use control::{Control, NewGateway};
+use control::{Caller, Control, Enrolment, NewGateway};
 use problem::{Context, Problem, Result};
 
 /// How long the certificates are good for.
@@ -33,15 +32,15 @@ impl Owners {
         now: Millis,
     ) -> Result<Self> {
         let control = data.open_control().await.context(cannot_make)?;
-        let (mut ids, mut tokens) = (Vec::new(), Vec::new());
+        let caller = Caller::command(0, "bench");
+        let (mut names, mut tokens) = (Vec::new(), Vec::new());
         for index in 0..orgs {
-            let org = control.create_org(&format!("org {index}"), now).await.context(cannot_make)?;
-            let (_, token) = control.create_token(org.id, "bench", now).await.context(cannot_make)?;
+            let org = control.create_org(&caller, &format!("org {index}"), now).await.context(cannot_make)?;
+            let (_, token) = control.create_token(&caller, org.id, "bench", now).await.context(cannot_make)?;
             tokens.push(token.expose().to_owned());
-            ids.push(org.id);
+            names.push(org.name);
         }
-        let authority = Authority::load(&data.keys()).context(cannot_make)?;
-        let gateways = issue(&control, &authority, &ids, gateways, server_name, now).await?;
+        let gateways = issue(&control, data, &names, gateways, server_name, now).await?;
         control.close().await;
         Ok(Self { tokens, gateways })
     }
@@ -53,32 +52,26 @@ fn cannot_make() -> String {
 
 async fn issue(
     control: &Control,
-    authority: &Authority,
-    orgs: &[OrgId],
+    data: &DataDir,
+    orgs: &[String],
     count: usize,
     server_name: &str,
     now: Millis,
 ) -> Result<Vec<Identity>> {
-    let mut identities = Vec::with_capacity(count);
-    let mut issued = Vec::with_capacity(count);
-    for (index, org) in (0..count).zip(orgs.iter().cycle()) {
-        let id = Control::new_gateway_id().context(cannot_make)?;
-        let certificate = authority.issue_gateway(*org, id, now, CERTIFICATE_DAYS).context(cannot_make)?;
-        let (pem, key) = (certificate.certificate_pem.as_bytes(), certificate.key_pem.as_bytes());
-        let identity = Identity::from_pem(pem, key, authority.pem().as_bytes(), server_name);
-        identities.push(identity.context(|| "an identity that was just made cannot be used".to_owned())?);
-        issued.push((id, *org, format!("gateway {index}"), certificate));
-    }
-    let new: Vec<_> = issued
+    let names: Vec<_> = (0..count).map(|index| format!("gateway {index}")).collect();
+    let new: Vec<_> = names
         .iter()
-        .map(|(id, org, name, certificate)| NewGateway {
-            id: *id,
-            org: *org,
-            name,
-            fingerprint: certificate.fingerprint,
-            expires: certificate.expires,
-        })
+        .zip(orgs.iter().cycle())
+        .map(|(name, org)| NewGateway { org, name, days: CERTIFICATE_DAYS })
         .collect();
-    control.add_gateways(&new, now).await.context(cannot_make)?;
+    let enrolment = Enrolment::open(control, data).context(cannot_make)?;
+    let caller = Caller::command(0, "bench");
+    let made = enrolment.enroll_all(&caller, &new, now, |_| Ok(())).await.context(cannot_make)?;
+    let mut identities = Vec::with_capacity(count);
+    for made in &made {
+        let (pem, key) = (made.certificate_pem.as_bytes(), made.key_pem.as_bytes());
+        let identity = Identity::from_pem(pem, key, made.ca_pem.as_bytes(), server_name);
+        identities.push(identity.context(|| "an identity that was just made cannot be used".to_owned())?);
+    }
     if identities.len() == count { Ok(identities) } else { Err(Problem::new("a run needs an organisation")) }
 }

@@ -186,7 +186,11 @@ fn check(connected: &Live, directory: &dyn GatewayDirectory) -> bool {
         Ok(identity) if standing == Standing::Good(identity) => {}
         // A suspension ended, or the certificate is another's now: streams hold who they were, so begin anew.
         Ok(_) => connected.connection.close(CloseCode::ShuttingDown.var_int(), b"the gateway's standing changed"),
-        Err(Refusal::Unavailable) => return false,
+        // The directory has waited for as long as it may: whoever was revoked meanwhile must not stay for ever.
+        Err(Refusal::Unavailable) => {
+            connected.connection.close(CloseCode::Unavailable.var_int(), b"the directory of gateways does not answer");
+            return false;
+        }
         Err(Refusal::OrgSuspended) => connected.set(Standing::Refused(RefusalCode::OrgSuspended)),
         Err(refusal) => {
             if standing == Standing::Refused(RefusalCode::CertificateRevoked) {

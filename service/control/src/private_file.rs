@@ -4,11 +4,11 @@
 //! Crash consistency: a crash leaves the old file or the new one, and at most a temporary file beside it, which the next
 //! replacement of the same file or [`remove_temporary`] removes.
 
-use std::fs::{File, Permissions};
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use durable::{RealFiles, replace_file};
+use durable::{Files, RealFiles, replace_file};
 
 use crate::error::{Context, Error, ErrorKind, Result, Subject};
 
@@ -57,15 +57,10 @@ pub fn create_dir(path: &Path) -> Result<()> {
     if !path.is_dir() {
         std::fs::create_dir_all(path).context(what)?;
         std::fs::set_permissions(path, Permissions::from_mode(0o700)).context(what)?;
-        sync_parent(path)?;
+        let parent = path.parent().unwrap_or(Path::new(""));
+        RealFiles.sync_dir(parent).context(|| format!("cannot sync the directory {}", parent.display()))?;
     }
     Ok(())
-}
-
-fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let what = || format!("cannot sync the directory {}", parent.display());
-    File::open(parent).context(what)?.sync_all().context(what)
 }
 
 /// Reads a file that holds a secret; refuses one that others may read.

@@ -5,7 +5,7 @@ use storage_format::OrgId;
 
 use super::HttpState;
 use super::error::HttpError;
-use control::Standing;
+use control::{ErrorKind, Standing};
 use problem::Problem;
 
 /// The organisation of the request's token.
@@ -17,13 +17,24 @@ pub(super) async fn organisation(state: &HttpState, headers: &HeaderMap) -> Resu
     let Some((_, secret)) = text.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
         return Err(HttpError::unauthorized("the Authorization header holds no bearer token"));
     };
-    let standing = state.0.control.token_standing(secret.trim()).await;
-    match standing.map_err(|error| HttpError::internal(&Problem::new("a token cannot be looked up").detail(error)))? {
+    let standing = state.0.standings.token(secret.trim()).await;
+    match standing.map_err(|error| cannot_tell(&error))? {
         Some(Standing::Good(org)) => Ok(org),
         // Whoever holds a revoked token does not learn that it once was one.
         Some(Standing::Revoked) | None => Err(HttpError::unauthorized("the token is unknown or revoked")),
         Some(Standing::Suspended) => {
             Err(HttpError::new(StatusCode::FORBIDDEN, "org_suspended", "the organisation is suspended"))
         }
+    }
+}
+
+/// The error of a token that cannot be looked up. Why the database cannot be read is logged where it is watched.
+fn cannot_tell(error: &control::Error) -> HttpError {
+    match error.kind() {
+        ErrorKind::Unavailable => {
+            let message = "the server cannot tell at present what this token opens";
+            HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).help("try again in a moment")
+        }
+        _ => HttpError::internal(&Problem::new("a token cannot be looked up").detail(error)),
     }
 }

@@ -12,7 +12,7 @@ use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
-use control::Control;
+use control::Standings;
 use engine::Engine;
 use metrics::{counter, histogram};
 use problem::Problem;
@@ -51,7 +51,7 @@ pub struct HttpState(Arc<Shared>);
 
 struct Shared {
     config: HttpConfig,
-    control: Control,
+    standings: Standings,
     metrics: RenderMetrics,
     backend: watch::Receiver<Option<Backend>>,
     requests: Arc<Semaphore>,
@@ -89,12 +89,12 @@ impl HttpState {
     #[must_use]
     pub fn new(
         config: HttpConfig,
-        control: Control,
+        standings: Standings,
         metrics: RenderMetrics,
         backend: watch::Receiver<Option<Backend>>,
     ) -> Self {
         let requests = Arc::new(Semaphore::new(config.requests_max.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Shared { config, control, metrics, backend, requests, per_org: Arc::default() }))
+        Self(Arc::new(Shared { config, standings, metrics, backend, requests, per_org: Arc::default() }))
     }
 
     /// A place for a request of this organisation, or 503 or 429.

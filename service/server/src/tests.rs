@@ -31,11 +31,13 @@ fn rendered() -> RenderMetrics {
 /// A server without a backend, as it is before recovery; the sender is the backend's.
 async fn starting() -> (tempfile::TempDir, HttpState, watch::Sender<Option<Backend>>, SocketAddr, String) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let control = Control::create(&dir.path().join("control.db")).await.expect("made");
-    let org = control.create_org("north", storage_format::Millis::EPOCH).await.expect("made");
-    let token = control.create_token(org.id, "test", storage_format::Millis::EPOCH).await.expect("made").1;
+    let control = control::Control::create(&dir.path().join("control.db")).await.expect("made");
+    let (caller, now) = (control::Caller::command(0, "test"), storage_format::Millis::EPOCH);
+    let org = control.create_org(&caller, "north", now).await.expect("made");
+    let token = control.create_token(&caller, org.id, "test", now).await.expect("made").1;
+    let standings = Standings::start(&control).await.expect("read");
     let (sender, receiver) = watch::channel(None);
-    let state = HttpState::new(config(), control, rendered(), receiver);
+    let state = HttpState::new(config(), standings, rendered(), receiver);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
     let router = router(state.clone());
