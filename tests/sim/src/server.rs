@@ -10,6 +10,7 @@ use engine::{AckSink, Appended, Engine, EngineParts, MasterKey, Stepped, Submiss
 use futures::future::{Either, select};
 use ingest::TimePolicy;
 use ingest::protocol::{Message, ProtocolVersion, ServerEvent, ServerSession, Welcome, check_frame};
+use kit::Reading;
 use storage_format::encryption::SecretKey;
 use storage_format::{Frame, FrameSequence, GatewayId, OrgId, SpoolId};
 use tokio::sync::{Notify, watch};
@@ -17,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use crate::exec::Group;
 use crate::gateway::identity;
 use crate::network::{Broken, End};
-use crate::oracle::{Reading, Taken, Ticket};
+use crate::oracle::{Taken, Ticket};
 use crate::world::World;
 
 /// The largest frame that the simulated server takes.
