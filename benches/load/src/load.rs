@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use ingest::RefusalCode;
-use ingest::client::{Answers, Client, ClientConfig, Endpoint, Identity, Summary, Wire};
+use ingest::client::{Client, ClientConfig, Endpoint, Identity, ResponseObserver, Summary, Wire};
 use storage_format::FrameSequence;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -109,8 +109,8 @@ struct Account {
     waiting: Mutex<VecDeque<Waiting>>,
 }
 
-impl Answers for Account {
-    fn answered(&self, up_to: FrameSequence) {
+impl ResponseObserver for Account {
+    fn acknowledged(&self, up_to: FrameSequence) {
         let now = Instant::now();
         let (mut frames, mut readings) = (0, 0);
         {
@@ -160,7 +160,7 @@ impl Line {
         let client_config = ClientConfig {
             spool_frames_max: config.in_flight,
             endpoint: Some(endpoint),
-            answers: Some(Arc::clone(&account) as Arc<dyn Answers>),
+            observer: Some(Arc::clone(&account) as Arc<dyn ResponseObserver>),
             patience: PATIENCE,
             ..ClientConfig::new(config.server.to_string(), participant.identity)
         };

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ingest::RefusalCode;
-use ingest::client::{Answers, Client, ClientConfig, Endpoint};
+use ingest::client::{Client, ClientConfig, Endpoint, ResponseObserver};
 use storage_format::FrameSequence;
 
 use crate::house::{House, reading_at, readings, sequence, within};
@@ -17,8 +17,8 @@ struct Told {
     refused: Mutex<Vec<(FrameSequence, RefusalCode)>>,
 }
 
-impl Answers for Told {
-    fn answered(&self, up_to: FrameSequence) {
+impl ResponseObserver for Told {
+    fn acknowledged(&self, up_to: FrameSequence) {
         assert!(up_to.get() >= self.up_to.swap(up_to.get(), Ordering::Relaxed), "the numbers grow");
     }
 
@@ -38,7 +38,7 @@ async fn one_socket_serves_many_and_every_answer_is_told() {
         let (gateway, told) = (house.enrolled(number), Arc::new(Told::default()));
         let config = ClientConfig {
             endpoint: Some(endpoint.clone()),
-            answers: Some(Arc::clone(&told) as Arc<dyn Answers>),
+            observer: Some(Arc::clone(&told) as Arc<dyn ResponseObserver>),
             ..house.config(server.addr(), &gateway)
         };
         clients.push((within(Client::connect(config)).await.expect("a client"), told));
