@@ -102,7 +102,7 @@ impl Default for IngestLimits {
 pub struct LimitError {
     /// The limit's name.
     pub name: &'static str,
-    /// What the value must be.
+    /// Requirement that the value does not meet.
     pub why: &'static str,
 }
 

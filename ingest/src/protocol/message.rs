@@ -55,7 +55,7 @@ pub struct Welcome {
     pub server_time: Millis,
     /// The earliest time that a reading may have.
     pub time_min: Millis,
-    /// How far ahead of the server's clock a reading's time may be, in milliseconds.
+    /// Limit of the time by which a reading may be ahead of the server's clock, in milliseconds.
     pub ahead_ms_max: u64,
 }
 

@@ -12,7 +12,7 @@ use crate::error::RefusalCode;
 pub struct TimePolicy {
     /// The earliest time.
     pub time_min: Millis,
-    /// How far ahead of the server's clock a time may be.
+    /// Limit of the time by which a reading may be ahead of the server's clock.
     pub ahead_max: Duration,
 }
 
