@@ -1,4 +1,4 @@
-//! Organisations, tokens and gateways for a run, made in this process and many at a time.
+//! Organisations, tokens and gateways for a run, created in this process, many at a time.
 
 use ingest::client::Identity;
 use storage_format::{Millis, OrgId};
@@ -8,24 +8,24 @@ use control::pki::Authority;
 use control::{Control, NewGateway};
 use problem::{Context, Problem, Result};
 
-/// How long the certificates are good for.
+/// Validity of the certificates.
 const CERTIFICATE_DAYS: u32 = 2;
 
-/// Who takes part in a run.
+/// Participants of a run.
 #[derive(Debug)]
-pub(super) struct Owners {
-    /// A token of each organisation.
+pub(super) struct Enrollment {
+    /// One token of each organisation.
     pub tokens: Vec<String>,
-    /// Gateways, the organisations in turn.
+    /// Gateways, assigned to the organisations in turn.
     pub gateways: Vec<Identity>,
 }
 
-impl Owners {
-    /// Makes so many organisations, and so many gateways, dealt out to them in turn.
+impl Enrollment {
+    /// Creates organisations, and gateways that are assigned to them in turn.
     ///
     /// # Errors
     /// When the data directory cannot be written.
-    pub(super) async fn enroll(
+    pub(super) async fn create(
         data: &DataDir,
         orgs: u32,
         gateways: usize,
@@ -61,7 +61,7 @@ async fn issue(
         let certificate = authority.issue_gateway(*org, id, now, CERTIFICATE_DAYS)?;
         let (pem, key) = (certificate.certificate_pem.as_bytes(), certificate.key_pem.as_bytes());
         let identity = Identity::from_pem(pem, key, authority.pem().as_bytes(), server_name);
-        identities.push(identity.context(|| "an identity that was just made cannot be used".to_owned())?);
+        identities.push(identity.context(|| "a new identity cannot be used".to_owned())?);
         issued.push((id, *org, format!("gateway {index}"), certificate));
     }
     let new: Vec<_> = issued
