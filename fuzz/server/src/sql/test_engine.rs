@@ -45,23 +45,7 @@ pub(super) struct TestEngine {
     _engine: Arc<Engine>,
 }
 
-<<<<<<< HEAD:fuzz/server/src/sql/house.rs
-/// A directory for this process. What earlier ones left is removed: a fuzzer ends without a clean-up.
-=======
-struct Acks(watch::Sender<u64>);
-
-impl AckSink for Acks {
-    fn durable(&self, up_to: FrameSequence) {
-        self.0.send_replace(up_to.get());
-    }
-
-    fn failed(&self, sequence: FrameSequence, failure: SubmitFailure) {
-        panic!("frame {sequence}: {failure:?}");
-    }
-}
-
 /// Creates a directory for this process, and removes those of earlier ones, because a fuzzer exits without a clean-up.
->>>>>>> english-formats:fuzz/server/src/sql/test_engine.rs
 fn directory() -> PathBuf {
     let all = std::env::temp_dir().join("icecore-fuzz");
     for entry in std::fs::read_dir(&all).into_iter().flatten().flatten() {
@@ -131,11 +115,10 @@ async fn engine(dir: &Path) -> Arc<Engine> {
     };
     let parts = kit::rig::parts(Arc::new(InMemory::new()), Arc::new(SystemClock::new()));
     let engine = Engine::open(config, parts).await.expect("the engine opens");
-<<<<<<< HEAD:fuzz/server/src/sql/house.rs
-    for (org, logger, value) in [(MINE, 0x0012_4B00_0000_0001, 4.0), (THEIRS, THEIR_LOGGER, THEIR_VALUE)] {
+    for (org, logger, value) in [(CALLER_ORG, 0x0012_4B00_0000_0001, 4.0), (OTHER_ORG, OTHER_LOGGER, OTHER_VALUE)] {
         let gateway = kit::gateway(org ^ 1);
         let org = kit::org(org);
-        engine.manifests().create_org(org).await.expect("the organisation is made");
+        engine.manifests().create_org(org).await.expect("the organisation is created");
         let mut sender = Sender::new(org, 1);
         // Twice into segments, with a channel that comes late; then into the buffer, with a conflict.
         for (channels, minutes, value, flush) in
@@ -146,24 +129,6 @@ async fn engine(dir: &Path) -> Arc<Engine> {
             let mut sent = Sent { gateway, received: kit::millis(START_MS), readings: readings.collect() };
             let sequence = sender.submit(&engine, &mut sent).await;
             assert!(sender.acks.answered(sequence).await, "it is acknowledged");
-=======
-    let mut sequence = 0;
-    for (org, logger, value) in [(CALLER_ORG, 0x0012_4B00_0000_0001, 4.0), (OTHER_ORG, OTHER_LOGGER, OTHER_VALUE)] {
-        let org = OrgId::new(org).expect("not zero");
-        engine.manifests().create_org(org).await.expect("the organisation is created");
-        // Two flushes, the second with further channels; then readings in the buffer, with conflicts.
-        for (channels, minutes, value, flush) in
-            [(1..=1, 0..40, value, true), (2..=3, 20..60, value, true), (1..=2, 30..90, value + 1.0, false)]
-        {
-            sequence += 1;
-            let mut frame = FrameBuilder::new();
-            for minute in minutes {
-                let time = Millis::new(START_MS + minute * 60_000).expect("a time");
-                let samples: Vec<_> = channels.clone().filter_map(ChannelCode::new).map(|code| (code, value)).collect();
-                frame.push(LoggerId::new(logger).expect("not zero"), time, &samples).expect("the frame has room");
-            }
-            send(&engine, org, sequence, &mut frame).await;
->>>>>>> english-formats:fuzz/server/src/sql/test_engine.rs
             if flush {
                 engine.flush(Some(org)).await.expect("the flush succeeds");
             }
@@ -171,20 +136,3 @@ async fn engine(dir: &Path) -> Arc<Engine> {
     }
     engine
 }
-<<<<<<< HEAD:fuzz/server/src/sql/house.rs
-=======
-
-async fn send(engine: &Engine, org: OrgId, sequence: u64, frame: &mut FrameBuilder) {
-    let bytes = frame.encode(SpoolId::new(1).expect("not zero"), FrameSequence::new(sequence));
-    let (sender, mut acknowledged) = watch::channel(0);
-    let submission = Submission {
-        org,
-        gateway: GatewayId::new(org.get() ^ 1).expect("not zero"),
-        received: Millis::new(START_MS).expect("a time"),
-        frame: Frame::decode(bytes).expect("an encoded frame decodes"),
-        acks: Arc::new(Acks(sender)),
-    };
-    engine.submit(submission).await.expect("the engine is open");
-    acknowledged.wait_for(|up_to| *up_to >= sequence).await.expect("the frame is acknowledged");
-}
->>>>>>> english-formats:fuzz/server/src/sql/test_engine.rs

@@ -1,4 +1,4 @@
-//! Organisations, tokens and gateways for a run, made in this process and many at a time.
+//! Organisations, tokens and gateways for a run, created in this process, many at a time.
 
 use ingest::client::Identity;
 use storage_format::Millis;
@@ -7,24 +7,24 @@ use control::data_dir::DataDir;
 use control::{Caller, Control, Enrolment, NewGateway};
 use problem::{Context, Problem, Result};
 
-/// How long the certificates are good for.
+/// Validity of the certificates.
 const CERTIFICATE_DAYS: u32 = 2;
 
-/// Who takes part in a run.
+/// Participants of a run.
 #[derive(Debug)]
-pub(super) struct Owners {
-    /// A token of each organisation.
+pub(super) struct Enrollment {
+    /// One token of each organisation.
     pub tokens: Vec<String>,
-    /// Gateways, the organisations in turn.
+    /// Gateways, assigned to the organisations in turn.
     pub gateways: Vec<Identity>,
 }
 
-impl Owners {
-    /// Makes so many organisations, and so many gateways, dealt out to them in turn.
+impl Enrollment {
+    /// Creates organisations, and gateways that are assigned to them in turn.
     ///
     /// # Errors
     /// When the data directory cannot be written.
-    pub(super) async fn enroll(
+    pub(super) async fn create(
         data: &DataDir,
         orgs: u32,
         gateways: usize,
@@ -71,7 +71,7 @@ async fn issue(
     for made in &made {
         let (pem, key) = (made.certificate_pem.as_bytes(), made.key_pem.as_bytes());
         let identity = Identity::from_pem(pem, key, made.ca_pem.as_bytes(), server_name);
-        identities.push(identity.context(|| "an identity that was just made cannot be used".to_owned())?);
+        identities.push(identity.context(|| "a new identity cannot be used".to_owned())?);
     }
     if identities.len() == count { Ok(identities) } else { Err(Problem::new("a run needs an organisation")) }
 }
