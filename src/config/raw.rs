@@ -22,6 +22,7 @@ pub(super) struct RawConfig {
 pub(super) struct RawIngest {
     pub(super) addr: String,
     pub(super) server_names: Vec<String>,
+    pub(super) certificate_check_interval: Span,
     pub(super) time_min: String,
     pub(super) future_max: Span,
     pub(super) connections_max: usize,
