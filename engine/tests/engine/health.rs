@@ -24,7 +24,7 @@ fn org(id: u64) -> OrgId {
 }
 
 fn some() -> Sent {
-    let readings = (0..50).map(|i| Reading { logger: 1, time: MAY + i * 1000, samples: vec![(1, i as f64)] });
+    let readings = (0..50).map(|i| Reading::new(1, MAY + i * 1000, &[(1, i as f64)]));
     Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }
 
