@@ -80,7 +80,7 @@ pub(super) struct RawEngine {
     pub(super) merge_runs_max: usize,
     pub(super) flush_retry_min: Span,
     pub(super) flush_retry_max: Span,
-    pub(super) collect_delay: Span,
+    pub(super) garbage_delay: Span,
     pub(super) schedule_interval: Span,
     pub(super) flush_at_close: bool,
 }

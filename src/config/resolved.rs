@@ -231,7 +231,7 @@ fn engine_config(raw: &RawEngine) -> Result<EngineConfig, Rule> {
         merge_runs_max: raw.merge_runs_max,
         flush_retry_min: raw.flush_retry_min.0,
         flush_retry_max: raw.flush_retry_max.0,
-        collect_delay: raw.collect_delay.0,
+        garbage_delay: raw.garbage_delay.0,
         schedule_interval: raw.schedule_interval.0,
         flush_at_close: raw.flush_at_close,
         ..EngineConfig::new("")
