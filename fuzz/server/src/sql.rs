@@ -73,7 +73,7 @@ pub fn sql(data: &[u8]) -> bool {
         Err(error) => {
             let went_on = matches!(error, QueryError::Limit(LimitKind::Queries { .. }));
             assert!(!went_on, "an earlier query goes on though it was stopped: seen by {sql:?}");
-            let engine = matches!(error, QueryError::Engine);
+            let engine = matches!(error, QueryError::Engine | QueryError::Defect);
             assert!(contained.is_empty() || engine, "{sql:?} panicked, and says {error:?}: {contained:?}");
             format!("{error} {error:?}")
         }

@@ -67,13 +67,9 @@ async fn export(state: &HttpState, headers: &HeaderMap, parameters: &Parameters)
     let request = request(parameters)?;
     let backend = state.backend(org, state.0.config.request_time_max).await?;
     let batches = backend.query.session(org).export(request).await?;
-    // Taken after the export's own snapshot, so that it has every channel of that one.
-    let snapshot = backend.engine.snapshot(org).await;
-    let snapshot = snapshot.map_err(|error| HttpError::internal(&Problem::new("no snapshot").detail(error)))?;
-    let encoder = CsvEncoder::new(&batches.schema(), &snapshot.channels())
+    let encoder = CsvEncoder::new(&batches.schema(), batches.channels())
         .map_err(|error| HttpError::internal(&Problem::new("an export cannot be encoded").detail(error)))?;
-    let (time_max, stall_max) = (state.0.config.export_time_max, state.0.config.stall_timeout);
-    answer::stream(batches.schema(), batches, Box::new(encoder), place, time_max, stall_max).await
+    answer::encoded(batches, Box::new(encoder), place, state.patience(state.0.config.export_time_max)).await
 }
 
 fn request(parameters: &Parameters) -> Result<ExportRequest, HttpError> {

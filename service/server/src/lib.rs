@@ -29,6 +29,7 @@ mod health;
 mod listen;
 mod sql;
 
+use answer::Patience;
 pub use config::HttpConfig;
 use error::HttpError;
 pub use listen::serve;
@@ -95,6 +96,11 @@ impl HttpState {
     ) -> Self {
         let requests = Arc::new(Semaphore::new(config.requests_max.min(Semaphore::MAX_PERMITS)));
         Self(Arc::new(Shared { config, control, metrics, backend, requests, per_org: Arc::default() }))
+    }
+
+    /// How long a response may take, of this much time for the whole of it.
+    fn patience(&self, time_max: Duration) -> Patience {
+        Patience { time_max, stall_max: self.0.config.stall_timeout }
     }
 
     /// A place for a request of this organisation, or 503 or 429.

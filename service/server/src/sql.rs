@@ -27,12 +27,12 @@ pub(super) async fn post(
     let place = state.place(org)?;
     let format = format(&headers)?;
     let sql = statement(&headers, &read_body(&state, body).await?)?;
-    let (time_max, stall_max) = (state.0.config.request_time_max, state.0.config.stall_timeout);
-    let backend = state.backend(org, time_max).await?;
+    let patience = state.patience(state.0.config.request_time_max);
+    let backend = state.backend(org, patience.time_max).await?;
     let batches = backend.query.session(org).sql(&sql).await?;
     let encoder = ::export::encoder(format, &batches.schema())
         .map_err(|error| HttpError::internal(&Problem::new("an answer cannot be encoded").detail(error)))?;
-    answer::stream(batches.schema(), batches, encoder, place, time_max, stall_max).await
+    answer::encoded(batches, encoder, place, patience).await
 }
 
 /// The whole body, within its limits of size and time.
