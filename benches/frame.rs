@@ -5,16 +5,14 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use kit::SplitMix64;
 use storage_format::{ChannelCode, Frame, FrameBuilder, FrameSequence, LoggerId, Millis, SpoolId};
 
 /// Readings of loggers with ±0.35 s of jitter and sensors of 0.01 and 0.0625 degrees: what a fleet sends.
 fn fill(builder: &mut FrameBuilder, loggers: u64, per_logger: i64) {
     let [temperature, humidity] = [1, 2].map(|code| ChannelCode::new(code).expect("a code"));
-    let mut state = 1_u64;
-    let mut dice = move |sides: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        i64::try_from((state >> 33) % sides).expect("small")
-    };
+    let mut random = SplitMix64::new(1);
+    let mut dice = move |sides: u64| i64::try_from(random.below(sides)).expect("small");
     for logger in 0..loggers {
         for n in 0..per_logger {
             let time = Millis::new(1_700_000_000_000 + n * 300_000 + dice(700)).expect("a time");

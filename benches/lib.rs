@@ -5,11 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use engine::{
-    AckSink, Clock as _, Engine, EngineConfig, EngineParts, LocalDurable, MasterKey, RealFiles, Submission,
-    SubmitFailure, SystemClock, SystemRandom,
-};
-use storage_format::encryption::SecretKey;
+use engine::{AckSink, Clock as _, Engine, EngineConfig, LocalDurable, Submission, SubmitFailure, SystemClock};
 use storage_format::{ChannelCode, Frame, FrameBuilder, FrameSequence, GatewayId, LoggerId, Millis, OrgId, SpoolId};
 
 /// Time between two readings of a logger, in milliseconds.
@@ -130,13 +126,7 @@ pub async fn open(dir: &Path, config: impl FnOnce(&mut EngineConfig)) -> Arc<Eng
     let mut settings = EngineConfig::new(dir);
     config(&mut settings);
     let store = LocalDurable::open(dir.join("store"), dir.join("tmp")).expect("a store");
-    let parts = EngineParts {
-        files: Arc::new(RealFiles),
-        store: Arc::new(store),
-        keys: Arc::new(MasterKey::new(SecretKey::from_bytes([7; 32]), SystemRandom)),
-        clock: Arc::new(SystemClock::new()),
-        random: Arc::new(SystemRandom),
-    };
+    let parts = kit::rig::parts(Arc::new(store), Arc::new(SystemClock::new()));
     let engine = Engine::open(settings, parts).await.expect("it opens");
     engine.ensure_org(org()).await.expect("an organisation");
     engine

@@ -59,6 +59,18 @@ pub fn parse(text: &str, file: &Path, overrides: &Overrides) -> Result<Config> {
     })
 }
 
+/// Settings that had other names before, with their present ones.
+const RENAMED: [(&str, &str); 8] = [
+    ("ingest.stream_window", "ingest.stream_window_bytes"),
+    ("ingest.connection_window", "ingest.connection_window_bytes"),
+    ("ingest.send_window", "ingest.send_window_bytes"),
+    ("ingest.frame_memory_max", "ingest.frame_memory_bytes"),
+    ("ingest.frame_max", "ingest.frame_bytes_max"),
+    ("ingest.socket_buffer", "ingest.socket_buffer_bytes"),
+    ("query.spill_max", "query.spill_bytes_max"),
+    ("query.metadata_cache", "query.metadata_cache_bytes_max"),
+];
+
 /// Tells where a value that does not fit stands.
 fn explain(error: &Error, file: &Path) -> Problem {
     let mut path: Vec<&str> = error.path.iter().map(String::as_str).collect();
@@ -81,6 +93,9 @@ fn explain(error: &Error, file: &Path) -> Problem {
     } else {
         format!("in {}", file.display())
     };
+    if let (Some(_), Some((_, now))) = (unknown, RENAMED.iter().find(|(before, _)| *before == key)) {
+        return Problem::new(format!("the setting {key} {place} has another name now")).help(format!("write {now}"));
+    }
     match &error.kind {
         Kind::UnknownField(_, []) => Problem::new(format!("unknown setting {key} {place}")),
         Kind::UnknownField(_, known) => {

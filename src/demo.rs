@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use storage_format::{ChannelCode, LoggerId, Millis};
 
+use crate::advice::Advise as _;
 use crate::cli::demo_tools::{self, Question};
 use crate::config::{self, Config, Overrides};
 use crate::serve::Running;
@@ -65,7 +66,7 @@ impl Demo {
         let started = Instant::now();
         let data = DataDir::new(dir.join("data"));
         print("== A data directory: keys, internal CA, control database, configuration")?;
-        data.init(config::DEFAULT_TOML, demo_tools::now()).await?;
+        data.init(config::DEFAULT_TOML, demo_tools::now()).await.advise()?;
         print(&format!("   {}", data.path().display()))?;
         let running = start(&data).await?;
         print(&format!(
@@ -114,13 +115,13 @@ fn url(running: &Running) -> String {
 
 async fn owners(data: &DataDir, dir: &Path, days: u32) -> Result<Vec<Owner>> {
     let start: Millis = START.parse().context(|| "the demo's start is no time".to_owned())?;
-    let control = data.open_control().await?;
+    let control = data.open_control().await.advise()?;
     let mut owners = Vec::new();
     for (seed, (name, loggers)) in (1..).zip(FLEETS) {
-        let org = control.create_org(name, demo_tools::now()).await?;
+        let org = control.create_org(name, demo_tools::now()).await.advise()?;
         let identity = dir.join(format!("gateway-{name}"));
         demo_tools::enroll(&control, data, name, &identity).await?;
-        let (_, token) = control.create_token(org.id, "demo", demo_tools::now()).await?;
+        let (_, token) = control.create_token(org.id, "demo", demo_tools::now()).await.advise()?;
         let fleet = FleetConfig { seed, loggers, interval: Duration::from_secs(300), start, days };
         owners.push(Owner { name, identity, token: token.expose().to_owned(), fleet });
     }

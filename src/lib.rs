@@ -3,6 +3,7 @@
 //! No business rule is in here: what readings are is decided in the engine, who may do what in `service/control`, what
 //! HTTP answers in `service/server`.
 
+mod advice;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -38,12 +38,13 @@ impl Directory {
     }
 
     async fn look_up(&self, certificate: &CertificateDer<'_>) -> std::result::Result<GatewayIdentity, Refusal> {
-        let unavailable = |problem: Problem| {
-            tracing::error!(%problem, "the directory of gateways does not answer");
+        let unavailable = |error: &dyn std::error::Error| {
+            tracing::error!(%error, "the directory of gateways does not answer");
             Refusal::Unavailable
         };
         let (org, gateway) = pki::parse_gateway(certificate).ok_or(Refusal::Unknown)?;
-        let found = self.control.gateway_standing(&pki::fingerprint(certificate)).await.map_err(unavailable)?;
+        let found =
+            self.control.gateway_standing(&pki::fingerprint(certificate)).await.map_err(|error| unavailable(&error))?;
         let (known, expires, standing) = found.ok_or(Refusal::Unknown)?;
         match standing {
             Standing::Revoked => Err(Refusal::Revoked),
@@ -54,7 +55,7 @@ impl Directory {
             Standing::Good(org) => {
                 let loaded = self.engine.ensure_org(org).await;
                 loaded.map_err(|error| {
-                    unavailable(Problem::new(format!("organisation {org} cannot be loaded")).detail(error))
+                    unavailable(&Problem::new(format!("organisation {org} cannot be loaded")).detail(error))
                 })?;
                 Ok(GatewayIdentity { org, gateway })
             }
@@ -71,7 +72,7 @@ impl GatewayDirectory for Directory {
     fn version(&self) -> Option<u64> {
         let version = tokio::runtime::Handle::current().block_on(self.control.version());
         // Then everybody is asked about, which tells the same.
-        version.map_err(|problem| tracing::debug!(%problem, "the control database tells no version")).ok()
+        version.map_err(|error| tracing::debug!(%error, "the control database tells no version")).ok()
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::advice::Advise as _;
 use crate::config::Config;
 use crate::open_files;
 use crate::ports::{Directory, Now, Sink};
@@ -91,18 +92,18 @@ impl Running {
     /// When the directory is none or taken, a key does not fit, an address is taken, or recovery finds damage.
     pub async fn start(data: &DataDir, config: Config) -> Result<Self> {
         let metrics = Metrics::install()?;
-        let control = data.open_control().await?;
-        let lock = data.lock()?;
-        data.clear_spill()?;
+        let control = data.open_control().await.advise()?;
+        let lock = data.lock().advise()?;
+        data.clear_spill().advise()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let now: Now = {
             let clock = Arc::clone(&clock);
             Arc::new(move || clock.now())
         };
-        let master_key = master_key::load_master_key(&data.keys())?;
-        master_key::verify_check(&control, &master_key).await?;
-        let authority = Authority::load(&data.keys())?;
-        authority.ensure_server_certificate(&data.keys(), &config.ingest.server_names, now())?;
+        let master_key = master_key::load_master_key(&data.keys()).advise()?;
+        master_key::verify_check(&control, &master_key).await.advise()?;
+        let authority = Authority::load(&data.keys()).advise()?;
+        authority.ensure_server_certificate(&data.keys(), &config.ingest.server_names, now()).advise()?;
 
         let (backend, ready) = watch::channel(None);
         let render = metrics.clone();
@@ -144,7 +145,7 @@ impl Running {
         engine: &Arc<Engine>,
         now: Now,
     ) -> Result<Server> {
-        let pem = pki::load_server(&data.keys())?;
+        let pem = pki::load_server(&data.keys()).advise()?;
         let tls = ServerTls::from_pem(pem.certificate.as_bytes(), pem.key.as_bytes(), pem.ca.as_bytes())
             .context(|| "the server's certificate cannot be used".to_owned())?;
         let ingest_config = ServerConfig {

@@ -32,7 +32,7 @@ never -p gateway -- arrow parquet object_store datafusion engine query sqlx axum
 never -p query -- quinn axum sqlx ingest control server icecore
 never -p problem -- tokio storage_format
 never -p client -- arrow datafusion engine query sqlx axum quinn clap control server icecore
-never -p control -- engine object_store datafusion query axum quinn clap ingest server icecore
+never -p control -- engine datafusion query axum quinn clap ingest server problem icecore
 never -p export -- tokio axum sqlx datafusion engine query icecore
 never -p server -- quinn clap ingest gateway icecore
 # SQL is behind control: the server itself must not name it.
@@ -43,6 +43,10 @@ never -p fuzz -- datafusion object_store engine query sqlx axum icecore
 # The simulation is the engine and the protocol, without sockets of its own, SQL or control data.
 never -p sim -- datafusion query sqlx axum icecore
 never -p icecore -- fuzz fuzz_server sim
+# What tests share is for tests: no crate of the product has it among its normal dependencies.
+for crate in storage-format engine ingest query icecore; do never -p "$crate" -- kit; done
+# The simulation does, which shows that this check sees it.
+tree -p sim | grep -qx kit || { echo "broken: the check does not see that sim depends on kit" >&2; broken=1; }
 
 # The check itself must be able to fail: the root does know DataFusion.
 tree -p icecore | grep -qx datafusion || { echo "broken: the check sees no dependencies at all" >&2; broken=1; }

@@ -31,8 +31,8 @@ use crate::append::{AppendQueue, Submission, SubmitError, SubmitFailure};
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushReport, FlushRequest, FlushStep, writer_gone};
-use crate::garbage::GarbageStep;
 use crate::keys::KeyProvider;
+use crate::maintain::{Maintenance, Stop, maintain};
 use crate::manifest::ManifestStore;
 use crate::org::{Org, Orgs};
 use crate::recover::RecoveryReport;
@@ -78,7 +78,8 @@ struct Core {
     loader: Arc<Loader>,
     queue: Arc<AppendQueue>,
     flush: Arc<FlushStep>,
-    garbage: GarbageStep,
+    /// Every kind of work in the background.
+    maintenance: Vec<Arc<dyn Maintenance>>,
     wal: Arc<WalDirectory>,
     manifests: Arc<ManifestStore>,
     segments: Arc<Segments>,
@@ -114,6 +115,11 @@ impl Core {
             self.closing.store(true, Ordering::Release);
             self.queue.close();
         }
+    }
+
+    /// Flushes, and whatever else there is to do in the background, until told to stop, or until an error ends the engine.
+    async fn maintain(&self, stop: &Stop) -> Result<(), EngineError> {
+        maintain(&self.maintenance, &*self.clock, stop).await
     }
 
     fn fatal(&self) -> Option<EngineError> {

@@ -1,6 +1,7 @@
 //! First write wins: merging sorted runs of readings, channel by channel.
 //!
-//! A kernel without I/O: batches of several runs are pushed in, merged batches come out. Runs are numbered in order of
+//! A kernel without I/O: batches of several runs are pushed in, merged batches come out. One driver ([`Merge`]) feeds it
+//! from streams. Runs are numbered in order of
 //! precedence: what run 0 says of a (logger, time, channel) stands; a later run may fill a channel that is empty. Equal
 //! keys within one run count in their order, the first wins.
 //!
@@ -8,6 +9,7 @@
 //! any more; output depends on nothing but the runs' rows, not on how they were cut into batches. Memory: the batches
 //! at the cursors, and one batch of output.
 
+mod driver;
 mod kernel;
 mod output;
 mod pending;
@@ -19,6 +21,7 @@ use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
+pub use driver::Merge;
 pub use kernel::MergeKernel;
 
 /// Rows of an output batch, unless told otherwise.

@@ -1,7 +1,7 @@
 //! Write buffers into segments: freeze, split by window, resolve against older segments, write, commit, swap.
 //!
-//! A step over injected clock, store and freezer: [`FlushStep::run_once`] looks at what is due, does it, and tells what
-//! happened; a thread calls it in a loop, recovery when memory runs short. It owns the order of these things and what
+//! A step of maintenance over injected clock, store and freezer: [`FlushStep`] looks at what is due and does it. Recovery
+//! uses the [`Flusher`] alone when memory runs short. It owns the order of these things and what
 //! is done after failures (the frozen buffer stays, is tried again after a pause, and nothing is lost). It does not own
 //! the swap of the active buffer (the single writer does, when asked) nor the WAL: it tells up to which LSN that may
 //! go.
@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use durable::Clock;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -28,6 +29,7 @@ use tokio::sync::oneshot;
 
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
+use crate::maintain::{Maintenance, Pace, Progress, Stop};
 use crate::metrics;
 use crate::org::{Org, Orgs};
 use crate::wal::WalDirectory;
@@ -35,6 +37,9 @@ use crate::wal::WalDirectory;
 pub(crate) use flusher::Flusher;
 pub(crate) use schedule::FlushReason;
 use schedule::{Candidate, Pressure, back_off, plan};
+
+/// Shortest pause after a step that found nothing to do.
+const IDLE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What flushes did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,6 +105,7 @@ pub(crate) struct FlushStep {
     wal: Arc<WalDirectory>,
     clock: Arc<dyn Clock>,
     age: Duration,
+    interval: Duration,
     retry: (Duration, Duration),
     concurrency: usize,
     requests: Mutex<Vec<FlushRequest>>,
@@ -108,18 +114,18 @@ pub(crate) struct FlushStep {
 
 /// What one step did.
 #[derive(Debug, Default)]
-pub(crate) struct FlushOutcome {
+struct FlushOutcome {
     /// All that succeeded, together.
-    pub(crate) report: FlushReport,
+    report: FlushReport,
     /// What failed; nothing of it is lost.
-    pub(crate) failed: Vec<(OrgId, EngineError)>,
+    failed: Vec<(OrgId, EngineError)>,
     /// The engine must end.
-    pub(crate) fatal: Option<EngineError>,
+    fatal: Option<EngineError>,
 }
 
 impl FlushOutcome {
     /// Was nothing due?
-    pub(crate) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.report.buffers == 0 && self.failed.is_empty()
     }
 }
@@ -140,6 +146,7 @@ impl FlushStep {
             wal,
             clock,
             age: config.flush_age,
+            interval: config.schedule_interval,
             retry: (config.flush_retry_min, config.flush_retry_max),
             concurrency: config.flush_concurrency,
             requests: Mutex::new(Vec::new()),
@@ -160,7 +167,7 @@ impl FlushStep {
 
     /// Flushes what was asked for and what is due, several organisations at a time, then lets the WAL go as far as it
     /// may.
-    pub(crate) async fn run_once(&self) -> FlushOutcome {
+    async fn flush_due(&self) -> FlushOutcome {
         let requests = std::mem::take(&mut *self.requests.lock().unwrap_or_else(PoisonError::into_inner));
         let due = self.due(&requests);
         let mut outcome = FlushOutcome::default();
@@ -304,6 +311,24 @@ impl FlushStep {
             }
         }
         result
+    }
+}
+
+#[async_trait]
+impl Maintenance for FlushStep {
+    fn pace(&self) -> Pace {
+        Pace { idle: IDLE_PAUSE.min(self.interval), interval: self.interval }
+    }
+
+    async fn woken(&self) {
+        self.orgs.flush_wanted().notified().await;
+    }
+
+    async fn run_once(&self, _: &Stop) -> Result<Progress, EngineError> {
+        let outcome = self.flush_due().await;
+        let progress = if outcome.is_idle() { Progress::Idle } else { Progress::Worked };
+        let fatal = outcome.failed.into_iter().map(|(_, error)| error).find(EngineError::ends_the_engine);
+        outcome.fatal.or(fatal).map_or(Ok(progress), Err)
     }
 }
 

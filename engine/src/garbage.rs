@@ -15,16 +15,17 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use durable::{Clock, is_fatal};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore};
 use storage_format::manifest::Manifest;
 use storage_format::{ObjectKey, OrgId, SegmentId};
-use tokio::sync::watch;
 
+use crate::commit::{Commit, CommitReason, Committer};
 use crate::error::{EngineError, EngineErrorKind};
-use crate::manifest::{ManifestChange, ManifestStore};
+use crate::maintain::{Maintenance, Pace, Progress, Stop};
 use crate::metrics;
 use crate::org::{Org, Orgs};
 use crate::planted::{self, PlantedBug};
@@ -35,7 +36,7 @@ const FOUND_MAX: usize = 1000;
 /// Looks through what is due.
 pub(crate) struct GarbageStep {
     orgs: Arc<Orgs>,
-    manifests: Arc<ManifestStore>,
+    commits: Arc<Committer>,
     store: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
     delay: Duration,
@@ -46,38 +47,12 @@ pub(crate) struct GarbageStep {
 impl GarbageStep {
     pub(crate) fn new(
         orgs: Arc<Orgs>,
-        manifests: Arc<ManifestStore>,
+        commits: Arc<Committer>,
         store: Arc<dyn ObjectStore>,
         clock: Arc<dyn Clock>,
         delay: Duration,
     ) -> Self {
-        Self { orgs, manifests, store, clock, delay, due: Mutex::default() }
-    }
-
-    /// Looks through the organisations that are due, one after the other, until `stop` says so.
-    ///
-    /// # Errors
-    /// Whatever must end the engine. Anything else is told to the log and tried again later.
-    pub(crate) async fn run_once(&self, stop: &watch::Receiver<bool>) -> Result<(), EngineError> {
-        for org in self.take_due() {
-            if *stop.borrow() {
-                return Ok(());
-            }
-            match self.collect(&org).await {
-                Ok(0) => {}
-                Ok(removed) => {
-                    metrics::collected(removed as u64);
-                    tracing::info!(org = %org.id(), removed, "objects that a crash or a failure left behind are removed");
-                    org.suspect();
-                }
-                Err(error) if error.ends_the_engine() => return Err(error),
-                Err(error) => {
-                    tracing::warn!(org = %org.id(), %error, "orphaned objects are not removed now; it is tried again");
-                    org.suspect();
-                }
-            }
-        }
-        Ok(())
+        Self { orgs, commits, store, clock, delay, due: Mutex::default() }
     }
 
     fn take_due(&self) -> Vec<Arc<Org>> {
@@ -97,16 +72,17 @@ impl GarbageStep {
             return Ok(0);
         }
         if !planted::has(PlantedBug::CollectInFlight) {
-            // A flush of this process that was under way has ended once the lock is had: what it has written and named
+            // A flush of this process that was under way has ended once the turn is had: what it has written and named
             // is in the manifest by now, and what it has not named never will be.
-            let _no_flush = org.flushing.lock().await;
-            let manifest = Arc::clone(&org.state().manifest);
-            let named = names(&manifest);
+            let mut turn = self.commits.turn(org).await;
+            let named = names(&turn.manifest());
             found.retain(|(id, _)| !named.contains(id));
             if found.is_empty() {
                 return Ok(0);
             }
-            self.close_version(org, &manifest).await?;
+            // The version after the manifest is taken, without a change: see the module.
+            let change = turn.unchanged();
+            turn.commit(Commit { reason: CommitReason::Garbage, change, flushed: None }).await?;
         }
         let count = found.len();
         let paths = futures::stream::iter(found.into_iter().map(|(_, path)| Ok(path)));
@@ -150,27 +126,38 @@ impl GarbageStep {
         }
         Ok(found)
     }
+}
 
-    /// Makes the version after `manifest`, without a change: see the module.
-    async fn close_version(&self, org: &Org, manifest: &Manifest) -> Result<(), EngineError> {
-        let (lsn_covered, flush) = (manifest.lsn_covered(), manifest.flush());
-        let nothing = ManifestChange { lsn_covered, flush, ..ManifestChange::default() };
-        let error = match self.manifests.commit(org.id(), manifest, nothing).await {
-            Ok(committed) => {
-                org.reloaded(&Arc::new(committed));
-                return Ok(());
+#[async_trait]
+impl Maintenance for GarbageStep {
+    /// What is due is looked for a few times within the delay.
+    fn pace(&self) -> Pace {
+        Pace { idle: Duration::ZERO, interval: self.delay / 8 }
+    }
+
+    /// Looks through the organisations that are due, one after the other.
+    async fn run_once(&self, stop: &Stop) -> Result<Progress, EngineError> {
+        let due = self.take_due();
+        let progress = if due.is_empty() { Progress::Idle } else { Progress::Worked };
+        for org in due {
+            if *stop.borrow() {
+                break;
             }
-            Err(error) => EngineError::from(error),
-        };
-        if error.kind() == EngineErrorKind::Retry {
-            // The commit may have been made, or an earlier one whose answer was lost. One that covers more is the next
-            // flush's to settle, which knows the buffers.
-            let loaded = self.manifests.load(org.id()).await?;
-            if loaded.lsn_covered() == lsn_covered {
-                org.reloaded(&Arc::new(loaded));
+            match self.collect(&org).await {
+                Ok(0) => {}
+                Ok(removed) => {
+                    metrics::collected(removed as u64);
+                    tracing::info!(org = %org.id(), removed, "objects that a crash or a failure left behind are removed");
+                    org.suspect();
+                }
+                Err(error) if error.ends_the_engine() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(org = %org.id(), %error, "orphaned objects are not removed now; it is tried again");
+                    org.suspect();
+                }
             }
         }
-        Err(error)
+        Ok(progress)
     }
 }
 

@@ -1,10 +1,10 @@
 //! icecore's storage core: makes frames durable (WAL), readable (write buffers), and lasting (segments, manifest).
 //!
 //! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush` and `garbage` do the
-//! work, each in steps that threads and tasks merely call. Below these: `snapshot`, `apply`, `wal`, `org`; then `buffer`,
-//! `segments`, `manifest`, `first_wins`; at the bottom what all use. A room imports only rooms below it: which, is a
-//! table in `tests/tidy/rooms.rs` that a test holds. This crate knows no QUIC, no HTTP and no SQL. Clock, randomness,
-//! files, object store and tasks are handed in (`durable`).
+//! work, each in steps that threads and `maintain` merely call. Below these: `commit`, the one door through which manifests
+//! change; `snapshot`, `apply`, `wal`, `org`; then `buffer`, `segments`, `manifest`, `first_wins`; at the bottom what all
+//! use. A room imports only rooms below it: which, is a table in `tests/tidy/rooms.rs` that a test holds. This crate
+//! knows no QUIC, no HTTP and no SQL. Clock, randomness, files, object store and tasks are handed in (`durable`).
 
 // Loom proves single files, which it takes by their paths (tests/loom), without the engine and what it depends on.
 #![cfg(not(loom))]
@@ -12,6 +12,7 @@
 mod append;
 mod apply;
 mod buffer;
+mod commit;
 mod config;
 mod engine;
 mod error;
@@ -20,6 +21,7 @@ mod flush;
 mod garbage;
 mod keys;
 mod limits;
+mod maintain;
 mod manifest;
 mod metrics;
 mod org;
@@ -44,7 +46,7 @@ pub use engine::{Appended, Stepped};
 pub use engine::{Engine, EngineParts, EngineStatus, FlushTrouble};
 pub use error::{EngineError, EngineErrorKind};
 pub use first_wins::{
-    MERGE_BATCH_ROWS, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
+    MERGE_BATCH_ROWS, Merge, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
 };
 pub use flush::FlushReport;
 pub use keys::{KeyError, KeyProvider, MasterKey};

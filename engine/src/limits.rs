@@ -21,4 +21,8 @@ pub(crate) const QUEUE_BYTES_LEAST: u64 = 16 << 20;
 /// Below this one frame could fill all write buffers.
 pub(crate) const BUFFER_BYTES_LEAST: u64 = 32 << 20;
 
+/// Reads of the same bytes of a segment that must find damage before it is reported. What an operator is told then is to
+/// restore the segment from a backup, which a bit that flipped on the way does not call for.
+pub(crate) const READ_ATTEMPTS: u32 = 3;
+
 const _: () = assert!(BUFFER_ROWS_MAX > FRAME_READINGS_MAX && BUFFER_ROWS_MAX < u32::MAX as usize);

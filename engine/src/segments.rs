@@ -32,6 +32,7 @@ use storage_format::segment::{
 use storage_format::{FileKind, FormatError, FormatErrorKind, ObjectKey, OrgId};
 
 use crate::error::{EngineError, EngineErrorKind};
+use crate::limits::READ_ATTEMPTS;
 use crate::manifest::OrgKeys;
 use crate::manifest::{ManifestError, RESTORE};
 
@@ -80,6 +81,17 @@ pub enum SegmentReadError {
     /// The organisation's key can not be had.
     #[error(transparent)]
     Key(#[from] ManifestError),
+}
+
+impl SegmentReadError {
+    /// Returns whether the bytes that were read are wrong. They may be right when they are read again.
+    const fn is_damage(&self) -> bool {
+        matches!(self, Self::Object { .. } | Self::Parquet { .. })
+    }
+}
+
+fn warn_reread(error: &SegmentReadError) {
+    tracing::warn!(%error, "a segment was not read well; it is read again");
 }
 
 impl From<SegmentReadError> for EngineError {
@@ -135,8 +147,21 @@ impl Segments {
     /// segment's pages, so it must not reach another organisation.
     ///
     /// # Errors
-    /// [`SegmentReadError`].
+    /// [`SegmentReadError`]; damage only when several reads find it.
     pub async fn metadata(&self, org: OrgId, entry: &SegmentEntry) -> Result<Arc<ParquetMetaData>, SegmentReadError> {
+        let mut attempt = 1;
+        loop {
+            match self.read_metadata(org, entry).await {
+                Err(error) if error.is_damage() && attempt < READ_ATTEMPTS => {
+                    attempt += 1;
+                    warn_reread(&error);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn read_metadata(&self, org: OrgId, entry: &SegmentEntry) -> Result<Arc<ParquetMetaData>, SegmentReadError> {
         let name = entry.object_key(org);
         let (end, tail) = self.tail(org, entry).await?;
         let data_key = self.unwrap(org, entry, &tail).await?;

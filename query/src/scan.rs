@@ -2,7 +2,7 @@
 //! and which rows of the write buffers with which.
 //!
 //! Owns the choice (the [`Layout`]) and the plans made of it. Does not own what a filter means (`prune`), nor how two
-//! rows become one (`engine::MergeKernel`).
+//! rows become one (`engine::Merge`).
 
 mod buffer;
 mod layout;

@@ -7,6 +7,7 @@ use ingest::client::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, SERVER_NAME_FILE};
 
 use super::table::text_table;
 use super::{DataDirArgs, block_on, now, output, send, simulate};
+use crate::advice::Advise as _;
 use crate::config::{self, Overrides};
 use control::data_dir::DataDir;
 use control::pki::{Authority, GATEWAY_DAYS};
@@ -77,7 +78,7 @@ pub(super) fn run(args: &GatewayArgs) -> Result<()> {
                 Some(name) => name.clone(),
                 None => first_server_name(&data)?,
             };
-            let control = data.open_control().await?;
+            let control = data.open_control().await.advise()?;
             let gateway = Enrollment { org: &args.org, name: &args.name, server_name: &server_name, days: args.days };
             enroll(&control, &data, &gateway, &args.out).await?;
             control.close().await;
@@ -85,9 +86,9 @@ pub(super) fn run(args: &GatewayArgs) -> Result<()> {
         }),
         GatewayCommand::List { org, data_dir } => block_on(list(org.as_deref(), data_dir)),
         GatewayCommand::Revoke { name, org, data_dir } => block_on(async {
-            let control = data_dir.open().open_control().await?;
-            let org = control.org(org).await?;
-            let id = control.revoke_gateway(org.id, name, now()).await?;
+            let control = data_dir.open().open_control().await.advise()?;
+            let org = control.org(org).await.advise()?;
+            let id = control.revoke_gateway(org.id, name, now()).await.advise()?;
             control.close().await;
             output::line(format_args!("revoked gateway {name} {id} of {}", org.name))
         }),
@@ -104,7 +105,7 @@ pub(super) fn default_server_name() -> Result<String> {
 
 /// The name that identities carry: the first one of the server's certificate.
 pub(super) fn first_server_name(data: &DataDir) -> Result<String> {
-    data.check()?;
+    data.check().advise()?;
     let mut names = config::load(&data.config(), &Overrides::default())?.ingest.server_names;
     Ok(names.swap_remove(0))
 }
@@ -122,24 +123,24 @@ pub(super) struct Enrollment<'a> {
 /// Crash consistency: the files are written first. Files of an enrolment that did not get into the database open
 /// nothing, and their directory has to be removed before the next try.
 pub(super) async fn enroll(control: &Control, data: &DataDir, gateway: &Enrollment<'_>, out: &Path) -> Result<()> {
-    let org = control.org(gateway.org).await?;
-    control.check_gateway_name(org.id, gateway.name).await?;
+    let org = control.org(gateway.org).await.advise()?;
+    control.check_gateway_name(org.id, gateway.name).await.advise()?;
     if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || out.is_file() {
         return Err(Problem::new(format!("{} is there already, and not empty", out.display()))
             .help("name a new directory: an identity is never overwritten"));
     }
-    let id = Control::new_gateway_id()?;
-    let authority = Authority::load(&data.keys())?;
-    let issued = authority.issue_gateway(org.id, id, now(), gateway.days)?;
-    private_file::create_dir(out)?;
-    private_file::create(&out.join(KEY_FILE), &issued.key_pem)?;
-    private_file::create(&out.join(CERTIFICATE_FILE), &issued.certificate_pem)?;
-    private_file::create(&out.join(CA_FILE), authority.pem())?;
-    private_file::create(&out.join(SERVER_NAME_FILE), &format!("{}\n", gateway.server_name))?;
-    private_file::create(&out.join("gateway.toml"), &description(gateway, org.id, id, issued.expires))?;
+    let id = Control::new_gateway_id().advise()?;
+    let authority = Authority::load(&data.keys()).advise()?;
+    let issued = authority.issue_gateway(org.id, id, now(), gateway.days).advise()?;
+    private_file::create_dir(out).advise()?;
+    private_file::create(&out.join(KEY_FILE), &issued.key_pem).advise()?;
+    private_file::create(&out.join(CERTIFICATE_FILE), &issued.certificate_pem).advise()?;
+    private_file::create(&out.join(CA_FILE), authority.pem()).advise()?;
+    private_file::create(&out.join(SERVER_NAME_FILE), &format!("{}\n", gateway.server_name)).advise()?;
+    private_file::create(&out.join("gateway.toml"), &description(gateway, org.id, id, issued.expires)).advise()?;
     let fingerprint = issued.fingerprint;
     let new = NewGateway { id, org: org.id, name: gateway.name, fingerprint, expires: issued.expires };
-    control.add_gateway(new, now()).await
+    control.add_gateway(new, now()).await.advise()
 }
 
 /// Says, for people, what an identity is. Names have no quotes or backslashes in them.
@@ -157,12 +158,12 @@ fn description(
 }
 
 async fn list(org: Option<&str>, data_dir: &DataDirArgs) -> Result<()> {
-    let control = data_dir.open().open_control().await?;
+    let control = data_dir.open().open_control().await.advise()?;
     let only = match org {
-        Some(name) => Some(control.org(name).await?.id),
+        Some(name) => Some(control.org(name).await.advise()?.id),
         None => None,
     };
-    let gateways = control.gateways().await?.into_iter();
+    let gateways = control.gateways().await.advise()?.into_iter();
     let now = now();
     let rows = gateways.filter(|gateway| only.is_none_or(|only| only == gateway.org)).map(|gateway| {
         let standing = match gateway.revoked {

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{DataDirArgs, block_on, now, output};
+use crate::advice::Advise as _;
 use crate::config::DEFAULT_TOML;
 use problem::Result;
 
@@ -18,7 +19,7 @@ pub(super) struct InitArgs {
 
 pub(super) fn run(args: &InitArgs) -> Result<()> {
     let data = args.data_dir.open();
-    block_on(data.init(DEFAULT_TOML, now()))?;
+    block_on(async { data.init(DEFAULT_TOML, now()).await.advise() })?;
     let place = data.path().display();
     output::line(format_args!("initialised {place}"))?;
     let key = data.keys().join("master.key");

@@ -8,6 +8,7 @@ use storage_format::manifest::{Manifest, SegmentEntry};
 use super::offline::manifests;
 use super::table::text_table;
 use super::{DataDirArgs, block_on, output};
+use crate::advice::Advise as _;
 use control::data_dir::DataDir;
 use problem::{Problem, Result, chain};
 
@@ -34,8 +35,8 @@ pub(super) fn run(args: &ManifestArgs) -> Result<()> {
     let ManifestCommand::Show { org, data_dir } = &args.command;
     let data = data_dir.open();
     block_on(async {
-        let control = data.open_control().await?;
-        let org = control.org(org).await?;
+        let control = data.open_control().await.advise()?;
+        let org = control.org(org).await.advise()?;
         control.close().await;
         let manifest = match manifests(&data)?.load(org.id).await {
             Ok(manifest) => manifest,

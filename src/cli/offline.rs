@@ -8,6 +8,7 @@ use engine::{ManifestStore, MasterKey, OrgKeys, SystemClock, SystemRandom};
 use object_store::local::LocalFileSystem;
 use storage_format::encryption::SecretKey;
 
+use crate::advice::Advise as _;
 use control::data_dir::DataDir;
 use control::master_key;
 use problem::{Context, Problem, Result};
@@ -25,7 +26,7 @@ impl OfflineArgs {
     pub(super) fn find(&self, file: &Path) -> Result<DataDir> {
         if let Some(dir) = &self.data_dir {
             let data = DataDir::new(dir);
-            data.check()?;
+            data.check().advise()?;
             return Ok(data);
         }
         let file = file.canonicalize().context(|| format!("cannot read {}", file.display()))?;
@@ -39,7 +40,7 @@ impl OfflineArgs {
 
 /// The master key of a data directory.
 pub(super) fn master_key(data: &DataDir) -> Result<SecretKey> {
-    master_key::load_master_key(&data.keys())
+    master_key::load_master_key(&data.keys()).advise()
 }
 
 /// The manifests and organisations' keys of a data directory.

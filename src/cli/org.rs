@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::table::text_table;
 use super::{DataDirArgs, block_on, now, output};
+use crate::advice::Advise as _;
 use problem::Result;
 
 /// Make and list organisations. Works beside a running server, which learns of it at once.
@@ -47,28 +48,28 @@ pub(super) fn run(args: &OrgArgs) -> Result<()> {
     block_on(async {
         match &args.command {
             OrgCommand::Create { name, data_dir } => {
-                let control = data_dir.open().open_control().await?;
-                let org = control.create_org(name, now()).await?;
+                let control = data_dir.open().open_control().await.advise()?;
+                let org = control.create_org(name, now()).await.advise()?;
                 control.close().await;
                 output::line(format_args!("created organisation {} {}", org.name, org.id))
             }
             OrgCommand::List { data_dir } => {
-                let control = data_dir.open().open_control().await?;
-                let rows = control.orgs().await?.into_iter().map(|org| {
+                let control = data_dir.open().open_control().await.advise()?;
+                let rows = control.orgs().await.advise()?.into_iter().map(|org| {
                     let standing = org.suspended.map_or_else(String::new, |since| format!("suspended {since}"));
                     vec![org.name, org.id.to_string(), org.created.to_string(), standing]
                 });
                 output::line(text_table(&["name", "id", "created", "standing"], rows))
             }
             OrgCommand::Suspend { name, data_dir } => {
-                let control = data_dir.open().open_control().await?;
-                let org = control.set_suspended(name, true, now()).await?;
+                let control = data_dir.open().open_control().await.advise()?;
+                let org = control.set_suspended(name, true, now()).await.advise()?;
                 control.close().await;
                 output::line(format_args!("suspended organisation {} {}", org.name, org.id))
             }
             OrgCommand::Resume { name, data_dir } => {
-                let control = data_dir.open().open_control().await?;
-                let org = control.set_suspended(name, false, now()).await?;
+                let control = data_dir.open().open_control().await.advise()?;
+                let org = control.set_suspended(name, false, now()).await.advise()?;
                 control.close().await;
                 output::line(format_args!("resumed organisation {} {}", org.name, org.id))
             }

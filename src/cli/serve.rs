@@ -6,6 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{DataDirArgs, block_on, output};
+use crate::advice::Advise as _;
 use crate::config::{self, Overrides};
 use crate::serve::Running;
 use crate::telemetry;
@@ -32,7 +33,7 @@ pub(super) struct ServeArgs {
 
 pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let data = args.data_dir.open();
-    data.check()?;
+    data.check().advise()?;
     let file = args.config.clone().unwrap_or_else(|| data.config());
     let overrides = Overrides { ingest_addr: args.ingest_addr.clone(), http_addr: args.http_addr.clone() };
     let config = config::load(&file, &overrides)?;

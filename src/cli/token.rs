@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::table::text_table;
 use super::{DataDirArgs, block_on, now, output};
+use crate::advice::Advise as _;
 use problem::Result;
 
 /// Make, list and revoke tokens. Works beside a running server, which learns of it at once.
@@ -50,20 +51,20 @@ pub(super) fn run(args: &TokenArgs) -> Result<()> {
     block_on(async {
         match &args.command {
             TokenCommand::Create { org, name, data_dir } => {
-                let control = data_dir.open().open_control().await?;
-                let org = control.org(org).await?;
-                let (id, secret) = control.create_token(org.id, name, now()).await?;
+                let control = data_dir.open().open_control().await.advise()?;
+                let org = control.org(org).await.advise()?;
+                let (id, secret) = control.create_token(org.id, name, now()).await.advise()?;
                 control.close().await;
                 output::line(format_args!("created token {id} of {}; it is not shown again:", org.name))?;
                 output::line(secret.expose())
             }
             TokenCommand::List { org, data_dir } => {
-                let control = data_dir.open().open_control().await?;
+                let control = data_dir.open().open_control().await.advise()?;
                 let only = match org {
-                    Some(name) => Some(control.org(name).await?.name),
+                    Some(name) => Some(control.org(name).await.advise()?.name),
                     None => None,
                 };
-                let tokens = control.tokens().await?.into_iter();
+                let tokens = control.tokens().await.advise()?.into_iter();
                 let tokens = tokens.filter(|token| only.as_ref().is_none_or(|only| *only == token.org_name));
                 let rows = tokens.map(|token| {
                     let standing = token.revoked.map_or_else(String::new, |at| format!("revoked {at}"));
@@ -73,8 +74,8 @@ pub(super) fn run(args: &TokenArgs) -> Result<()> {
                 output::line(text_table(&["id", "organisation", "name", "token", "created", "standing"], rows))
             }
             TokenCommand::Revoke { id, data_dir } => {
-                let control = data_dir.open().open_control().await?;
-                control.revoke_token(id, now()).await?;
+                let control = data_dir.open().open_control().await.advise()?;
+                control.revoke_token(id, now()).await.advise()?;
                 control.close().await;
                 output::line(format_args!("revoked token {id}"))
             }

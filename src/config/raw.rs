@@ -30,18 +30,18 @@ pub(super) struct RawIngest {
     pub(super) handshakes_per_second_max: u32,
     pub(super) handshakes_waiting_max: usize,
     pub(super) streams_max: u32,
-    pub(super) stream_window: ByteSize,
-    pub(super) connection_window: ByteSize,
-    pub(super) send_window: ByteSize,
-    pub(super) frame_memory_max: ByteSize,
-    pub(super) frame_max: ByteSize,
+    pub(super) stream_window_bytes: ByteSize,
+    pub(super) connection_window_bytes: ByteSize,
+    pub(super) send_window_bytes: ByteSize,
+    pub(super) frame_memory_bytes: ByteSize,
+    pub(super) frame_bytes_max: ByteSize,
     pub(super) idle_timeout: Span,
     pub(super) handshake_timeout: Span,
     pub(super) open_timeout: Span,
     pub(super) message_timeout: Span,
     pub(super) answer_timeout: Span,
     pub(super) recheck_interval: Span,
-    pub(super) socket_buffer: ByteSize,
+    pub(super) socket_buffer_bytes: ByteSize,
     pub(super) shutdown_grace: Span,
 }
 
@@ -88,13 +88,13 @@ pub(super) struct RawEngine {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawQuery {
     pub(super) memory_max: ByteSize,
-    pub(super) spill_max: ByteSize,
+    pub(super) spill_bytes_max: ByteSize,
     pub(super) time_max: Span,
     pub(super) rows_max: u64,
     pub(super) threads: usize,
     pub(super) queries_max: usize,
     pub(super) queue_time_max: Span,
-    pub(super) metadata_cache: ByteSize,
+    pub(super) metadata_cache_bytes_max: ByteSize,
 }
 
 #[derive(Debug, Deserialize)]

@@ -93,7 +93,7 @@ pub(super) fn resolve(raw: RawConfig) -> Result<Config, Rule> {
              organisation could hold every turn, and block all others"
         ));
     }
-    let metadata_cache_bytes_max = size("query.metadata_cache", raw.query.metadata_cache)?;
+    let metadata_cache_bytes_max = size("query.metadata_cache_bytes_max", raw.query.metadata_cache_bytes_max)?;
     Ok(Config {
         ingest: ingest(raw.ingest)?,
         http: http(&raw.http)?,
@@ -120,16 +120,6 @@ fn not_zero(key: &str, value: Duration) -> Result<Duration, Rule> {
     if value.is_zero() { Err(format!("{key} must not be 0")) } else { Ok(value) }
 }
 
-/// The setting of a limit: the wire's names bear their unit, the settings have it in their values.
-fn ingest_key(limit: &str) -> String {
-    let key = match limit {
-        "frame_bytes_max" => "frame_max",
-        "frame_memory_bytes" => "frame_memory_max",
-        other => other.trim_end_matches("_bytes"),
-    };
-    format!("ingest.{key}")
-}
-
 fn ingest(raw: RawIngest) -> Result<IngestConfig, Rule> {
     if raw.server_names.is_empty() {
         return Err("ingest.server_names must have at least one name".to_owned());
@@ -146,18 +136,18 @@ fn ingest(raw: RawIngest) -> Result<IngestConfig, Rule> {
         handshakes_per_second_max: raw.handshakes_per_second_max,
         handshakes_waiting_max: raw.handshakes_waiting_max,
         streams_max: raw.streams_max,
-        stream_window_bytes: size("ingest.stream_window", raw.stream_window)?,
-        connection_window_bytes: size("ingest.connection_window", raw.connection_window)?,
-        send_window_bytes: size("ingest.send_window", raw.send_window)?,
-        frame_memory_bytes: size("ingest.frame_memory_max", raw.frame_memory_max)?,
-        frame_bytes_max: size("ingest.frame_max", raw.frame_max)?,
+        stream_window_bytes: size("ingest.stream_window_bytes", raw.stream_window_bytes)?,
+        connection_window_bytes: size("ingest.connection_window_bytes", raw.connection_window_bytes)?,
+        send_window_bytes: size("ingest.send_window_bytes", raw.send_window_bytes)?,
+        frame_memory_bytes: size("ingest.frame_memory_bytes", raw.frame_memory_bytes)?,
+        frame_bytes_max: size("ingest.frame_bytes_max", raw.frame_bytes_max)?,
         idle_timeout: raw.idle_timeout.0,
         handshake_timeout: raw.handshake_timeout.0,
         open_timeout: raw.open_timeout.0,
         message_timeout: raw.message_timeout.0,
         answer_timeout: raw.answer_timeout.0,
         recheck_interval: raw.recheck_interval.0,
-        socket_buffer_bytes: size("ingest.socket_buffer", raw.socket_buffer)?,
+        socket_buffer_bytes: size("ingest.socket_buffer_bytes", raw.socket_buffer_bytes)?,
     };
     for (key, count) in [
         ("connections_max", limits.connections_max),
@@ -170,12 +160,12 @@ fn ingest(raw: RawIngest) -> Result<IngestConfig, Rule> {
         }
     }
     limits.check().map_err(|error| {
-        let keys: Vec<_> = error.name.split(", ").map(ingest_key).collect();
+        let keys: Vec<_> = error.name.split(", ").map(|limit| format!("ingest.{limit}")).collect();
         format!("{}: {}", keys.join(", "), error.why)
     })?;
     let frame_most = storage_format::limits::FRAME_BYTES_MAX;
     if u64::from(limits.frame_bytes_max) > u64::try_from(frame_most).unwrap_or(u64::MAX) {
-        return Err(format!("ingest.frame_max: the format allows {frame_most} bytes at most"));
+        return Err(format!("ingest.frame_bytes_max: the format allows {frame_most} bytes at most"));
     }
     Ok(IngestConfig {
         addr: address("ingest.addr", &raw.addr)?,
@@ -239,7 +229,7 @@ fn query(raw: &RawQuery) -> Result<QueryLimits, Rule> {
     let defaults = QueryLimits::default();
     Ok(QueryLimits {
         memory_bytes_max: at_least_one("query.memory_max", size("query.memory_max", raw.memory_max)?)?,
-        spill_bytes_max: raw.spill_max.0,
+        spill_bytes_max: raw.spill_bytes_max.0,
         time_max: not_zero("query.time_max", raw.time_max.0)?,
         rows_max: raw.rows_max,
         threads: if raw.threads == 0 { defaults.threads } else { raw.threads },

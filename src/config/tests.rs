@@ -69,8 +69,8 @@ fn mistakes_are_told_with_their_place() {
         ("[ingest]\nserver_names = []", &["ingest.server_names"]),
         ("[ingest]\nserver_names = [\"a b\"]", &["ingest.server_names"]),
         ("[ingest]\ntime_min = \"yesterday\"", &["ingest.time_min"]),
-        ("[ingest]\nframe_max = \"2 MiB\"", &["ingest.frame_max"]),
-        ("[ingest]\nframe_max = 1", &["ingest.frame_max: must be at least"]),
+        ("[ingest]\nframe_bytes_max = \"2 MiB\"", &["ingest.frame_bytes_max"]),
+        ("[ingest]\nframe_bytes_max = 1", &["ingest.frame_bytes_max: must be at least"]),
         ("[engine]\nwal_file_bytes = \"16777215 TiB\"", &["engine.wal_file_bytes"]),
         ("[ingest]\nstreams_max = 0", &["streams_max"]),
         ("[log]\nformat = \"xml\"", &["log.format"]),
@@ -105,6 +105,32 @@ fn every_refusal_names_its_setting() {
         }
     }
     assert!(refused > 100, "only {refused} values were refused");
+}
+
+#[test]
+fn an_old_name_is_refused_with_the_new_one() {
+    for (before, now) in RENAMED {
+        let (section, key) = before.split_once('.').expect("section and key");
+        let error = read(&format!("[{section}]\n{key} = 1")).expect_err("refused");
+        assert!(error.contains(&format!("write {now}")), "{error}");
+        let (_, key) = now.split_once('.').expect("section and key");
+        assert!(DEFAULT_TOML.contains(&format!("\n{key} = ")), "{now} is no setting");
+    }
+}
+
+/// A size's key says that it is one, and no other key does.
+#[test]
+fn sizes_have_their_unit_in_their_names() {
+    let mut sizes = 0;
+    for line in DEFAULT_TOML.lines().filter(|line| !line.starts_with('#')) {
+        let Some((key, value)) = line.split_once(" = ") else { continue };
+        let is_size = ["KiB\"", "MiB\"", "GiB\""].iter().any(|unit| value.ends_with(unit));
+        let says_so =
+            key.ends_with("_bytes") || key.ends_with("_bytes_max") || matches!(key, "memory_max" | "body_max");
+        assert_eq!(is_size, says_so, "{line}");
+        sizes += u32::from(is_size);
+    }
+    assert!(sizes > 12, "only {sizes} sizes were found");
 }
 
 #[test]

@@ -13,8 +13,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use kit::SplitMix64;
+
 use crate::load::{Load, Shape};
-use crate::model::Dice;
 use crate::server::{Icecore, PATIENCE};
 
 /// Small limits, so that a short life of a server has flushes and new WAL files in it.
@@ -51,7 +52,7 @@ enum Moment {
 const MOMENTS: [Moment; 5] = [Moment::Load, Moment::Flush, Moment::Start, Moment::Idle, Moment::Stop];
 
 impl Moment {
-    fn draw(dice: &mut Dice) -> Self {
+    fn draw(dice: &mut SplitMix64) -> Self {
         match dice.below(100) {
             0..50 => Self::Load,
             50..70 => Self::Flush,
@@ -118,7 +119,7 @@ fn has_entry(dir: &Path) -> bool {
 struct Round {
     icecore: Icecore,
     load: Load,
-    dice: Dice,
+    dice: SplitMix64,
     start_ms: u64,
 }
 
@@ -131,7 +132,7 @@ impl Round {
         // Less to compare in each look, so that more kills fit into a minute.
         let shape = Shape { rows_max: 40, pause_max: Duration::from_millis(30), ..Shape::new(seed) };
         let load = Load::begin(&icecore, shape);
-        Self { icecore, load, dice: Dice::new(seed ^ 0x5EED), start_ms }
+        Self { icecore, load, dice: SplitMix64::new(seed ^ 0x5EED), start_ms }
     }
 
     fn sleep(&mut self, ms_max: u64) {

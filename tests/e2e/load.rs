@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ingest::client::{Client, ClientConfig, Identity, Progress, Summary};
+use kit::SplitMix64;
 use storage_format::{ChannelCode, FrameBuilder, LoggerId, Millis};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::model::{self, Dice, Place};
+use crate::model::{self, Place};
 use crate::server::{Icecore, Org, PATIENCE};
 
 /// What a load is like.
@@ -124,7 +125,7 @@ impl Load {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let switches = Arc::new(Switches::default());
-        let mut dice = Dice::new(shape.seed);
+        let mut dice = SplitMix64::new(shape.seed);
         let (mut orgs, mut tasks) = (Vec::new(), Vec::new());
         for org in 0..shape.orgs {
             let made = icecore.org(&format!("org-{org}"));
@@ -143,7 +144,7 @@ impl Load {
                 let sender = Sender {
                     me: Arc::clone(gateway),
                     org: gateways.clone(),
-                    dice: Dice::new(dice.next()),
+                    dice: SplitMix64::new(dice.any()),
                     switches: Arc::clone(&switches),
                     shape,
                 };
@@ -299,7 +300,7 @@ struct Sender {
     me: Arc<Gateway>,
     /// All gateways of its organisation.
     org: Vec<Arc<Gateway>>,
-    dice: Dice,
+    dice: SplitMix64,
     switches: Arc<Switches>,
     shape: Shape,
 }
@@ -322,7 +323,7 @@ impl Sender {
 
     /// Fills the builder, and writes into the ledger what will have been sent, before it is.
     fn next_frame(&mut self, builder: &mut FrameBuilder) {
-        let neighbour = Arc::clone(&self.org[usize::try_from(self.dice.below(self.org.len() as u64)).expect("small")]);
+        let neighbour = Arc::clone(&self.org[self.dice.index(self.org.len())]);
         let kind = self.dice.below(100);
         let (sent, acked) = (neighbour.sent_rows(), neighbour.acked_rows());
         let values = if self.shape.bulky { Values::Bulky } else { Values::First };

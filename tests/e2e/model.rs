@@ -1,27 +1,6 @@
 //! What a load's readings are, by computation alone, and the comparison of an answer with what must and may be in it.
 
-/// A small, fast, reproducible generator (SplitMix64).
-#[derive(Debug, Clone)]
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Evenly enough in 0..below.
-    pub(crate) fn below(&mut self, below: u64) -> u64 {
-        self.next() % below
-    }
-}
+use kit::SplitMix64;
 
 /// Whose rows they are. The seed makes the values of two runs differ.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +43,8 @@ pub(crate) fn time_since(row: u32) -> i64 {
 
 /// The row of this gateway.
 pub(crate) fn reading(place: Place, row: u32) -> Reading {
-    let mut dice = Dice::new(place.seed ^ (u64::from(place.org) << 48) ^ (u64::from(place.gateway) << 40));
-    let mut dice = Dice::new(dice.next() ^ u64::from(row));
+    let mut dice = SplitMix64::new(place.seed ^ (u64::from(place.org) << 48) ^ (u64::from(place.gateway) << 40));
+    let mut dice = SplitMix64::new(dice.any() ^ u64::from(row));
     let hundredths = |value: u64| f64::from(i32::try_from(value).expect("small")) / 100.0;
     let temperature = dice.below(5_000);
     let humidity = dice.below(10_001);

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use kit::SplitMix64;
+
 use crate::readings::{self, Readings};
 use crate::server::{Icecore, PATIENCE};
 
@@ -41,12 +43,11 @@ fn nothing_is_lost_or_doubled_by_sigkill() {
     let org = icecore.org("lab");
     let sent = readings::fleet(20, 3_000);
     let file = readings::file(icecore.work(), "fleet.csv", &sent);
-    let mut random: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut random = SplitMix64::new(0);
     let mut sender = None;
     for _ in 0..kills {
         sender.get_or_insert_with(|| icecore.send_in_background(&org.identity, &file));
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_millis(20 + (random >> 33) % 500));
+        std::thread::sleep(Duration::from_millis(20 + random.below(500)));
         icecore.kill();
         icecore.start();
         let done = |sender: &mut std::process::Child| sender.try_wait().expect("the sender can be asked").is_some();

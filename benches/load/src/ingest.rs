@@ -236,7 +236,7 @@ fn temporary(config: &IngestBenchConfig) -> Result<TempDir> {
 }
 
 async fn enroll(data: &DataDir, config: &IngestBenchConfig, gateways: usize) -> Result<Owners> {
-    data.init(config.settings, config.now).await?;
+    data.init(config.settings, config.now).await.context(|| "cannot make the data directory of the run".to_owned())?;
     Owners::enroll(data, config.orgs, gateways, &config.server_name, config.now).await
 }
 

@@ -32,18 +32,23 @@ impl Owners {
         server_name: &str,
         now: Millis,
     ) -> Result<Self> {
-        let control = data.open_control().await?;
+        let control = data.open_control().await.context(cannot_make)?;
         let (mut ids, mut tokens) = (Vec::new(), Vec::new());
         for index in 0..orgs {
-            let org = control.create_org(&format!("org {index}"), now).await?;
-            tokens.push(control.create_token(org.id, "bench", now).await?.1.expose().to_owned());
+            let org = control.create_org(&format!("org {index}"), now).await.context(cannot_make)?;
+            let (_, token) = control.create_token(org.id, "bench", now).await.context(cannot_make)?;
+            tokens.push(token.expose().to_owned());
             ids.push(org.id);
         }
-        let authority = Authority::load(&data.keys())?;
+        let authority = Authority::load(&data.keys()).context(cannot_make)?;
         let gateways = issue(&control, &authority, &ids, gateways, server_name, now).await?;
         control.close().await;
         Ok(Self { tokens, gateways })
     }
+}
+
+fn cannot_make() -> String {
+    "cannot make the organisations and gateways of the run".to_owned()
 }
 
 async fn issue(
@@ -57,8 +62,8 @@ async fn issue(
     let mut identities = Vec::with_capacity(count);
     let mut issued = Vec::with_capacity(count);
     for (index, org) in (0..count).zip(orgs.iter().cycle()) {
-        let id = Control::new_gateway_id()?;
-        let certificate = authority.issue_gateway(*org, id, now, CERTIFICATE_DAYS)?;
+        let id = Control::new_gateway_id().context(cannot_make)?;
+        let certificate = authority.issue_gateway(*org, id, now, CERTIFICATE_DAYS).context(cannot_make)?;
         let (pem, key) = (certificate.certificate_pem.as_bytes(), certificate.key_pem.as_bytes());
         let identity = Identity::from_pem(pem, key, authority.pem().as_bytes(), server_name);
         identities.push(identity.context(|| "an identity that was just made cannot be used".to_owned())?);
@@ -74,6 +79,6 @@ async fn issue(
             expires: certificate.expires,
         })
         .collect();
-    control.add_gateways(&new, now).await?;
+    control.add_gateways(&new, now).await.context(cannot_make)?;
     if identities.len() == count { Ok(identities) } else { Err(Problem::new("a run needs an organisation")) }
 }

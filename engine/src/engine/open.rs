@@ -15,10 +15,12 @@ use super::threads::{FlushThreads, Threads};
 use super::{Core, Engine, EngineParts, Loader, io_error};
 use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
 use crate::buffer::Budget;
+use crate::commit::Committer;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
 use crate::garbage::GarbageStep;
+use crate::maintain::Maintenance;
 use crate::manifest::OrgKeys;
 use crate::manifest::{ManifestError, ManifestStore};
 use crate::metrics;
@@ -82,7 +84,8 @@ impl Opened {
         let segments = Arc::new(segments.with_row_group_rows(config.row_group_rows));
         let orgs = Orgs::new(Arc::new(Budget::new(config.buffer_bytes_max)), config.flush_bytes);
         let loader = Arc::new(Loader::new(Arc::clone(&orgs), Arc::clone(&manifests)));
-        let flusher = Flusher::new(&config, &manifests, &segments, loader.log_end(), Arc::clone(&spawn_flush));
+        let commits = Arc::new(Committer::new(Arc::clone(&manifests), loader.log_end()));
+        let flusher = Flusher::new(&config, &commits, &segments, Arc::clone(&spawn_flush));
 
         let settings = WalSettings {
             dir: wal_dir,
@@ -123,18 +126,20 @@ impl Opened {
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
         let garbage = GarbageStep::new(
             Arc::clone(&orgs),
-            Arc::clone(&manifests),
+            commits,
             Arc::clone(&parts.store),
             Arc::clone(&parts.clock),
             config.collect_delay,
         );
+        let flush = Arc::new(flush);
+        let maintenance: Vec<Arc<dyn Maintenance>> = vec![Arc::clone(&flush) as _, Arc::new(garbage)];
         let core = Arc::new(Core {
             config,
             orgs,
             loader,
             queue,
-            flush: Arc::new(flush),
-            garbage,
+            flush,
+            maintenance,
             wal,
             manifests,
             segments,

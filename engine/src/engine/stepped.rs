@@ -11,7 +11,6 @@ use tokio::sync::watch;
 
 use super::lock::DirectoryLock;
 use super::open::Opened;
-use super::threads::run_flushes;
 use super::{Engine, EngineParts};
 use crate::append::{AppendProgress, AppendStep, Ordered};
 use crate::config::EngineConfig;
@@ -100,12 +99,13 @@ impl Stepped {
         self.prepare.run_once()
     }
 
-    /// The loop of flushes, and of the collection of what they left behind. It ends when `stop` says so, or with the engine.
+    /// The loop of maintenance: flushes, garbage collection, and whatever else the engine does in the background. It ends
+    /// when `stop` says so, or with the engine.
     #[must_use]
-    pub fn flushes(&self, stop: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
+    pub fn maintenance(&self, stop: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
         let core = Arc::clone(&self.engine.core);
         async move {
-            if let Err(error) = run_flushes(&core, &stop).await {
+            if let Err(error) = core.maintain(&stop).await {
                 core.fail(&error);
             }
             core.flush_ended.send_replace(true);

@@ -14,9 +14,6 @@ use crate::append::{AppendStep, StopPreparer, spawn_appender, spawn_wal_preparer
 use crate::error::{EngineError, EngineErrorKind};
 use crate::wal::WalPrepareStep;
 
-/// How long the flush looks away after a step that found nothing to do, however often it is called.
-const IDLE_PAUSE: Duration = Duration::from_millis(20);
-
 /// The running threads.
 pub(super) struct Threads {
     appender: JoinHandle<()>,
@@ -103,53 +100,11 @@ impl Threads {
     }
 }
 
-/// Flushes, and collects what flushes left behind, until told to stop, or until an error ends the engine.
-pub(super) async fn run_flushes(core: &Core, stop: &watch::Receiver<bool>) -> Result<(), EngineError> {
-    tokio::try_join!(flushes(core, stop.clone()), collections(core, stop.clone())).map(|((), ())| ())
-}
-
-async fn collections(core: &Core, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
-    // What is due is looked for a few times within the delay.
-    let pause = core.config.collect_delay / 8;
-    loop {
-        tokio::select! {
-            biased;
-            // An error means that the engine was dropped.
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            () = core.clock.sleep(pause) => {}
-        }
-        core.garbage.run_once(&stop).await?;
-    }
-}
-
-async fn flushes(core: &Core, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
-    loop {
-        let outcome = core.flush.run_once().await;
-        let idle = outcome.is_idle();
-        if let Some(error) = outcome.fatal {
-            return Err(error);
-        }
-        if let Some((_, error)) = outcome.failed.iter().find(|(_, error)| error.ends_the_engine()) {
-            return Err(error.clone());
-        }
-        if idle {
-            core.clock.sleep(IDLE_PAUSE.min(core.config.schedule_interval)).await;
-        }
-        tokio::select! {
-            biased;
-            // An error means that the engine was dropped.
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            () = core.orgs.flush_wanted().notified() => {}
-            () = core.clock.sleep(core.config.schedule_interval) => {}
-        }
-    }
-}
-
 /// The threads that flushes run on, apart from the network's, so that encoding never delays an answer.
 pub(super) struct FlushThreads(Option<Runtime>);
 
 impl FlushThreads {
-    /// So many.
+    /// Starts `count` threads.
     pub(super) fn start(count: usize) -> Result<Self, EngineError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(count)
@@ -166,12 +121,12 @@ impl FlushThreads {
         Arc::new(runtime.handle().clone())
     }
 
-    /// Calls the flush's loop on a thread of its own, with these beside it, until its end.
+    /// Runs the loop of maintenance on a thread of its own, with these beside it, until its end.
     fn run(mut self, ended: Ended, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, EngineError> {
         let body = move || {
             yield_to_others();
             let Some(runtime) = self.0.take() else { unreachable!("it is taken only when this ends") };
-            let result = runtime.block_on(run_flushes(&ended.core, &stop));
+            let result = runtime.block_on(ended.core.maintain(&stop));
             // What a store has begun to write is at its end before anybody else may open it.
             runtime.shutdown_timeout(SHUTDOWN_MAX);
             ended.with(result);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use arrow::array::{Array as _, AsArray as _, Float64Array, StringArray, TimestampMillisecondArray, UInt64Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Float64Type, TimestampMillisecondType, UInt64Type};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use proptest::prelude::*;
 use storage_format::ChannelCode;
 use storage_format::segment::{conflicts_schema, readings_schema};
@@ -79,33 +80,84 @@ fn unbatch_conflicts(batch: &RecordBatch) -> Vec<Conflict> {
         .collect()
 }
 
+type Run = stream::BoxStream<'static, Result<RecordBatch, MergeError>>;
+
+/// A run cut into batches of so many rows.
+fn run(rows: &[Row], cut: usize) -> Run {
+    let batches: Vec<_> = rows.chunks(cut).map(|rows| Ok(batch(rows))).collect();
+    stream::iter(batches).boxed()
+}
+
+fn merge_of(runs: Vec<Run>, mode: MergeMode) -> Merge<Run, MergeError> {
+    Merge::new(schema(), runs, mode, std::convert::identity).expect("readings")
+}
+
 /// Runs a merge, each run cut into batches of so many rows.
 fn merge(runs: &[Vec<Row>], mode: MergeMode, cut: usize, batch_rows: usize) -> Told {
-    let mut kernel = MergeKernel::new(schema(), runs.len(), mode).expect("readings").with_batch_rows(batch_rows);
-    let mut chunks: Vec<_> = runs.iter().map(|run| run.chunks(cut)).collect();
+    let runs = runs.iter().map(|rows| run(rows, cut)).collect();
+    let mut merge = merge_of(runs, mode).with_batch_rows(batch_rows);
     let (mut rows, mut conflicts) =
         (vec![RecordBatch::new_empty(schema())], vec![RecordBatch::new_empty(conflicts_schema())]);
-    loop {
-        match kernel.poll().expect("well formed") {
-            MergePoll::Need(run) => match chunks[run].next() {
-                Some(chunk) => kernel.push(run, batch(chunk)).expect("sorted"),
-                None => kernel.finish(run),
-            },
-            MergePoll::Batch(merged) => {
-                assert!(merged.rows.num_rows() <= batch_rows);
-                assert!(merged.rows.num_rows() + merged.conflicts.num_rows() > 0, "an empty batch says nothing");
-                assert_eq!(merged.rows.schema(), schema());
-                rows.push(merged.rows);
-                conflicts.push(merged.conflicts);
-            }
-            MergePoll::Done => break,
-        }
+    while let Some(merged) = merge.next().now_or_never().expect("all is there").expect("well formed") {
+        assert!(merged.rows.num_rows() <= batch_rows);
+        assert!(merged.rows.num_rows() + merged.conflicts.num_rows() > 0, "an empty batch says nothing");
+        assert_eq!(merged.rows.schema(), schema());
+        rows.push(merged.rows);
+        conflicts.push(merged.conflicts);
     }
     Told {
         rows: unbatch(&concat_batches(&schema(), &rows).expect("one schema")),
         conflicts: unbatch_conflicts(&concat_batches(&conflicts_schema(), &conflicts).expect("one schema")),
-        counts: kernel.counts(),
+        counts: merge.counts(),
     }
+}
+
+/// A row of this key with one value.
+fn one(key: Key, value: f64) -> Row {
+    Row { key, values: [Some(value), None], gateway: 1, received: 0 }
+}
+
+#[test]
+fn a_run_s_error_is_the_caller_s() {
+    let failing: Run = stream::iter([Ok(batch(&[one((1, 1), 1.0)])), Err(MergeError::Order { run: 77 })]).boxed();
+    let mut merge = merge_of(vec![failing, run(&[one((9, 9), 1.0)], 1)], MergeMode::Rows);
+    let error = merge.next().now_or_never().expect("at once").expect_err("the run fails");
+    assert!(matches!(error, MergeError::Order { run: 77 }), "{error}");
+}
+
+#[test]
+fn a_defect_of_the_kernel_is_converted() {
+    let unsorted = run(&[one((2, 1), 1.0), one((1, 1), 1.0)], 2);
+    let run = unsorted.map(|batch| batch.map_err(|error| error.to_string())).boxed();
+    let defect = |error: MergeError| format!("defect: {error}");
+    let mut merge = Merge::new(schema(), vec![run], MergeMode::Rows, defect).expect("readings");
+    let error = merge.next().now_or_never().expect("at once").expect_err("not sorted");
+    assert_eq!(error, "defect: run 0: rows are not sorted by (logger, time)");
+}
+
+#[test]
+fn a_call_that_is_given_up_loses_nothing() {
+    // The first look at each run finds nothing yet.
+    let slow = |rows: &[Row]| {
+        let mut waits = true;
+        let pause = stream::poll_fn(move |_| {
+            if std::mem::take(&mut waits) { std::task::Poll::Pending } else { std::task::Poll::Ready(None) }
+        });
+        pause.chain(run(rows, 1)).boxed()
+    };
+    let (first, second) = ([one((1, 1), 1.0), one((1, 2), 2.0)], [one((1, 1), 5.0), one((1, 3), 3.0)]);
+    let mut merge = merge_of(vec![slow(&first), slow(&second)], MergeMode::Rows);
+    let (mut given_up, mut found) = (0, Vec::new());
+    loop {
+        match merge.next().now_or_never() {
+            None => given_up += 1,
+            Some(Ok(Some(merged))) => found.extend(unbatch(&merged.rows)),
+            Some(Ok(None)) => break,
+            Some(Err(error)) => panic!("{error}"),
+        }
+    }
+    assert_eq!(given_up, 2);
+    assert_eq!(found, [one((1, 1), 1.0), one((1, 2), 2.0), one((1, 3), 3.0)]);
 }
 
 fn model_rows(runs: &[Vec<Row>]) -> Told {

@@ -1,14 +1,13 @@
 //! One frozen buffer into segments, and the one commit that makes them count.
 //!
-//! Crash consistency, objects and manifest: all objects of the flush are durable before the commit names them. When
-//! the store does not say whether the commit happened, the manifest is loaded again and looked at: if it covers the
-//! buffer's records, they are in segments, and the buffer goes; if not, it stays. A record is never flushed twice.
+//! Crash consistency, objects and manifest: all objects of the flush are durable before the commit names them. What a
+//! commit leaves whose response was lost, `commit` settles: the buffer goes if it was made, and stays if not.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use durable::{PutError, Spawn, beside};
+use durable::{Spawn, beside};
 use futures::{StreamExt as _, TryStreamExt as _};
 use storage_format::manifest::{Manifest, SPOOLS_PER_GATEWAY_MAX, SegmentEntry, SpoolPosition, Totals};
 use storage_format::{ChannelCode, FlushNumber, GatewayId, Lsn, OrgId, Window};
@@ -16,17 +15,17 @@ use storage_format::{ChannelCode, FlushNumber, GatewayId, Lsn, OrgId, Window};
 use super::FlushReport;
 use super::resolve::{Suspects, WindowFlush};
 use crate::buffer::{SortedBatches, WriteBuffer};
+use crate::commit::{Commit, CommitReason, Committer, Turn};
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
-use crate::manifest::{CommitError, ManifestChange, ManifestStore};
+use crate::manifest::ManifestChange;
 use crate::org::{Frontier, Org};
-use crate::planted::{self, PlantedBug};
 use crate::segments::Segments;
 
 /// Flushes frozen buffers.
 #[derive(Clone)]
 pub(crate) struct Flusher {
-    manifests: Arc<ManifestStore>,
+    commits: Arc<Committer>,
     pub(super) segments: Arc<Segments>,
     pub(super) segment_bytes_max: u64,
     pub(super) merge_runs_max: usize,
@@ -34,8 +33,6 @@ pub(crate) struct Flusher {
     parts_max: usize,
     /// Rows that are worth a part of their own, which makes a segment of its own.
     part_rows: NonZeroUsize,
-    /// Where the log ended when this process began: records up to there may be flushed by earlier processes.
-    log_end: Arc<OnceLock<Lsn>>,
     /// Where parts are encoded: that takes a core for a while.
     spawn: Arc<dyn Spawn>,
 }
@@ -73,17 +70,15 @@ pub(super) struct FlushSpan {
 impl Flusher {
     pub(crate) fn new(
         config: &EngineConfig,
-        manifests: &Arc<ManifestStore>,
+        commits: &Arc<Committer>,
         segments: &Arc<Segments>,
-        log_end: Arc<OnceLock<Lsn>>,
         spawn: Arc<dyn Spawn>,
     ) -> Self {
         Self {
-            log_end,
             spawn,
             parts_max: config.flush_concurrency,
             part_rows: config.flush_part_rows,
-            manifests: Arc::clone(manifests),
+            commits: Arc::clone(commits),
             segments: Arc::clone(segments),
             segment_bytes_max: config.segment_bytes_max,
             merge_runs_max: config.merge_runs_max,
@@ -95,42 +90,36 @@ impl Flusher {
     /// # Errors
     /// Whatever the store or the manifest says; the buffers not yet flushed stay frozen.
     pub(crate) async fn flush_frozen(&self, org: &Org) -> Result<FlushReport, EngineError> {
-        let mut frontier = org.flushing.lock().await;
+        let mut turn = self.commits.turn(org).await;
         let mut report = FlushReport::default();
-        // Those frozen meanwhile wait for the next step: others want their turn.
-        // Counted before: the loop's head would hold all buffers, and their memory, to its end.
+        // Only the buffers that are frozen now, so that one organisation cannot starve the others. Counted before: the
+        // loop's head would hold all buffers, and their memory, to its end.
         let frozen = org.state().frozen.len();
         for _ in 0..frozen {
-            let state = org.state();
-            let Some(buffer) = state.frozen.first() else { break };
-            report.add(self.flush_buffer(org, &state.manifest, buffer, &mut frontier).await?);
+            let Some(buffer) = org.state().frozen.first().cloned() else { break };
+            report.add(self.flush_buffer(org.id(), &mut turn, &buffer).await?);
         }
         Ok(report)
     }
 
     async fn flush_buffer(
         &self,
-        org: &Org,
-        manifest: &Arc<Manifest>,
+        org: OrgId,
+        turn: &mut Turn<'_>,
         buffer: &Arc<WriteBuffer>,
-        frontier: &mut Frontier,
     ) -> Result<FlushReport, EngineError> {
         let (Some(lsn_min), Some(lsn_max)) = (buffer.lsn_first(), buffer.lsn_last()) else {
             return Err(defect("a frozen buffer is empty"));
         };
-        match covered(manifest, lsn_min, lsn_max) {
-            Covered::Nothing => {}
-            Covered::All => {
-                org.flushed(manifest, buffer);
-                return Ok(FlushReport { buffers: 1, ..FlushReport::default() });
-            }
-            Covered::Some => return Err(late_commit(org.id(), manifest.lsn_covered())),
+        if turn.settle(buffer)? {
+            return Ok(FlushReport { buffers: 1, ..FlushReport::default() });
         }
+        let manifest = turn.manifest();
         let Some(flush) = manifest.flush().next() else {
             return Err(defect("there are no more flush numbers"));
         };
-        let span = FlushSpan { org: org.id(), flush, lsn_min, lsn_max };
-        let Written { entries, totals } = self.write(span, manifest, buffer, frontier).await?;
+        let span = FlushSpan { org, flush, lsn_min, lsn_max };
+        let Written { entries, totals } = self.write(span, &manifest, buffer, turn.frontier()).await?;
         let report = FlushReport {
             buffers: 1,
             readings: totals.readings,
@@ -145,11 +134,10 @@ impl Flusher {
             removed: Vec::new(),
             lsn_covered: lsn_max.max(manifest.lsn_covered()),
             flush,
-            spools: spools(buffer, manifest),
+            spools: spools(buffer, &manifest),
             totals,
         };
-        let committed = self.commit(org, manifest, change, (lsn_min, lsn_max), frontier).await?;
-        org.flushed(&Arc::new(committed), buffer);
+        turn.commit(Commit { reason: CommitReason::Flush, change, flushed: Some(buffer) }).await?;
         Ok(report)
     }
 
@@ -193,85 +181,6 @@ impl Flusher {
         }
         Ok(written)
     }
-
-    async fn commit(
-        &self,
-        org: &Org,
-        manifest: &Manifest,
-        change: ManifestChange,
-        span: (Lsn, Lsn),
-        frontier: &mut Frontier,
-    ) -> Result<Manifest, EngineError> {
-        let (lsn_min, lsn_max) = span;
-        let error = match self.manifests.commit(org.id(), manifest, change).await {
-            Ok(committed) => {
-                frontier.follow(&committed);
-                return Ok(committed);
-            }
-            Err(error) if planted::has(PlantedBug::TrustPutErrors) => return Err(error.into()),
-            Err(error @ (CommitError::Conflict { .. } | CommitError::Put(PutError::MayHaveHappened { .. }))) => error,
-            Err(error) => return Err(error.into()),
-        };
-        // Whatever happened, the manifest that this process knows may be old: it is loaded again, also for the next try.
-        let loaded = self.manifests.load(org.id()).await?;
-        let covered = covered(&loaded, lsn_min, lsn_max);
-        if covered != Covered::Nothing && !self.is_of_this_log(org.id(), &loaded).await? {
-            return Err(EngineError::new(
-                EngineErrorKind::Fenced,
-                "another process has flushed other records under the same numbers",
-                "End one of the two: only one may serve a store. What is not flushed stays in this one's WAL.",
-            )
-            .at(format_args!("organisation {}, version {}", org.id(), loaded.version())));
-        }
-        if covered == Covered::All {
-            tracing::info!(org = %org.id(), version = %loaded.version(), "a commit whose answer was lost did happen");
-            return Ok(loaded);
-        }
-        org.reloaded(&Arc::new(loaded));
-        Err(error.into())
-    }
-}
-
-impl Flusher {
-    /// Does what this manifest covers come from the log that this process writes? An earlier process can only have
-    /// flushed what was in the log when this one began; what is past that must be this one's own.
-    async fn is_of_this_log(&self, org: OrgId, manifest: &Manifest) -> Result<bool, EngineError> {
-        match self.log_end.get() {
-            Some(end) if manifest.lsn_covered() > *end => Ok(self.manifests.is_own(org, manifest.version()).await?),
-            _ => Ok(true),
-        }
-    }
-}
-
-/// How much of a buffer's records a manifest's segments hold already, if it is of the same log: a commit covers a prefix
-/// of an organisation's records, so its one number tells, whether it is an earlier try of this process whose answer was
-/// lost, or an earlier process's whose put arrived after its end.
-#[derive(Debug, PartialEq, Eq)]
-enum Covered {
-    Nothing,
-    Some,
-    All,
-}
-
-fn covered(manifest: &Manifest, lsn_min: Lsn, lsn_max: Lsn) -> Covered {
-    let covered = manifest.lsn_covered();
-    if covered < lsn_min {
-        Covered::Nothing
-    } else if covered < lsn_max {
-        Covered::Some
-    } else {
-        Covered::All
-    }
-}
-
-/// Some of a buffer's records are flushed and some are not, which only recovery can tell apart.
-fn late_commit(org: OrgId, covered: Lsn) -> EngineError {
-    EngineError::new(
-        EngineErrorKind::Fenced,
-        "a commit of an earlier process arrived after its end and covers a part of what is in memory",
-        "Start again: the start reads from the WAL what it does not cover. Nothing is lost.",
-    )
-    .at(format_args!("organisation {org}, covered up to LSN {covered}"))
 }
 
 /// How far each spool got with this buffer.

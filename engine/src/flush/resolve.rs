@@ -6,13 +6,15 @@
 //! segments overlap, they are merged in groups first, and of each group only the rows are kept whose keys the buffer
 //! has, which is never more than the buffer's own.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::vec;
 
 use arrow::array::{AsArray as _, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType, UInt64Type};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use storage_format::manifest::{Manifest, SegmentEntry, SegmentKind, Totals};
 use storage_format::segment::{SegmentEncoder, readings_schema};
 use storage_format::{ChannelCode, LoggerId, Millis, TimeRange, Window};
@@ -20,7 +22,7 @@ use storage_format::{ChannelCode, LoggerId, Millis, TimeRange, Window};
 use super::flusher::{FlushSpan, Flusher, Written, defect};
 use crate::buffer::SortedBatches;
 use crate::error::EngineError;
-use crate::first_wins::{MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch};
+use crate::first_wins::{Merge, MergeCounts, MergeError, MergeMode, MergedBatch};
 use crate::org::Frontier;
 use crate::planted::{self, PlantedBug};
 use crate::segments::{NewSegment, SegmentFilter, SegmentStream, encode_error};
@@ -85,13 +87,15 @@ enum Run {
     Buffer(SortedBatches),
 }
 
-impl Run {
-    async fn next(&mut self) -> Result<Option<RecordBatch>, EngineError> {
-        Ok(match self {
-            Self::Segment(stream) => stream.try_next().await?,
-            Self::Kept(batches) => batches.next(),
-            Self::Buffer(batches) => batches.next(),
-        })
+impl Stream for Run {
+    type Item = Result<RecordBatch, EngineError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.get_mut() {
+            Self::Segment(stream) => stream.poll_next_unpin(context).map_err(EngineError::from),
+            Self::Kept(batches) => Poll::Ready(batches.next().map(Ok)),
+            Self::Buffer(batches) => Poll::Ready(batches.next().map(Ok)),
+        }
     }
 }
 
@@ -111,15 +115,15 @@ impl WindowFlush {
         };
         runs.push(Run::Buffer(rows));
 
-        let kernel = MergeKernel::new(schema, runs.len(), MergeMode::NewOfLast).map_err(merge_error)?;
-        let mut kernel = kernel.with_batch_rows(YIELD_ROWS);
+        let merge = Merge::new(schema, runs, MergeMode::NewOfLast, merge_error)?;
+        let mut merge = merge.with_batch_rows(YIELD_ROWS);
         let mut writer = WindowWriter::new(&self);
-        while let Some(batch) = next_merged(&mut kernel, &mut runs).await? {
+        while let Some(batch) = merge.next().await? {
             writer.write(batch).await?;
             // Whoever waits for this core, with frames to take or to acknowledge, need not wait for a whole time slice.
             std::thread::yield_now();
         }
-        writer.finish(kernel.counts()).await
+        writer.finish(merge.counts()).await
     }
 
     async fn open(
@@ -152,11 +156,11 @@ impl WindowFlush {
     ) -> Result<Vec<Run>, EngineError> {
         let mut merged = Vec::new();
         for group in older.chunks(self.flusher.merge_runs_max) {
-            let mut runs = self.open(group, filter, schema).await?;
-            let mut kernel = MergeKernel::new(schema.clone(), runs.len(), MergeMode::Rows).map_err(merge_error)?;
+            let runs = self.open(group, filter, schema).await?;
+            let mut merge = Merge::new(schema.clone(), runs, MergeMode::Rows, merge_error)?;
             let mut kept = Vec::new();
             let mut from = 0;
-            while let Some(batch) = next_merged(&mut kernel, &mut runs).await? {
+            while let Some(batch) = merge.next().await? {
                 let batch = keep_asked(&batch.rows, rows, &mut from)?;
                 if batch.num_rows() > 0 {
                     kept.push(batch);
@@ -165,20 +169,6 @@ impl WindowFlush {
             merged.push(Run::Kept(kept.into_iter()));
         }
         Ok(merged)
-    }
-}
-
-/// Feeds the kernel until it has something to say; `None` when all is told.
-async fn next_merged(kernel: &mut MergeKernel, runs: &mut [Run]) -> Result<Option<MergedBatch>, EngineError> {
-    loop {
-        match kernel.poll().map_err(merge_error)? {
-            MergePoll::Need(run) => match runs[run].next().await? {
-                Some(batch) => kernel.push(run, batch).map_err(merge_error)?,
-                None => kernel.finish(run),
-            },
-            MergePoll::Batch(batch) => return Ok(Some(batch)),
-            MergePoll::Done => return Ok(None),
-        }
     }
 }
 

@@ -210,6 +210,16 @@ impl ManifestStore {
         Ok(tried.get(&org).is_some_and(|tried| tried.contains(&nonce)))
     }
 
+    /// Returns whether this version is the last commit that this process tried for the organisation.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub(crate) async fn is_last_tried(&self, org: OrgId, version: ManifestVersion) -> Result<bool, ManifestError> {
+        let nonce = self.read(org, version).await?.delta().nonce;
+        let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(tried.get(&org).and_then(VecDeque::back) == Some(&nonce))
+    }
+
     /// The newest version's number, after a look that no version before it is missing.
     async fn newest(&self, org: OrgId) -> Result<Option<u64>, ManifestError> {
         let prefix = Path::from(ObjectKey::manifest_prefix(org));

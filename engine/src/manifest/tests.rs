@@ -56,15 +56,16 @@ pub(crate) fn keys(store: &Arc<dyn ObjectStore>, random: &Arc<dyn Random>, maste
 }
 
 /// A process that writes manifests.
-struct Writer {
-    manifests: ManifestStore,
+pub(crate) struct Writer {
+    pub(crate) manifests: Arc<ManifestStore>,
     random: Arc<dyn Random>,
 }
 
-fn writer(store: &Arc<dyn ObjectStore>, seed: u64, master: u8) -> Writer {
+pub(crate) fn writer(store: &Arc<dyn ObjectStore>, seed: u64, master: u8) -> Writer {
     let random: Arc<dyn Random> = Arc::new(Counting(AtomicU64::new(seed << 32)));
     let keys = keys(store, &random, master);
-    Writer { manifests: ManifestStore::new(Arc::clone(store), keys, Arc::clone(&random), Arc::new(Noon)), random }
+    let manifests = ManifestStore::new(Arc::clone(store), keys, Arc::clone(&random), Arc::new(Noon));
+    Writer { manifests: Arc::new(manifests), random }
 }
 
 impl Writer {
@@ -86,7 +87,7 @@ impl Writer {
         }
     }
 
-    fn entry(&self, flush: FlushNumber, lsn: Lsn) -> SegmentEntry {
+    pub(crate) fn entry(&self, flush: FlushNumber, lsn: Lsn) -> SegmentEntry {
         let mut id = [0; 16];
         self.random.fill(&mut id);
         let time: Millis = "2024-05-02T00:00:00Z".parse().expect("a time");
@@ -111,12 +112,12 @@ impl Writer {
         }
     }
 
-    async fn commit(&self, current: &Manifest) -> Result<Manifest, CommitError> {
+    pub(crate) async fn commit(&self, current: &Manifest) -> Result<Manifest, CommitError> {
         self.manifests.commit(org(1), current, self.change(current)).await
     }
 }
 
-fn memory() -> Arc<dyn ObjectStore> {
+pub(crate) fn memory() -> Arc<dyn ObjectStore> {
     Arc::new(InMemory::new())
 }
 
@@ -124,7 +125,7 @@ fn manifest_path(version: u64) -> Path {
     Path::from(ObjectKey::Manifest { org: org(1), version: ManifestVersion::new(version) }.to_string())
 }
 
-async fn filled(store: &Arc<dyn ObjectStore>, commits: usize) -> Manifest {
+pub(crate) async fn filled(store: &Arc<dyn ObjectStore>, commits: usize) -> Manifest {
     let writer = writer(store, 1, 7);
     let mut state = writer.manifests.create_org(org(1)).await.expect("made");
     for _ in 0..commits {

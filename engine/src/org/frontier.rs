@@ -44,9 +44,12 @@ impl Frontier {
         }
     }
 
-    /// They hold for this manifest, too: the one that they held for, and what they were raised for since.
-    pub(crate) fn follow(&mut self, manifest: &Manifest) {
-        self.version = Some(manifest.version());
+    /// Makes them hold for `after`, too, if they hold for `before`: it has no readings but those of `before`, and those
+    /// that they were raised for since.
+    pub(crate) fn follow(&mut self, before: &Manifest, after: &Manifest) {
+        if self.version == Some(before.version()) {
+            self.version = Some(after.version());
+        }
     }
 
     /// The last time at which this logger may have a reading in a segment.

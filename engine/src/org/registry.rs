@@ -2,7 +2,7 @@
 //!
 //! Invariants: an organisation's manifest, frozen buffers and active buffer are one value behind one pointer, so that
 //! one load of it sees every reading exactly once; the active buffer is swapped only by its writer ([`OrgWriter`]),
-//! the manifest and the frozen ones only by a flush; each changes the state by compare-and-swap and touches no more
+//! the manifest and the frozen ones only by `commit`; each changes the state by compare-and-swap and touches no more
 //! than its part. Every `OrgWriter` is made from the writer half that was parked in its [`Org`]: once.
 //!
 //! Owns the set of loaded organisations, and which LSN is applied. Loads nothing itself.
@@ -50,8 +50,8 @@ pub(crate) struct Org {
     writer: Mutex<Option<BufferWriter>>,
     /// Of its frames that wait for room, one at a time stands in the queue's line.
     pub(crate) waiting: tokio::sync::Mutex<()>,
-    /// One flush of an organisation at a time, which knows what of it is new.
-    pub(crate) flushing: tokio::sync::Mutex<Frontier>,
+    /// Held by whoever changes the manifest; with what flushes know of the organisation's loggers. Only `commit` takes it.
+    pub(crate) turn: tokio::sync::Mutex<Frontier>,
     /// May the store have objects of it that no manifest names?
     suspect: AtomicBool,
 }
@@ -154,7 +154,7 @@ impl Orgs {
                 state: ArcSwap::from_pointee(OrgState { manifest, frozen: Vec::new(), active }),
                 writer: Mutex::new(Some(writer)),
                 waiting: tokio::sync::Mutex::new(()),
-                flushing: tokio::sync::Mutex::new(Frontier::new()),
+                turn: tokio::sync::Mutex::new(Frontier::new()),
                 suspect: AtomicBool::new(true),
             })
         });

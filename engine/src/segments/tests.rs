@@ -1,11 +1,13 @@
 //! Segments through the store: what goes in comes out, pruned and unified; damaged, missing and swapped ones do not.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, TimestampMillisecondArray, UInt64Array};
 use arrow::compute::concat_batches;
-use durable::object_path;
-use futures::TryStreamExt as _;
+use durable::{FaultStore, Operation, object_path};
+use futures::{FutureExt as _, TryStreamExt as _};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use storage_format::encryption::SecretKey;
@@ -25,7 +27,10 @@ struct Rig {
 }
 
 async fn rig() -> Rig {
-    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    rig_on(Arc::new(InMemory::new())).await
+}
+
+async fn rig_on(store: Arc<dyn ObjectStore>) -> Rig {
     let random: Arc<dyn Random> = Arc::new(Counting::default());
     let keys = keys(&store, &random, 7);
     for id in [1, 2] {
@@ -169,6 +174,57 @@ async fn damage_is_an_error_with_name_and_offset_never_a_panic() {
     rig.store.delete(&name).await.expect("deleted");
     let error = read(&rig, &entry, SegmentFilter::default()).await.expect_err("gone");
     assert!(matches!(error, SegmentReadError::Missing { .. }), "{error:?}");
+}
+
+/// Flips a bit in the middle of an object during some of its reads, counted from zero, and counts them.
+fn flip_during(
+    store: &FaultStore,
+    inner: &Arc<InMemory>,
+    bytes: &Bytes,
+    reads: std::ops::Range<usize>,
+) -> Arc<AtomicUsize> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let (inner, bytes, counted) = (Arc::clone(inner), bytes.clone(), Arc::clone(&count));
+    store.watch(move |operation, name| {
+        if operation != Operation::Get || !name.contains("/segments/") {
+            return;
+        }
+        let mut now = bytes.to_vec();
+        if reads.contains(&counted.fetch_add(1, Ordering::Relaxed)) {
+            // Each read of rows is of one row group: a bit in every few bytes hits all of them.
+            now.iter_mut().skip(4).step_by(16).for_each(|byte| *byte ^= 0x20);
+        }
+        inner.put(&Path::from(name), now.into()).now_or_never().expect("no wait").expect("put");
+    });
+    count
+}
+
+#[tokio::test]
+async fn a_read_that_went_wrong_on_the_way_is_repeated_from_where_it_was() {
+    let inner = Arc::new(InMemory::new());
+    let store = Arc::new(FaultStore::new(Arc::clone(&inner) as _));
+    let mut rig = rig_on(Arc::clone(&store) as _).await;
+    rig.segments = rig.segments.with_row_group_rows(NonZeroUsize::new(7).expect("not zero"));
+    let batch = rows(1..4, 10);
+    let entry = write(&rig, 1, &batch).await;
+    let name = object_path(&entry.object_key(org(1)));
+    let good = inner.get(&name).await.expect("there").bytes().await.expect("read");
+    let read_all = async || read(&rig, &entry, SegmentFilter::default()).await;
+
+    let reads = flip_during(&store, &inner, &good, 0..0);
+    assert_eq!(concat_batches(batch.schema_ref(), &read_all().await.expect("whole")).expect("one schema"), batch);
+    let needed = reads.load(Ordering::Relaxed);
+    assert!(needed > 5, "{needed} reads: the metadata, and five row groups");
+    let attempts = usize::try_from(READ_ATTEMPTS).expect("small");
+    for first in 0..needed {
+        let reads = flip_during(&store, &inner, &good, first..first + attempts - 1);
+        let found = read_all().await.expect("the last attempt reads well");
+        assert_eq!(concat_batches(batch.schema_ref(), &found).expect("one schema"), batch, "from read {first} on");
+        assert_eq!(reads.load(Ordering::Relaxed), needed + attempts - 1, "only what was damaged is read again");
+        flip_during(&store, &inner, &good, first..first + attempts);
+        let error = read_all().await.expect_err("every attempt finds damage");
+        assert_eq!(EngineError::from(error).kind(), EngineErrorKind::Corrupt);
+    }
 }
 
 #[tokio::test]

@@ -4,22 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{Fault, Operation};
+use kit::rig::Sender;
+use kit::{FirstWins, Reading, Sent, gateway, millis};
 use storage_format::OrgId;
 
-use crate::model::{Model, Reading, Sent, gateway, millis};
-use crate::read::{check_flushed, check_rows, rows};
-use crate::rig::{MAY, Rig, Sender};
+use crate::read::{check_flushed, check_rows};
+use crate::rig::{MAY, Rig};
 
 fn org() -> OrgId {
     OrgId::new(0xC1).expect("not zero")
 }
 
 fn hundred(round: i64) -> Sent {
-    let readings = (0..100_i64).map(|i| Reading {
-        logger: 1 + (i % 10).cast_unsigned(),
-        time: MAY + round * 100_000 + i * 977,
-        samples: vec![(1, i as f64)],
-    });
+    let readings = (0..100_i64)
+        .map(|i| Reading::new(1 + (i % 10).cast_unsigned(), MAY + round * 100_000 + i * 977, &[(1, i as f64)]));
     Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }
 
@@ -30,7 +28,7 @@ async fn copies_taken_at_any_time_open_with_all_that_was_acknowledged() {
     rig.config.flush_bytes = 40_000;
     rig.create_org(org()).await;
     let engine = rig.open().await;
-    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    let (mut sender, mut model) = (Sender::new(org(), 1), FirstWins::default());
     for round in 0..12 {
         for part in 0..5 {
             sender.send(&engine, &mut model, hundred(round * 5 + part)).await;
@@ -38,7 +36,7 @@ async fn copies_taken_at_any_time_open_with_all_that_was_acknowledged() {
         let copy = rig.crashed();
         let after = copy.open().await;
         check_rows(&after, org(), &model).await;
-        let durable = after.durable_sequence(org(), gateway(1), crate::model::spool(1));
+        let durable = after.durable_sequence(org(), gateway(1), kit::spool(1));
         assert_eq!(durable.get(), sender.next - 1);
         after.flush(None).await.expect("a flush");
         check_flushed(&after, org(), &model).await;
@@ -56,7 +54,7 @@ async fn counts_are_exact_while_flushes_run_beside_ingest() {
     let sending = {
         let engine = Arc::clone(&engine);
         tokio::spawn(async move {
-            let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+            let (mut sender, mut model) = (Sender::new(org(), 1), FirstWins::default());
             for round in 0..150 {
                 sender.send(&engine, &mut model, hundred(round)).await;
                 // What is acknowledged is visible, exactly.
@@ -73,7 +71,7 @@ async fn counts_are_exact_while_flushes_run_beside_ingest() {
             let mut last = 0;
             for _ in 0..20 {
                 let snapshot = engine.snapshot(org()).await.expect("a snapshot");
-                let found = rows(&engine, &snapshot).await.len();
+                let found = kit::rig::rows(&engine, &snapshot).await.expect("it reads").len();
                 assert!(found >= last && found.is_multiple_of(100), "{last} then {found}");
                 last = found;
                 engine.flush(None).await.expect("a flush");
@@ -92,7 +90,7 @@ async fn a_commit_that_arrives_after_its_process_has_ended_is_not_forgotten() {
     let rig = Rig::new();
     rig.create_org(org()).await;
     let engine = rig.open().await;
-    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    let (mut sender, mut model) = (Sender::new(org(), 1), FirstWins::default());
     sender.send(&engine, &mut model, of_logger(1, 1.0)).await;
     sender.send(&engine, &mut model, of_logger(2, 2.0)).await;
 
@@ -126,6 +124,6 @@ async fn a_commit_that_arrives_after_its_process_has_ended_is_not_forgotten() {
 }
 
 fn of_logger(logger: u64, value: f64) -> Sent {
-    let readings = (0..10).map(|i| Reading { logger, time: MAY + i * 1000, samples: vec![(1, value)] });
+    let readings = (0..10).map(|i| Reading::new(logger, MAY + i * 1000, &[(1, value)]));
     Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use engine::{AckSink, Appended, Engine, Stepped, Submission, SubmitError, SubmitFailure};
+use kit::{Reading, Sent, gateway, millis, spool};
 use storage_format::{Frame, FrameSequence, OrgId};
 
-use crate::model::{Reading, Sent, gateway, millis, spool};
 use crate::rig::{MAY, Rig};
 
 const FLOOD: u64 = 1;
@@ -34,11 +34,7 @@ impl AckSink for To {
 }
 
 fn submission(to: u64, sequence: u64, readings: i64, answers: &Arc<Answers>) -> Submission {
-    let reading = |i: i64| Reading {
-        logger: 1,
-        time: MAY + sequence.cast_signed() * 10_000_000 + i,
-        samples: vec![(1, (i as f64).sqrt())],
-    };
+    let reading = |i: i64| Reading::new(1, MAY + sequence.cast_signed() * 10_000_000 + i, &[(1, (i as f64).sqrt())]);
     let mut sent = Sent { gateway: gateway(to), received: millis(MAY), readings: (0..readings).map(reading).collect() };
     let frame = Frame::decode(sent.encode(spool(to), sequence)).expect("a frame");
     let acks = Arc::new(To(to, Arc::clone(answers)));

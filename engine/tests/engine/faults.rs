@@ -4,26 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{Engine, EngineErrorKind, Fault, FaultyFiles, Operation};
+use kit::rig::Sender;
+use kit::{FirstWins, Reading, Sent, gateway, millis};
 use storage_format::OrgId;
 
-use crate::model::{Model, Reading, Sent, gateway, millis};
 use crate::read::{check_flushed, check_rows};
-use crate::rig::{MAY, Rig, Sender, noisy};
+use crate::rig::{MAY, Rig, noisy};
 
 fn org() -> OrgId {
     OrgId::new(0xF1).expect("not zero")
 }
 
 fn some(round: i64) -> Sent {
-    let readings =
-        (0..50).map(|i| Reading { logger: 1, time: MAY + (round * 40 + i) * 1000, samples: vec![(1, i as f64)] });
+    let readings = (0..50).map(|i| Reading::new(1, MAY + (round * 40 + i) * 1000, &[(1, i as f64)]));
     Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }
 
-async fn filled(rig: &Rig) -> (Arc<Engine>, Sender, Model) {
+async fn filled(rig: &Rig) -> (Arc<Engine>, Sender, FirstWins) {
     rig.create_org(org()).await;
     let engine = rig.open().await;
-    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    let (mut sender, mut model) = (Sender::new(org(), 1), FirstWins::default());
     sender.send(&engine, &mut model, some(0)).await;
     sender.send(&engine, &mut model, some(1)).await;
     (engine, sender, model)
@@ -146,7 +146,7 @@ async fn the_wal_goes_only_after_the_commit() {
     rig.config.wal_bytes_max = 90 << 20;
     rig.create_org(org()).await;
     let engine = rig.open().await;
-    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    let (mut sender, mut model) = (Sender::new(org(), 1), FirstWins::default());
     let mut round = 0;
     while engine.status().wal_bytes < 10 << 20 {
         sender.send(&engine, &mut model, noisy(round)).await;
@@ -174,7 +174,7 @@ async fn a_full_disk_acknowledges_nothing_and_closing_does_not_wait_for_it() {
     rig.files = Arc::new(files.clone());
     rig.create_org(org()).await;
     let engine = rig.open().await;
-    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    let (mut sender, mut model) = (Sender::new(org(), 1), FirstWins::default());
     sender.send(&engine, &mut model, some(0)).await;
     // What is left of the file made ahead is used up, then there is no other.
     files.set_space(Some(0));
@@ -225,7 +225,7 @@ async fn a_failed_sync_stops_the_engine_and_keeps_what_was_acknowledged() {
     rig.files = Arc::new(files.clone());
     rig.create_org(org()).await;
     let engine = rig.open().await;
-    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    let (mut sender, mut model) = (Sender::new(org(), 1), FirstWins::default());
     sender.send(&engine, &mut model, some(0)).await;
     // The file made ahead in the background syncs, too: let it be done.
     tokio::time::sleep(Duration::from_millis(200)).await;

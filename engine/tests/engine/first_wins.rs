@@ -1,11 +1,12 @@
 //! First-wins over buffers and segments, against the naive model.
 
+use kit::rig::Sender;
+use kit::{FirstWins, Reading, Sent, gateway, millis};
 use proptest::prelude::*;
 use storage_format::OrgId;
 
-use crate::model::{Model, Reading, Sent, gateway, millis};
 use crate::read::{check_flushed, check_rows};
-use crate::rig::{MAY, Rig, Sender};
+use crate::rig::{MAY, Rig};
 
 fn org() -> OrgId {
     OrgId::new(0xA1).expect("not zero")
@@ -14,7 +15,7 @@ fn org() -> OrgId {
 const MINUTE: i64 = 60_000;
 
 fn reading(logger: u64, time: i64, samples: &[(u16, f64)]) -> Reading {
-    Reading { logger, time, samples: samples.to_vec() }
+    Reading::new(logger, time, samples)
 }
 
 fn sent(from: u64, readings: Vec<Reading>) -> Sent {
@@ -27,7 +28,7 @@ async fn conflicts_and_duplicates_count_once_across_buffer_and_segments() {
     rig.create_org(org()).await;
     let engine = rig.open().await;
     let (mut first, mut second) = (Sender::new(org(), 1), Sender::new(org(), 2));
-    let mut model = Model::default();
+    let mut model = FirstWins::default();
     let day: Vec<_> = (0..100).map(|i| reading(1, MAY + i * MINUTE, &[(1, 20.0 + i as f64)])).collect();
     first.send(&engine, &mut model, sent(1, day.clone())).await;
     check_rows(&engine, org(), &model).await;
@@ -62,7 +63,7 @@ async fn many_older_segments_are_merged_in_groups() {
     rig.create_org(org()).await;
     let engine = rig.open().await;
     let mut sender = Sender::new(org(), 1);
-    let mut model = Model::default();
+    let mut model = FirstWins::default();
     for round in 0..7_i64 {
         let some =
             (0..60_i64).map(|i| reading(1 + (i % 3).cast_unsigned(), MAY + (i * 7 + round) * MINUTE, &[(1, i as f64)]));
@@ -89,7 +90,7 @@ async fn a_big_flush_is_split_where_loggers_end_and_by_month() {
     rig.create_org(org()).await;
     let engine = rig.open().await;
     let mut sender = Sender::new(org(), 1);
-    let mut model = Model::default();
+    let mut model = FirstWins::default();
     for part in 0..6 {
         let some = (0..6_000_i64).map(|i| {
             let number = part * 6_000 + i;
@@ -140,7 +141,7 @@ async fn live(steps: Vec<Step>) {
     rig.create_org(org()).await;
     let mut engine = rig.open().await;
     let mut senders: Vec<Sender> = (0..4).map(|spool| Sender::new(org(), spool + 1)).collect();
-    let mut model = Model::default();
+    let mut model = FirstWins::default();
     for step in steps {
         match step {
             Step::Send { from, readings } => {
@@ -161,7 +162,7 @@ async fn live(steps: Vec<Step>) {
                 engine.load(org()).await.expect("loaded");
                 for sender in &senders {
                     for from in 1..4 {
-                        let durable = engine.durable_sequence(org(), gateway(from), crate::model::spool(sender.spool));
+                        let durable = engine.durable_sequence(org(), gateway(from), kit::spool(sender.spool));
                         let expected = if from == sender.spool - 1 { sender.next - 1 } else { 0 };
                         assert_eq!(durable.get(), expected, "durable sequence");
                     }

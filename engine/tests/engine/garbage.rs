@@ -3,26 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{
-    Engine, EngineErrorKind, Fault, ManifestChange, ManifestStore, MasterKey, Operation, OrgKeys, SystemRandom,
-};
+use engine::{Engine, EngineErrorKind, Fault, ManifestChange, ManifestStore, Operation, OrgKeys};
+use kit::rig::Sender;
+use kit::{FirstWins, Reading, Sent, gateway, millis};
 use object_store::path::Path;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
-use storage_format::encryption::SecretKey;
 use storage_format::manifest::Manifest;
 use storage_format::{ObjectKey, OrgId};
 
-use crate::model::{Model, Reading, Sent, gateway, millis};
 use crate::read::check_flushed;
-use crate::rig::{MAY, Rig, Sender};
+use crate::rig::{MAY, Rig};
 
 fn org() -> OrgId {
     OrgId::new(0xC0).expect("not zero")
 }
 
 fn some(round: i64) -> Sent {
-    let readings =
-        (0..50).map(|i| Reading { logger: 1, time: MAY + (round * 40 + i) * 1000, samples: vec![(1, i as f64)] });
+    let readings = (0..50).map(|i| Reading::new(1, MAY + (round * 40 + i) * 1000, &[(1, i as f64)]));
     Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }
 
@@ -35,8 +32,7 @@ fn rig() -> Rig {
 /// The store's manifests, as another process sees them.
 fn other_process(rig: &Rig) -> ManifestStore {
     let parts = rig.parts();
-    let key = Arc::new(MasterKey::new(SecretKey::from_bytes([7; 32]), SystemRandom));
-    let keys = OrgKeys::new(Arc::clone(&parts.store), key, Arc::clone(&parts.random));
+    let keys = OrgKeys::new(Arc::clone(&parts.store), parts.keys, Arc::clone(&parts.random));
     ManifestStore::new(parts.store, Arc::new(keys), parts.random, parts.clock)
 }
 
@@ -90,10 +86,10 @@ async fn look_until_left(rig: &Rig, segments: usize) {
     patience.await.unwrap_or_else(|_| panic!("never {segments} segments"));
 }
 
-async fn filled(rig: &Rig) -> (Arc<Engine>, Sender, Model) {
+async fn filled(rig: &Rig) -> (Arc<Engine>, Sender, FirstWins) {
     rig.create_org(org()).await;
     let engine = rig.open().await;
-    let (mut sender, mut model) = (Sender::new(org(), 1), Model::default());
+    let (mut sender, mut model) = (Sender::new(org(), 1), FirstWins::default());
     sender.send(&engine, &mut model, some(0)).await;
     (engine, sender, model)
 }

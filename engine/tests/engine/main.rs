@@ -6,7 +6,6 @@ mod fairness;
 mod faults;
 mod first_wins;
 mod garbage;
-mod model;
 mod open;
 mod pressure;
 mod read;

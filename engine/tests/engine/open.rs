@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use engine::{AckSink, EngineConfig, EngineErrorKind, SubmitFailure};
+use kit::rig::Sender;
+use kit::{FirstWins, Reading, Sent, gateway, millis};
 use storage_format::OrgId;
 
-use crate::model::{Model, Reading, Sent, gateway, millis};
 use crate::read::check_rows;
-use crate::rig::{MAY, Rig, Sender};
+use crate::rig::{MAY, Rig};
 
 fn org(id: u64) -> OrgId {
     OrgId::new(id).expect("not zero")
 }
 
 fn one(time: i64) -> Sent {
-    let readings = vec![Reading { logger: 5, time: MAY + time, samples: vec![(1, 4.5)] }];
+    let readings = vec![Reading::new(5, MAY + time, &[(1, 4.5)])];
     Sent { gateway: gateway(3), received: millis(MAY), readings }
 }
 
@@ -38,7 +39,7 @@ async fn a_dropped_engine_gives_the_lock_back() {
     let rig = Rig::new();
     rig.create_org(org(1)).await;
     let engine = rig.open().await;
-    let (mut sender, mut model) = (Sender::new(org(1), 1), Model::default());
+    let (mut sender, mut model) = (Sender::new(org(1), 1), FirstWins::default());
     sender.send(&engine, &mut model, one(1)).await;
     drop(engine);
     for attempt in 0.. {
@@ -61,7 +62,7 @@ async fn organisations_are_loaded_when_they_are_needed() {
     }
     let engine = rig.open().await;
     assert_eq!(engine.status().orgs_loaded, 0);
-    let mut model = Model::default();
+    let mut model = FirstWins::default();
     let mut sender = Sender::new(org(2), 1);
     sender.send(&engine, &mut model, one(1)).await;
     assert_eq!(engine.status().orgs_loaded, 1);
@@ -91,7 +92,7 @@ async fn an_organisation_that_is_not_there_is_an_error_and_its_frames_fail() {
     assert_eq!(sender.acks.failures(), [SubmitFailure::UnknownOrg]);
     // Made meanwhile, by another process: from now on it is there.
     rig.create_org(org(9)).await;
-    let mut model = Model::default();
+    let mut model = FirstWins::default();
     sender.send(&engine, &mut model, one(2)).await;
     check_rows(&engine, org(9), &model).await;
     engine.close().await.expect("closed");
@@ -104,8 +105,8 @@ async fn a_closed_engine_refuses() {
     let engine = rig.open().await;
     engine.close().await.expect("closed");
     assert_eq!(engine.flush(None).await.expect_err("closed").kind(), EngineErrorKind::Closed);
-    let acks: Arc<dyn AckSink> = Arc::<crate::rig::Acks>::default();
-    let frame = storage_format::Frame::decode(one(1).encode(crate::model::spool(1), 1)).expect("a frame");
+    let acks: Arc<dyn AckSink> = Arc::<kit::rig::Acks>::default();
+    let frame = storage_format::Frame::decode(one(1).encode(kit::spool(1), 1)).expect("a frame");
     let submission = engine::Submission { org: org(1), gateway: gateway(3), received: millis(MAY), frame, acks };
     assert!(matches!(engine.submit(submission).await, Err(engine::SubmitError::Closed)));
 }
@@ -116,7 +117,7 @@ async fn closing_flushes_when_it_should() {
     rig.config = EngineConfig { flush_at_close: true, ..rig.config.clone() };
     rig.create_org(org(1)).await;
     let engine = rig.open().await;
-    let (mut sender, mut model) = (Sender::new(org(1), 1), Model::default());
+    let (mut sender, mut model) = (Sender::new(org(1), 1), FirstWins::default());
     for time in 0..50 {
         sender.send(&engine, &mut model, one(time)).await;
     }
@@ -134,11 +135,11 @@ async fn a_manifest_beyond_the_log_is_not_served() {
         rig.create_org(org(id)).await;
     }
     let engine = rig.open().await;
-    let mut model = Model::default();
+    let mut model = FirstWins::default();
     Sender::new(org(1), 1).send(&engine, &mut model, one(1)).await;
     // A copy of the log as it is now, beside the store as it will be: what a careless restore leaves.
     let mixed = rig.crashed();
-    let (mut sender, mut ignored) = (Sender::new(org(2), 2), Model::default());
+    let (mut sender, mut ignored) = (Sender::new(org(2), 2), FirstWins::default());
     for time in 1..=3 {
         sender.send(&engine, &mut ignored, one(time)).await;
     }

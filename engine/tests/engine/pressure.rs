@@ -4,21 +4,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::{Engine, Fault, Operation};
+use kit::rig::Sender;
+use kit::{FirstWins, Reading, Sent, gateway, millis};
 use storage_format::OrgId;
 
-use crate::model::{Model, Reading, Sent, gateway, millis};
 use crate::read::check_flushed;
-use crate::rig::{MAY, Rig, Sender, noisy};
+use crate::rig::{MAY, Rig, noisy};
 
 fn org(id: u64) -> OrgId {
     OrgId::new(id).expect("not zero")
 }
 
 fn many(round: i64, count: i64) -> Sent {
-    let readings = (0..count).map(|i| Reading {
-        logger: 1 + (i % 7).cast_unsigned(),
-        time: MAY + (round * count + i) * 100,
-        samples: vec![(1, (i % 50) as f64), (2, 1.0)],
+    let readings = (0..count).map(|i| {
+        Reading::new(1 + (i % 7).cast_unsigned(), MAY + (round * count + i) * 100, &[(1, (i % 50) as f64), (2, 1.0)])
     });
     Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }
@@ -34,7 +33,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Every reading is there once; what they are, smaller tests compare.
-async fn check_count(engine: &Engine, org: OrgId, model: &Model) {
+async fn check_count(engine: &Engine, org: OrgId, model: &FirstWins) {
     let snapshot = engine.snapshot(org).await.expect("a snapshot");
     let rows = snapshot.manifest.totals().readings + snapshot.buffered_rows() as u64;
     assert_eq!(rows, model.rows.len() as u64);
@@ -50,7 +49,7 @@ async fn each_buffer_s_memory_is_free_once_it_is_flushed() {
     rig.config.flush_bytes = 64 << 10;
     rig.create_org(org(1)).await;
     let engine = rig.open().await;
-    let (mut sender, mut model) = (Sender::new(org(1), 1), Model::default());
+    let (mut sender, mut model) = (Sender::new(org(1), 1), FirstWins::default());
     // While the store fails, buffers pile up.
     for _ in 0..3 {
         rig.store.fail_next(Operation::Put, "segments/", Fault::Before, 0);
@@ -84,7 +83,7 @@ async fn small_buffers_wait_for_hours_and_not_longer() {
     let rig = Rig::new();
     rig.create_org(org(1)).await;
     let engine = rig.open().await;
-    let (mut sender, mut model) = (Sender::new(org(1), 1), Model::default());
+    let (mut sender, mut model) = (Sender::new(org(1), 1), FirstWins::default());
     sender.send(&engine, &mut model, many(0, 10)).await;
     rig.clock.turn(Duration::from_secs(4 * 3600 - 60));
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -104,7 +103,7 @@ async fn memory_is_bounded_and_nothing_is_refused_for_good() {
         rig.create_org(org(id)).await;
     }
     let engine = rig.open().await;
-    let mut models = [Model::default(), Model::default(), Model::default()];
+    let mut models = [FirstWins::default(), FirstWins::default(), FirstWins::default()];
     let mut senders = [1, 2, 3].map(|id| Sender::new(org(id), 1));
     let mut most = 0;
     for round in 0..18 {
@@ -139,9 +138,9 @@ async fn a_quiet_organisation_does_not_hold_the_wal() {
     rig.create_org(org(1)).await;
     rig.create_org(org(2)).await;
     let engine = rig.open().await;
-    let (mut quiet, mut quiet_model) = (Sender::new(org(1), 1), Model::default());
+    let (mut quiet, mut quiet_model) = (Sender::new(org(1), 1), FirstWins::default());
     quiet.send(&engine, &mut quiet_model, many(0, 5)).await;
-    let (mut loud, mut loud_model) = (Sender::new(org(2), 1), Model::default());
+    let (mut loud, mut loud_model) = (Sender::new(org(2), 1), FirstWins::default());
     // Several times what the WAL may hold: it must go on by itself.
     let mut most = 0;
     for round in 0..36 {

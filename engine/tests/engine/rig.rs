@@ -1,20 +1,17 @@
-//! What every test needs: a data directory, a store that can fail, a clock that can be turned, and sinks that wait.
+//! What every test needs: a data directory, a store that can fail, and a clock that can be turned. Frames, senders and
+//! the model are in `kit`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::{
-    AckSink, Clock, Engine, EngineConfig, EngineError, EngineParts, FaultStore, Files, LocalDurable, ManifestStore,
-    MasterKey, OrgKeys, RealFiles, Submission, SubmitFailure, SystemRandom,
+    Clock, Engine, EngineConfig, EngineError, EngineParts, FaultStore, Files, LocalDurable, ManifestStore, OrgKeys,
+    RealFiles,
 };
-use object_store::ObjectStore;
-use storage_format::encryption::SecretKey;
-use storage_format::{Frame, FrameSequence, OrgId};
-
-use crate::model::{Model, Reading, Sent, gateway, millis, spool};
+use kit::{Reading, Sent, SplitMix64, gateway, millis};
+use storage_format::OrgId;
 
 /// A clock that stands still until it is turned.
 #[derive(Debug)]
@@ -52,10 +49,6 @@ pub(crate) struct Rig {
     pub(crate) store: Arc<FaultStore>,
     pub(crate) files: Arc<dyn Files>,
     pub(crate) config: EngineConfig,
-}
-
-fn key() -> MasterKey {
-    MasterKey::new(SecretKey::from_bytes([7; 32]), SystemRandom)
 }
 
 impl Rig {
@@ -97,13 +90,8 @@ impl Rig {
     }
 
     pub(crate) fn parts(&self) -> EngineParts {
-        EngineParts {
-            files: Arc::clone(&self.files),
-            store: Arc::clone(&self.store) as Arc<dyn ObjectStore>,
-            keys: Arc::new(key()),
-            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
-            random: Arc::new(SystemRandom),
-        }
+        let parts = kit::rig::parts(Arc::clone(&self.store) as _, Arc::clone(&self.clock) as _);
+        EngineParts { files: Arc::clone(&self.files), ..parts }
     }
 
     pub(crate) async fn open(&self) -> Arc<Engine> {
@@ -136,95 +124,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What came back for the frames of one spool.
-#[derive(Debug, Default)]
-pub(crate) struct Acks {
-    durable: AtomicU64,
-    failed: Mutex<BTreeMap<FrameSequence, SubmitFailure>>,
-    changed: tokio::sync::Notify,
-}
-
-impl AckSink for Acks {
-    fn durable(&self, up_to: FrameSequence) {
-        self.durable.fetch_max(up_to.get(), Ordering::AcqRel);
-        self.changed.notify_waiters();
-    }
-
-    fn failed(&self, sequence: FrameSequence, failure: SubmitFailure) {
-        self.failed.lock().expect("not poisoned").insert(sequence, failure);
-        self.changed.notify_waiters();
-    }
-}
-
-impl Acks {
-    pub(crate) fn failures(&self) -> Vec<SubmitFailure> {
-        self.failed.lock().expect("not poisoned").values().copied().collect()
-    }
-
-    pub(crate) fn durable_up_to(&self) -> u64 {
-        self.durable.load(Ordering::Acquire)
-    }
-
-    /// Waits until this frame is answered; `true` if it is durable.
-    pub(crate) async fn answered(&self, sequence: u64) -> bool {
-        loop {
-            let changed = self.changed.notified();
-            if self.failed.lock().expect("not poisoned").contains_key(&FrameSequence::new(sequence)) {
-                return false;
-            }
-            if self.durable_up_to() >= sequence {
-                return true;
-            }
-            changed.await;
-        }
-    }
-}
-
-/// Somebody who sends frames of one organisation.
-pub(crate) struct Sender {
-    pub(crate) org: OrgId,
-    pub(crate) spool: u64,
-    pub(crate) next: u64,
-    pub(crate) acks: Arc<Acks>,
-}
-
-impl Sender {
-    pub(crate) fn new(org: OrgId, spool: u64) -> Self {
-        Self { org, spool, next: 1, acks: Arc::default() }
-    }
-
-    /// Submits, waiting for room; answers the frame's sequence number.
-    pub(crate) async fn submit(&mut self, engine: &Engine, sent: &mut Sent) -> u64 {
-        let sequence = self.next;
-        self.next += 1;
-        let bytes = sent.encode(spool(self.spool), sequence);
-        let frame = Frame::decode(bytes).expect("a frame");
-        let submission = Submission {
-            org: self.org,
-            gateway: sent.gateway,
-            received: sent.received,
-            frame,
-            acks: Arc::clone(&self.acks) as Arc<dyn AckSink>,
-        };
-        engine.submit(submission).await.expect("the engine is open");
-        sequence
-    }
-
-    /// Submits, waits for the acknowledgement, and tells the model.
-    pub(crate) async fn send(&mut self, engine: &Engine, model: &mut Model, mut sent: Sent) {
-        let sequence = self.submit(engine, &mut sent).await;
-        assert!(self.acks.answered(sequence).await, "acknowledged");
-        model.apply(&sent);
-    }
-}
-
 /// A frame of about half a megabyte: values that no encoding makes small.
 pub(crate) fn noisy(round: u64) -> Sent {
-    let mut state = round.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = SplitMix64::new(round);
     let readings = (0..24_000_i64).map(|i| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let value = (state >> 12) as f64 * 1e-9;
-        Reading { logger: 1 + round, time: MAY + i * 1000, samples: vec![(1, value), (2, value * 0.3)] }
+        let value = (random.any() >> 12) as f64 * 1e-9;
+        Reading::new(1 + round, MAY + i * 1000, &[(1, value), (2, value * 0.3)])
     });
     Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use ingest::client::Summary;
 use ingest::protocol::{ALPN, Message};
+use kit::SplitMix64;
 use quinn::{ClientConfig, Endpoint};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::house::{House, Running, readings, spool, until, within};
-use crate::network::{Draw, Gate, Network};
+use crate::network::{Gate, Network};
 use crate::pki::identity;
 use crate::raw::{self, Raw};
 use crate::sink::Mode;
@@ -125,7 +126,7 @@ async fn connect_all(endpoint: &Endpoint, crowd: &[ClientConfig], addr: SocketAd
     for number in 0..connections {
         let (endpoint, config) = (endpoint.clone(), crowd[number % crowd.len()].clone());
         coming.spawn(async move {
-            let mut draw = Draw::new(number as u64);
+            let mut draw = SplitMix64::new(number as u64);
             loop {
                 if let Ok(raw) = raw::connect_over(&endpoint, config.clone(), addr).await {
                     // A connection too many is told only after the handshake, by a close in place of a welcome.

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use ingest::client::Client;
 use ingest::protocol::ALPN;
+use kit::SplitMix64;
 use quinn::{ConnectionError, Endpoint, TransportErrorCode};
 use tokio::task::JoinSet;
 
 use crate::house::{House, readings, until, within};
-use crate::network::{Draw, Gate, Network};
+use crate::network::{Gate, Network};
 use crate::pki::{Issued, SERVER_NAME};
 use crate::raw;
 use crate::sink::Mode;
@@ -171,10 +172,10 @@ async fn noise_makes_no_connection() {
     let (house, gateway) = house();
     let server = house.serve(&house.sink(10, Mode::Keeps));
     let socket = tokio::net::UdpSocket::bind((Ipv4Addr::new(127, 0, 2, 3), 0)).await.expect("a socket");
-    let mut draw = Draw::new(7);
+    let mut draw = SplitMix64::new(7);
     for number in 0..5000_u32 {
         let length = draw.pick(&[1, 20, 60, 300, 1200, 1452]);
-        let mut datagram: Vec<u8> = (0..length).map(|_| draw.next().to_le_bytes()[0]).collect();
+        let mut datagram: Vec<u8> = (0..length).map(|_| draw.any().to_le_bytes()[0]).collect();
         if length >= 300 {
             // An Initial packet of version 1, an Initial of a version that does not exist, a short header.
             let head: &[u8] = match number % 3 {

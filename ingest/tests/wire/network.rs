@@ -7,39 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use kit::SplitMix64;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
-
-/// Small and good enough for a weather.
-#[derive(Debug, Clone)]
-pub(crate) struct Draw(u64);
-
-impl Draw {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        // splitmix64, Steele et al. 2014.
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[usize::try_from(self.below(from.len() as u64)).expect("small")]
-    }
-
-    fn happens(&mut self, per_mille: u64) -> bool {
-        self.below(1000) < per_mille
-    }
-}
 
 /// What happens to datagrams of one direction.
 #[derive(Debug, Clone, Copy, Default)]
@@ -92,7 +62,7 @@ struct Shared {
     server: SocketAddr,
     from: IpAddr,
     listener: UdpSocket,
-    rules: Mutex<(Rules, Draw)>,
+    rules: Mutex<(Rules, SplitMix64)>,
     upstream: Mutex<Upstream>,
     /// Every datagram that clients sent, when recorded.
     recorded: Mutex<Option<Vec<Vec<u8>>>>,
@@ -127,7 +97,7 @@ impl Network {
             server,
             from: from.into(),
             listener,
-            rules: Mutex::new((Rules::default(), Draw::new(seed))),
+            rules: Mutex::new((Rules::default(), SplitMix64::new(seed))),
             upstream: Mutex::default(),
             recorded: Mutex::default(),
             through: AtomicU64::new(0),
@@ -182,20 +152,20 @@ impl Shared {
         let mut rules = self.rules.lock().expect("the lock");
         let (rules, draw) = &mut *rules;
         let (weather, gate) = if up { (rules.up, rules.gate_up) } else { (rules.down, rules.gate_down) };
-        if !gate.lets_through(datagram) || draw.happens(weather.lost_per_mille) {
+        if !gate.lets_through(datagram) || draw.chance(weather.lost_per_mille) {
             self.stopped.fetch_add(1, Ordering::Relaxed);
             return Vec::new();
         }
         self.through.fetch_add(1, Ordering::Relaxed);
-        let copies = if draw.happens(weather.doubled_per_mille) { 2 } else { 1 };
+        let copies = if draw.chance(weather.doubled_per_mille) { 2 } else { 1 };
         let mut fate = Vec::with_capacity(copies);
         for _ in 0..copies {
             let mut copy = datagram.to_vec();
-            if draw.happens(weather.damaged_per_mille) && !copy.is_empty() {
-                let place = usize::try_from(draw.below(copy.len() as u64)).expect("small");
+            if draw.chance(weather.damaged_per_mille) && !copy.is_empty() {
+                let place = draw.index(copy.len());
                 copy[place] ^= 1 << draw.below(8);
             }
-            let late = draw.happens(weather.late_per_mille);
+            let late = draw.chance(weather.late_per_mille);
             let delay = if late { draw.below(weather.delay_ms_max + 1) } else { 0 };
             fate.push((copy, Duration::from_millis(delay)));
         }

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use ingest::IngestLimits;
 use ingest::client::{Client, ClientConfig};
+use kit::SplitMix64;
 use storage_format::SpoolId;
 use tokio::task::JoinSet;
 
 use crate::house::{House, LONG, Running, readings, sequence, until, within};
-use crate::network::{Draw, Gate, Network, Weather};
+use crate::network::{Gate, Network, Weather};
 use crate::pki::Issued;
 use crate::sink::{MemorySink, Mode};
 
@@ -79,7 +80,7 @@ fn slow_disk(sink: &Arc<MemorySink>, seed: u64) -> Arc<SlowDisk> {
     let disk = Arc::new(SlowDisk { stalls: AtomicBool::new(false), ends: AtomicBool::new(false) });
     let (sink, shared) = (Arc::clone(sink), Arc::clone(&disk));
     tokio::spawn(async move {
-        let mut draw = Draw::new(seed);
+        let mut draw = SplitMix64::new(seed);
         while !shared.ends.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(draw.below(10))).await;
             if !shared.stalls.load(Ordering::Relaxed) {
@@ -91,7 +92,7 @@ fn slow_disk(sink: &Arc<MemorySink>, seed: u64) -> Arc<SlowDisk> {
     disk
 }
 
-async fn storm(network: &Network, disk: &SlowDisk, draw: &mut Draw) {
+async fn storm(network: &Network, disk: &SlowDisk, draw: &mut SplitMix64) {
     let mut weather = || Weather {
         lost_per_mille: draw.below(150),
         doubled_per_mille: draw.below(100),
@@ -132,14 +133,14 @@ async fn run(seed: u64) {
     let mut client = within(Client::connect(config(&house, &network, &gateway))).await.expect("a client");
     let (id, watching) = (client.spool(), watch(&house, &client));
     let raging = {
-        let (network, disk, mut draw) = (Arc::clone(&network), Arc::clone(&disk), Draw::new(seed ^ 2));
+        let (network, disk, mut draw) = (Arc::clone(&network), Arc::clone(&disk), SplitMix64::new(seed ^ 2));
         tokio::spawn(async move {
             loop {
                 storm(&network, &disk, &mut draw).await;
             }
         })
     };
-    let (mut draw, mut model) = (Draw::new(seed ^ 3), Vec::new());
+    let (mut draw, mut model) = (SplitMix64::new(seed ^ 3), Vec::new());
     let frames = 150;
     for index in 1..=frames {
         let count = 1 + usize::try_from(draw.below(200)).expect("small");

@@ -1,6 +1,6 @@
 //! The first-wins merge as a plan: sorted segments and buffered rows in, one row per (logger, time) out, sorted.
 //!
-//! The kernel is the engine's, the same that flushes with. Only predicates on keys may go below a merge: a filter on a
+//! Kernel and driver are the engine's, the same that flushes with. Only predicates on keys may go below a merge: a filter on a
 //! value could hide the first value and let a refused one through. So this node takes no filters from above.
 
 use std::fmt;
@@ -17,7 +17,7 @@ use datafusion::physical_plan::coop::cooperative;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use engine::{MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, SortedBatches};
+use engine::{Merge, MergeCounts, MergeError, MergeMode, MergedBatch, SortedBatches};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::buffer;
@@ -48,48 +48,21 @@ pub(crate) enum Merged {
     Counts(MergeCounts),
 }
 
-/// A merge that is running: the kernel, and the runs that it has not seen the end of.
-struct Running {
-    kernel: MergeKernel,
-    runs: Vec<BoxStream<'static, Result<RecordBatch>>>,
-    counted: bool,
-}
-
-impl Running {
-    async fn next(&mut self) -> Result<Option<Merged>> {
-        loop {
-            match self.kernel.poll().map_err(kernel_error)? {
-                MergePoll::Need(run) => {
-                    let input =
-                        self.runs.get_mut(run).ok_or_else(|| internal_datafusion_err!("there is no run {run}"))?;
-                    match input.next().await {
-                        Some(batch) => self.kernel.push(run, batch?).map_err(kernel_error)?,
-                        None => self.kernel.finish(run),
-                    }
-                }
-                MergePoll::Batch(batch) => return Ok(Some(Merged::Batch(batch))),
-                MergePoll::Done if self.counted => return Ok(None),
-                MergePoll::Done => {
-                    self.counted = true;
-                    return Ok(Some(Merged::Counts(self.kernel.counts())));
-                }
-            }
-        }
-    }
-}
-
-/// Drives the kernel over these runs, which are in order of precedence and of this schema.
+/// Merges these runs, which are in order of precedence and of this schema.
 pub(crate) fn merge_runs(
     schema: &SchemaRef,
     runs: Vec<BoxStream<'static, Result<RecordBatch>>>,
     mode: MergeMode,
     batch_rows: usize,
 ) -> Result<BoxStream<'static, Result<Merged>>> {
-    let kernel = MergeKernel::new(Arc::clone(schema), runs.len(), mode).map_err(kernel_error)?;
-    let running = Running { kernel: kernel.with_batch_rows(batch_rows), runs, counted: false };
-    let merged = stream::try_unfold(running, |mut running| async move {
-        let next = running.next().await?;
-        Ok(next.map(|merged| (merged, running)))
+    let merge = Merge::new(Arc::clone(schema), runs, mode, kernel_error)?.with_batch_rows(batch_rows);
+    // The counts come once, after the last batch: then the merge goes.
+    let merged = stream::try_unfold(Some(merge), |running| async move {
+        let Some(mut merge) = running else { return Ok(None) };
+        Ok(Some(match merge.next().await? {
+            Some(batch) => (Merged::Batch(batch), Some(merge)),
+            None => (Merged::Counts(merge.counts()), None),
+        }))
     });
     Ok(merged.boxed())
 }

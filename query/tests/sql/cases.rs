@@ -5,7 +5,7 @@
 
 use query::QueryError;
 
-use crate::support::{House, ask, climate, code, lines, logger, org, time};
+use crate::support::{House, ask, climate, code, lines, org, reading, time};
 use storage_format::Millis;
 
 /// Three loggers. 1: January 1st every 5 minutes for an hour, flushed; its first value again, differing, in the buffer.
@@ -18,19 +18,19 @@ async fn fixture() -> House {
     let day = "2024-01-01";
     let mut frame = Vec::new();
     for step in 0..12 {
-        frame.push((logger(1), at(day, step), climate(4.0 + value(step) * 0.5, 40.0)));
-        frame.push((logger(2), at(day, step), vec![(code("temperature"), -20.0 - value(step))]));
+        frame.push(reading(1, at(day, step), climate(4.0 + value(step) * 0.5, 40.0)));
+        frame.push(reading(2, at(day, step), vec![(code("temperature"), -20.0 - value(step))]));
     }
     house.send(org(1), 0xA1, "2024-01-01T01:00:05.250Z", &frame).await;
     house.flush(org(1)).await;
-    let fill = (0..12).map(|step| (logger(2), at(day, step), vec![(code("humidity"), 80.0 + value(step))]));
+    let fill = (0..12).map(|step| reading(2, at(day, step), vec![(code("humidity"), 80.0 + value(step))]));
     house.send(org(1), 0xA2, "2024-01-01T02:00:00Z", &fill.collect::<Vec<_>>()).await;
     house.flush(org(1)).await;
-    let other = vec![(logger(1), at(day, 0), climate(9.0, 40.0))];
+    let other = vec![reading(1, at(day, 0), climate(9.0, 40.0))];
     house.send(org(1), 0xA2, "2024-01-02T00:00:00Z", &other).await;
     let mut latest = Vec::new();
     for step in 0..3 {
-        latest.push((logger(3), at("2024-02-10", step), vec![(code("battery"), 3.0 + value(step) * 0.25)]));
+        latest.push(reading(3, at("2024-02-10", step), vec![(code("battery"), 3.0 + value(step) * 0.25)]));
     }
     house.send(org(1), 0xA1, "2024-02-10T00:15:00Z", &latest).await;
     house

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use storage_format::Millis;
 
-use crate::model::Reading;
-use crate::support::{House, answer, climate, logger, one, org, time};
+use crate::support::{House, answer, climate, one, org, reading, time};
+use kit::Reading;
 
 fn frame(number: u64) -> Vec<Reading> {
     let start = time("2024-01-31T00:00:00Z").get() + i64::try_from(number).expect("small") * 600_000;
-    (1..=5).map(|id| (logger(id), Millis::new(start).expect("in range"), climate(number as f64, 1.0))).collect()
+    (1..=5).map(|id| reading(id, Millis::new(start).expect("in range"), climate(number as f64, 1.0))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

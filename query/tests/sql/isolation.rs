@@ -2,7 +2,7 @@
 
 use query::QueryError;
 
-use crate::support::{House, answer, ask, climate, error_of, logger, one, org, time};
+use crate::support::{House, answer, ask, climate, error_of, one, org, reading, time};
 
 /// Two organisations whose ids and readings can be told apart in any text.
 const MINE: u64 = 0x1111_1111_1111_1111;
@@ -11,10 +11,10 @@ const THEIRS: u64 = 0x2222_2222_2222_2222;
 async fn two_orgs() -> House {
     let house = House::open(&[org(MINE), org(THEIRS)]).await;
     for (id, value) in [(MINE, 1.0), (THEIRS, 987.654)] {
-        let readings = vec![(logger(id % 7), time("2024-01-01T00:00:00Z"), climate(value, value))];
+        let readings = vec![reading(id % 7, time("2024-01-01T00:00:00Z"), climate(value, value))];
         house.send(org(id), id % 5 + 1, "2024-01-01T00:00:01Z", &readings).await;
         house.flush(org(id)).await;
-        let readings = vec![(logger(id % 7), time("2024-01-01T00:05:00Z"), climate(value, value))];
+        let readings = vec![reading(id % 7, time("2024-01-01T00:05:00Z"), climate(value, value))];
         house.send(org(id), id % 5 + 1, "2024-01-01T00:05:01Z", &readings).await;
     }
     house

@@ -6,8 +6,8 @@ use futures::StreamExt;
 use query::{LimitKind, QueryError, QueryLimits};
 use storage_format::Millis;
 
-use crate::model::Reading;
-use crate::support::{House, ask, batches, climate, error_of, logger, one, org, time};
+use crate::support::{House, ask, batches, climate, error_of, one, org, reading, time};
+use kit::Reading;
 
 /// 20 loggers, 500 readings each, half of them flushed.
 async fn some() -> House {
@@ -18,7 +18,7 @@ async fn some() -> House {
             .flat_map(|id| {
                 (0..250).map(move |step| {
                     let at = Millis::new(start + (part * 250 + step) * 60_000).expect("in range");
-                    (logger(id), at, climate(f64::from(i32::try_from(step).expect("small")), 50.0))
+                    reading(id, at, climate(f64::from(i32::try_from(step).expect("small")), 50.0))
                 })
             })
             .collect();
@@ -106,7 +106,7 @@ async fn the_order_of_buffered_rows_is_counted() {
     let start = time("2024-01-01T00:00:00Z").get();
     for step in 0..100 {
         let at = Millis::new(start + step * 60_000).expect("in range");
-        let readings: Vec<Reading> = (1..=50).map(|id| (logger(id), at, climate(4.0, 50.0))).collect();
+        let readings: Vec<Reading> = (1..=50).map(|id| reading(id, at, climate(4.0, 50.0))).collect();
         house.send(org(1), 1, "2024-02-01T00:00:00Z", &readings).await;
     }
     let session =

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use storage_format::{ChannelCode, Millis};
 
-use crate::model::{Model, Reading};
+use crate::model::Model;
 use crate::support::{House, answer, batches, lines, logger, one, org, time};
+use kit::Reading;
 
 /// Logger, step of time, channels and values.
 type Drawn = (u64, i64, Vec<(u16, i8)>);
@@ -37,10 +38,10 @@ fn readings(drawn: Vec<Drawn>) -> Vec<Reading> {
     for (id, step, samples) in drawn {
         let (logger, time) = (logger(id), at(step));
         // A frame has a reading once.
-        if readings.iter().all(|(l, t, _)| (*l, *t) != (logger, time)) {
+        if readings.iter().all(|known| (known.logger, known.time) != (logger, time)) {
             let samples =
                 samples.into_iter().map(|(code, v)| (ChannelCode::new(code).expect("a code"), f64::from(v) / 2.0));
-            readings.push((logger, time, samples.collect()));
+            readings.push(Reading { logger, time, samples: samples.collect() });
         }
     }
     readings

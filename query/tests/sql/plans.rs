@@ -3,8 +3,9 @@
 use query::{ExportRequest, QueryLimits};
 use storage_format::{LoggerId, Millis, TimeRange};
 
-use crate::model::{Model, Reading};
-use crate::support::{House, answer, batches, climate, lines, logger, org, time};
+use crate::model::Model;
+use crate::support::{House, answer, batches, climate, lines, logger, org, reading, time};
+use kit::Reading;
 
 /// Three months of two loggers, flushed month by month; then, in the buffer, a new month and one repeated reading.
 async fn months() -> (House, Model) {
@@ -13,7 +14,7 @@ async fn months() -> (House, Model) {
         let start = time(&format!("2024-{number:02}-01T00:00:00Z")).get();
         let at = |step: i64| Millis::new(start + step * 3_600_000).expect("in range");
         (1..=2)
-            .flat_map(|id| (0..50).map(move |step| (logger(id), at(step), climate(f64::from(number), 50.0))))
+            .flat_map(|id| (0..50).map(move |step| reading(id, at(step), climate(f64::from(number), 50.0))))
             .collect()
     };
     for number in 1..=3 {

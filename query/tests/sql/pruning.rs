@@ -1,7 +1,7 @@
 //! What is not needed is not opened: told by what the store was asked for.
 
-use crate::model::Reading;
-use crate::support::{House, answer, climate, logger, one, org, time};
+use crate::support::{House, answer, climate, logger, one, org, reading, time};
+use kit::Reading;
 use storage_format::Millis;
 
 /// Twelve months of 2024, loggers 1 and 2 in one segment and 3 in another of each month: 24 segments.
@@ -15,7 +15,7 @@ async fn a_year() -> House {
                 .flat_map(|&id| {
                     (0..10).map(move |step| {
                         let at = Millis::new(start.get() + step * 60_000).expect("in range");
-                        (logger(id), at, climate(f64::from(month), 50.0))
+                        reading(id, at, climate(f64::from(month), 50.0))
                     })
                 })
                 .collect();

@@ -5,20 +5,16 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use engine::{
-    AckSink, Engine, EngineConfig, EngineParts, FaultStore, MasterKey, Operation, RealFiles, Submission, SubmitFailure,
-    SystemClock, SystemRandom,
-};
+use engine::{Engine, EngineConfig, FaultStore, Operation, SystemClock};
 use futures::StreamExt;
+pub(crate) use kit::org;
+use kit::rig::{Acks, submit};
+use kit::{Reading, Sent};
 use object_store::memory::InMemory;
 use query::{QueryEngine, QueryError, QueryLimits, QueryStream, Session};
-use storage_format::encryption::SecretKey;
-use storage_format::{
-    Channel, ChannelCode, Frame, FrameBuilder, FrameSequence, GatewayId, LoggerId, Millis, OrgId, SpoolId,
-};
-use tokio::sync::watch;
+use storage_format::{Channel, ChannelCode, LoggerId, Millis, OrgId};
 
-use crate::model::{Model, Reading};
+use crate::model::Model;
 
 /// An engine, its store, and the model of what was sent to it, for one organisation and more.
 pub(crate) struct House {
@@ -28,12 +24,12 @@ pub(crate) struct House {
     sequence: Mutex<u64>,
 }
 
-pub(crate) fn org(id: u64) -> OrgId {
-    OrgId::new(id).expect("not zero")
+pub(crate) fn logger(id: u64) -> LoggerId {
+    kit::logger(0x0012_4B00_0000_0000 + id)
 }
 
-pub(crate) fn logger(id: u64) -> LoggerId {
-    LoggerId::new(0x0012_4B00_0000_0000 + id).expect("not zero")
+pub(crate) fn reading(id: u64, time: Millis, samples: Vec<(ChannelCode, f64)>) -> Reading {
+    Reading { logger: logger(id), time, samples }
 }
 
 pub(crate) fn time(text: &str) -> Millis {
@@ -49,36 +45,17 @@ pub(crate) fn climate(temperature: f64, humidity: f64) -> Vec<(ChannelCode, f64)
     vec![(code("temperature"), temperature), (code("humidity"), humidity)]
 }
 
-struct Acks(watch::Sender<u64>);
-
-impl AckSink for Acks {
-    fn durable(&self, up_to: FrameSequence) {
-        self.0.send_replace(up_to.get());
-    }
-
-    fn failed(&self, sequence: FrameSequence, failure: SubmitFailure) {
-        panic!("frame {sequence}: {failure:?}");
-    }
-}
-
 impl House {
     /// Flushes happen only when asked for.
     pub(crate) async fn open(orgs: &[OrgId]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Arc::new(FaultStore::new(Arc::new(InMemory::new())));
-        let random: Arc<dyn engine::Random> = Arc::new(SystemRandom);
         let config = EngineConfig {
             flush_age: Duration::from_secs(1_000_000),
             wal_file_bytes: 8 << 20,
             ..EngineConfig::new(dir.path())
         };
-        let parts = EngineParts {
-            files: Arc::new(RealFiles),
-            store: Arc::clone(&store) as _,
-            keys: Arc::new(MasterKey::new(SecretKey::from_bytes([7; 32]), Arc::clone(&random))),
-            clock: Arc::new(SystemClock::new()),
-            random,
-        };
+        let parts = kit::rig::parts(Arc::clone(&store) as _, Arc::new(SystemClock::new()));
         let engine = Engine::open(config, parts).await.expect("opens");
         for &org in orgs {
             engine.manifests().create_org(org).await.expect("creates");
@@ -87,27 +64,18 @@ impl House {
     }
 
     /// Sends one frame and waits until it is durable.
-    pub(crate) async fn send(&self, org: OrgId, gateway: u64, received: &str, readings: &[Reading]) {
+    pub(crate) async fn send(&self, org: OrgId, gateway: u64, received: &str, readings: &[Reading]) -> Sent {
         let sequence = {
             let mut sequence = self.sequence.lock().expect("not poisoned");
             *sequence += 1;
-            FrameSequence::new(*sequence)
+            *sequence
         };
-        let mut builder = FrameBuilder::new();
-        for (logger, time, samples) in readings {
-            builder.push(*logger, *time, samples).expect("fits a frame");
-        }
-        let bytes = builder.encode(SpoolId::new(1).expect("not zero"), sequence);
-        let (sender, mut acknowledged) = watch::channel(0);
-        let submission = Submission {
-            org,
-            gateway: GatewayId::new(gateway).expect("not zero"),
-            received: time(received),
-            frame: Frame::decode(bytes).expect("valid"),
-            acks: Arc::new(Acks(sender)),
-        };
-        self.engine.submit(submission).await.expect("the engine is open");
-        acknowledged.wait_for(|&up_to| up_to == sequence.get()).await.expect("acknowledged");
+        let mut sent = Sent { gateway: kit::gateway(gateway), received: time(received), readings: readings.to_vec() };
+        let acks = Arc::<Acks>::default();
+        submit(&self.engine, org, kit::spool(1), sequence, &mut sent, &acks).await;
+        assert_eq!(sent.readings.len(), readings.len(), "all fit into the frame");
+        assert!(acks.answered(sequence).await, "frame {sequence}: {:?}", acks.failures());
+        sent
     }
 
     /// Sends one frame, and tells the model.
@@ -119,8 +87,7 @@ impl House {
         received: &str,
         readings: &[Reading],
     ) {
-        self.send(org, gateway, received, readings).await;
-        model.add(gateway, time(received), readings);
+        model.add(&self.send(org, gateway, received, readings).await);
     }
 
     pub(crate) async fn flush(&self, org: OrgId) {

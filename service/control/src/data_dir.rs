@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use storage_format::Millis;
 
 use crate::Control;
+use crate::error::{Context, Error, ErrorKind, Result, Subject};
 use crate::pki::Authority;
 use crate::{master_key, private_file};
-use problem::{Context, Problem, Result};
 
 /// A data directory's paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,10 @@ impl DataDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::DataDir(self.0.clone())
     }
 
     /// The configuration file.
@@ -100,19 +104,16 @@ impl DataDir {
     pub async fn init(&self, config: &str, now: Millis) -> Result<()> {
         let place = self.0.display();
         if self.config().exists() {
-            return Err(Problem::new(format!("{place} is a data directory already; nothing was changed"))
-                .help(format!("start it with `icecore serve --data-dir {place}`, or name another directory")));
+            let message = format!("{place} is a data directory already; nothing was changed");
+            return Err(Error::new(ErrorKind::Taken, self.subject(), message));
         }
         if self.0.exists() {
             let mut entries = std::fs::read_dir(&self.0).context(|| format!("cannot read {place}"))?;
             if let Some(entry) = entries.next() {
                 let name = entry.context(|| format!("cannot read {place}"))?.file_name();
-                return Err(Problem::new(format!("{place} is not empty; nothing was changed"))
-                    .detail(format!("it holds {}, for example", name.to_string_lossy()))
-                    .help(
-                        "name an empty or a new directory. If an earlier init was interrupted here, and no server \
-                         ever ran on it, delete the directory first",
-                    ));
+                let message = format!("{place} is not empty; nothing was changed");
+                return Err(Error::new(ErrorKind::Invalid, self.subject(), message)
+                    .with_detail(format!("it holds {}, for example", name.to_string_lossy())));
             }
         }
         private_file::create_dir(&self.0)?;
@@ -133,16 +134,15 @@ impl DataDir {
     /// When it is missing or something else.
     pub fn check(&self) -> Result<()> {
         let place = self.0.display();
-        let help = format!("make one with `icecore init --data-dir {place}`, or name the right one");
+        let error = |kind, message| Err(Error::new(kind, self.subject(), message));
         if !self.0.is_dir() {
-            return Err(Problem::new(format!("there is no data directory {place}")).help(help));
+            return error(ErrorKind::NotFound, format!("there is no data directory {place}"));
         }
         if !self.control().exists() {
-            return Err(Problem::new(format!("{place} is not a data directory of icecore")).help(help));
+            return error(ErrorKind::NotFound, format!("{place} is not a data directory of icecore"));
         }
         if !self.config().exists() {
-            return Err(Problem::new(format!("{place} has no config.toml: its `icecore init` did not finish"))
-                .help("if no server ever ran on it, delete it and init again; else put the configuration back"));
+            return error(ErrorKind::Corrupt, format!("{place} has no config.toml: its initialisation did not finish"));
         }
         Ok(())
     }
@@ -169,9 +169,9 @@ impl DataDir {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                return Err(Problem::new(format!("another server is running on {}", self.0.display()))
-                    .detail(format!("its process is {}", holder.trim()))
-                    .help("stop it first, or name another data directory"));
+                let message = format!("another server is running on {}", self.0.display());
+                return Err(Error::new(ErrorKind::Taken, Subject::Lock(self.0.clone()), message)
+                    .with_detail(format!("its process is {}", holder.trim())));
             }
             Err(TryLockError::Error(error)) => return Err(error).context(what),
         }
@@ -206,13 +206,13 @@ mod tests {
         data.open_control().await.expect("opened");
         let key = std::fs::read(data.keys().join("master.key")).expect("read");
         let again = data.init("# settings\n", now()).await.expect_err("refused");
-        assert!(again.what().contains("already"), "{again}");
+        assert!(again.message().contains("already"), "{again}");
         assert_eq!(std::fs::read(data.keys().join("master.key")).expect("read"), key);
 
         let foreign = DataDir::new(dir.path().join("foreign"));
         std::fs::create_dir(foreign.path()).expect("made");
         std::fs::write(foreign.path().join("holiday.jpg"), "x").expect("written");
-        assert!(foreign.init("", now()).await.expect_err("refused").what().contains("not empty"));
+        assert!(foreign.init("", now()).await.expect_err("refused").message().contains("not empty"));
         assert!(foreign.check().is_err());
         assert_eq!(std::fs::read_dir(foreign.path()).expect("listed").count(), 1, "nothing was added");
     }

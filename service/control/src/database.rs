@@ -15,8 +15,8 @@ use sqlx::{ConnectOptions, Connection, Row, SqlSafeStr, SqliteConnection, Sqlite
 use storage_format::{Millis, OrgId};
 use tokio::sync::Mutex;
 
+use crate::error::{Context, Error, ErrorKind, Result, Subject, chain};
 use crate::private_file;
-use problem::{Context, Problem, Result};
 
 mod audit;
 mod gateways;
@@ -50,7 +50,8 @@ impl Control {
     /// When it exists already, or cannot be written.
     pub async fn create(path: &Path) -> Result<Self> {
         if path.exists() {
-            return Err(Problem::new(format!("the control database {} exists already", path.display())));
+            let message = format!("the control database {} exists already", path.display());
+            return Err(Error::new(ErrorKind::Taken, Subject::Database, message));
         }
         // SQLite gives its journal the rights that the database has.
         private_file::create(path, "")?;
@@ -63,8 +64,8 @@ impl Control {
     /// When it is missing, not a database, written by a newer program, or not readable.
     pub async fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
-            return Err(Problem::new(format!("there is no control database {}", path.display()))
-                .help("make a data directory with `icecore init --data-dir DIR`, or name the right one"));
+            let message = format!("there is no control database {}", path.display());
+            return Err(Error::new(ErrorKind::NotFound, Subject::Database, message));
         }
         Self::connect(path, false).await
     }
@@ -83,15 +84,13 @@ impl Control {
             .acquire_timeout(BUSY_TIMEOUT)
             .connect_with(options)
             .await
-            .context(what)?;
+            .map_err(|error| failed(what(), &error))?;
         migrator().run(&pool).await.map_err(|error| {
-            let problem = Problem::new(what()).detail(&error);
-            match error {
-                MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_) => {
-                    problem.help("it was written by another version of icecore: use that one, or a newer one")
-                }
-                _ => problem,
-            }
+            let subject = match error {
+                MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_) => Subject::Schema,
+                _ => Subject::Database,
+            };
+            Error::new(ErrorKind::Unavailable, subject, what()).with_detail(chain(&error))
         })?;
         // Who acts: the operating system's user, as far as the environment tells.
         let actor = std::env::var("USER").unwrap_or_else(|_| "operator".to_owned());
@@ -104,7 +103,7 @@ impl Control {
     /// When the database cannot be read.
     pub async fn meta(&self, key: &str) -> Result<Option<String>> {
         let row = sqlx::query("SELECT value FROM meta WHERE key = ?").bind(key).fetch_optional(&self.pool).await;
-        Ok(row.context(cannot_read)?.map(|row| row.get(0)))
+        Ok(row.map_err(cannot_read)?.map(|row| row.get(0)))
     }
 
     /// Writes such a value; it must not be there yet.
@@ -113,7 +112,7 @@ impl Control {
     /// When it is there, or the database cannot be written.
     pub async fn set_meta(&self, key: &str, value: &str) -> Result<()> {
         let done = sqlx::query("INSERT INTO meta (key, value) VALUES (?, ?)").bind(key).bind(value);
-        done.execute(&self.pool).await.context(cannot_write)?;
+        done.execute(&self.pool).await.map_err(cannot_write)?;
         Ok(())
     }
 
@@ -129,10 +128,10 @@ impl Control {
             Some(open) => open,
             None => {
                 *opened = opened.wrapping_add(1);
-                self.pool.connect_options().connect().await.context(cannot_read)?
+                self.pool.connect_options().connect().await.map_err(cannot_read)?
             }
         };
-        let version: i64 = sqlx::query("PRAGMA data_version").fetch_one(&mut asked).await.context(cannot_read)?.get(0);
+        let version: i64 = sqlx::query("PRAGMA data_version").fetch_one(&mut asked).await.map_err(cannot_read)?.get(0);
         *connection = Some(asked);
         Ok(u64::from(*opened) << 32 | version.cast_unsigned() & u64::from(u32::MAX))
     }
@@ -152,12 +151,27 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(vec![Migration::new(1, "control".into(), MigrationType::Simple, sql, false)])
 }
 
-fn cannot_read() -> String {
-    "cannot read the control database".to_owned()
+/// What SQLite says of a file that is damaged, and of one that never was a database.
+const CORRUPT_CODES: [i32; 2] = [11, 26];
+
+fn cannot_read(error: sqlx::Error) -> Error {
+    failed("cannot read the control database".to_owned(), &error)
 }
 
-fn cannot_write() -> String {
-    "cannot write to the control database".to_owned()
+fn cannot_write(error: sqlx::Error) -> Error {
+    failed("cannot write to the control database".to_owned(), &error)
+}
+
+fn failed(message: String, error: &sqlx::Error) -> Error {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
+    // The lowest byte is the code, the others say more about it.
+    let corrupt = code.is_some_and(|code| CORRUPT_CODES.contains(&(code & 0xff)));
+    let kind = if corrupt { ErrorKind::Corrupt } else { ErrorKind::Unavailable };
+    Error::new(kind, Subject::Database, message).with_detail(chain(error))
+}
+
+fn is_unique_violation(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.is_unique_violation())
 }
 
 /// A random number that is not zero: ids are not guessable and tell nothing about how many there are.
@@ -165,7 +179,7 @@ fn random_id() -> Result<u64> {
     let random = SystemRandom::new();
     loop {
         let mut bytes = [0; 8];
-        random.fill(&mut bytes).map_err(|_| Problem::new("the operating system gives no random numbers"))?;
+        random.fill(&mut bytes).map_err(|_| Error::no_random())?;
         let id = u64::from_le_bytes(bytes);
         if id != 0 {
             return Ok(id);
@@ -175,23 +189,32 @@ fn random_id() -> Result<u64> {
 
 /// Reads a column that this program wrote itself.
 fn parse_column<T: std::str::FromStr<Err: std::error::Error>>(text: &str) -> Result<T> {
-    text.parse().context(|| format!("the control database holds an id that is none: {text:?}"))
+    let message = || format!("the control database holds an id that is none: {text:?}");
+    text.parse().context_as(ErrorKind::Corrupt, Subject::Database, message)
 }
 
 fn parse_time(ms: i64) -> Result<Millis> {
-    Millis::new(ms).context(|| "the control database holds a time that is none".to_owned())
+    let message = || format!("the control database holds a time that is none: {ms}");
+    Millis::new(ms).context_as(ErrorKind::Corrupt, Subject::Database, message)
 }
 
-/// Is this text a name for an organisation, a gateway or a token?
+/// Checks that this text can be a name of this subject: an organisation, a gateway or a token.
 ///
 /// # Errors
-/// Says what a name may consist of.
-pub fn check_name(kind: &str, name: &str) -> Result<()> {
+/// When it has no, too many or other characters than names may have.
+pub fn check_name(subject: Subject, name: &str) -> Result<()> {
     let fine = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '.' | '_' | '-');
     let trimmed = name.trim() == name && !name.starts_with('-');
     if name.is_empty() || name.chars().count() > 64 || !name.chars().all(fine) || !trimmed {
-        return Err(Problem::new(format!("{:?} is not a name for {kind}", name.chars().take(80).collect::<String>()))
-            .help("a name has 1 to 64 letters, digits, spaces, dots, underscores or hyphens, no space at its ends"));
+        let noun = match subject {
+            Subject::Org => "an organisation",
+            Subject::Gateway => "a gateway",
+            _ => "a token",
+        };
+        let message = format!("{:?} is not a name for {noun}", name.chars().take(80).collect::<String>());
+        return Err(Error::new(ErrorKind::Invalid, subject, message).with_detail(
+            "a name has 1 to 64 letters, digits, spaces, dots, underscores or hyphens, no space at its ends",
+        ));
     }
     Ok(())
 }

@@ -5,8 +5,10 @@
 
 pub mod data_dir;
 mod database;
+mod error;
 pub mod master_key;
 pub mod pki;
 pub mod private_file;
 
 pub use database::{AuditEntry, Control, Gateway, NewGateway, Org, Standing, Token, TokenSecret, check_name};
+pub use error::{Error, ErrorKind, Result, Subject};

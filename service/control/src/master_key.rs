@@ -10,8 +10,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use storage_format::encryption::SecretKey;
 
 use crate::Control;
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::private_file;
-use problem::{Problem, Result};
 
 /// The environment variable that holds the master key as 64 hex digits.
 pub const MASTER_KEY_VARIABLE: &str = "ICECORE_MASTER_KEY";
@@ -25,7 +25,7 @@ fn path(keys: &Path) -> PathBuf {
 fn parse(text: &str, source: &str) -> Result<SecretKey> {
     let mut bytes = [0; 32];
     hex::decode_to_slice(text.trim(), &mut bytes)
-        .map_err(|_| Problem::new(format!("{source} is not a master key")).help("it must be 64 hexadecimal digits"))?;
+        .map_err(|_| Error::new(ErrorKind::Invalid, Subject::MasterKey, format!("{source} is not a master key")))?;
     Ok(SecretKey::from_bytes(bytes))
 }
 
@@ -45,7 +45,7 @@ pub fn create_master_key(keys: &Path) -> Result<SecretKey> {
         return Ok(key);
     }
     let mut bytes = [0; 32];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| Problem::new("the operating system gives no random numbers"))?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::no_random())?;
     private_file::create(&path(keys), &(hex::encode(bytes) + "\n"))?;
     Ok(SecretKey::from_bytes(bytes))
 }
@@ -60,11 +60,8 @@ pub fn load_master_key(keys: &Path) -> Result<SecretKey> {
     }
     let path = path(keys);
     if !path.exists() {
-        return Err(Problem::new(format!(
-            "there is no master key: neither {} nor {MASTER_KEY_VARIABLE}",
-            path.display()
-        ))
-        .help("without the key that `icecore init` made, nothing in this data directory can be read"));
+        let message = format!("there is no master key: neither {} nor {MASTER_KEY_VARIABLE}", path.display());
+        return Err(Error::new(ErrorKind::NotFound, Subject::MasterKey, message));
     }
     parse(&private_file::read_secret(&path)?, &path.display().to_string())
 }
@@ -90,10 +87,11 @@ pub async fn record_check(control: &Control, key: &SecretKey) -> Result<()> {
 pub async fn verify_check(control: &Control, key: &SecretKey) -> Result<()> {
     match control.meta(CHECK_KEY).await? {
         Some(value) if value == check_value(key) => Ok(()),
-        Some(_) => Err(Problem::new("this is not the master key that the data directory was made with")
-            .help(format!("give back the original keys/master.key, or the original {MASTER_KEY_VARIABLE}"))),
-        None => Err(Problem::new("the control database knows no master key")
-            .help("`icecore init` did not finish on this data directory")),
+        Some(_) => {
+            let message = "this is not the master key that the data directory was made with";
+            Err(Error::new(ErrorKind::Forbidden, Subject::MasterKey, message))
+        }
+        None => Err(Error::new(ErrorKind::Corrupt, Subject::MasterKey, "the control database knows no master key")),
     }
 }
 
@@ -111,9 +109,9 @@ mod tests {
         assert_eq!(load_master_key(dir.path()).expect("loaded").expose(), made.expose());
         assert!(create_master_key(dir.path()).is_err(), "never replaced");
         std::fs::set_permissions(path(dir.path()), Permissions::from_mode(0o644)).expect("changed");
-        assert!(load_master_key(dir.path()).expect_err("refused").what().contains("read by others"));
+        assert!(load_master_key(dir.path()).expect_err("refused").message().contains("read by others"));
         private_file::replace(&path(dir.path()), "abc").expect("written");
-        assert!(load_master_key(dir.path()).expect_err("refused").what().contains("not a master key"));
+        assert!(load_master_key(dir.path()).expect_err("refused").message().contains("not a master key"));
     }
 
     #[tokio::test]

@@ -18,8 +18,8 @@ use rustls_pki_types::pem::PemObject;
 use storage_format::{GatewayId, Millis, OrgId};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use crate::error::{Context, Error, ErrorKind, Result, Subject};
 use crate::private_file;
-use problem::{Context, Problem, Result};
 
 const DAY_MS: i64 = 86_400_000;
 const CA_DAYS: i64 = 20 * 365;
@@ -78,13 +78,13 @@ fn params(common_name: &str, now: Millis, days: i64) -> Result<CertificateParams
     let expires = now.saturating_add(days.saturating_mul(DAY_MS));
     let at = |time: Millis| {
         let since = u64::try_from(time.get()).ok().map(Duration::from_millis);
-        let since = since.ok_or_else(|| Problem::new("the clock is before 1970").help("set the clock"))?;
+        let since = since.ok_or_else(|| Error::new(ErrorKind::Invalid, Subject::Clock, "the clock is before 1970"))?;
         Ok(rcgen::date_time_ymd(1970, 1, 1) + since)
     };
     params.not_before = at(now.saturating_add(-BACKDATED_MS))?;
     params.not_after = at(expires)?;
     let mut serial = [0; 16];
-    SystemRandom::new().fill(&mut serial).map_err(|_| Problem::new("the operating system gives no random numbers"))?;
+    SystemRandom::new().fill(&mut serial).map_err(|_| Error::no_random())?;
     // A serial number is positive: its first bit is none.
     serial[0] &= 0x7f;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
@@ -121,8 +121,10 @@ impl Authority {
         let (certificate, key_file) = ca_paths(keys);
         let what = || format!("{} and its key do not make an authority", certificate.display());
         let pem = std::fs::read_to_string(&certificate).context(|| format!("cannot read {}", certificate.display()))?;
-        let key = KeyPair::from_pem(&private_file::read_secret(&key_file)?).context(what)?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, key).context(what)?;
+        let key = KeyPair::from_pem(&private_file::read_secret(&key_file)?);
+        let key = key.context_as(ErrorKind::Corrupt, Subject::Certificate, what)?;
+        let issuer = Issuer::from_ca_cert_pem(&pem, key);
+        let issuer = issuer.context_as(ErrorKind::Corrupt, Subject::Certificate, what)?;
         Ok(Self { issuer, pem })
     }
 
@@ -189,15 +191,18 @@ fn server_name(name: &str) -> Result<SanType> {
         return Ok(SanType::IpAddress(ip));
     }
     let wrong = || format!("{name:?} is not a name for the server's certificate");
-    rustls_pki_types::DnsName::try_from(name).context(wrong)?;
-    Ok(SanType::DnsName(name.to_owned().try_into().context(wrong)?))
+    rustls_pki_types::DnsName::try_from(name).context_as(ErrorKind::Invalid, Subject::Certificate, wrong)?;
+    let name = name.to_owned().try_into();
+    Ok(SanType::DnsName(name.context_as(ErrorKind::Invalid, Subject::Certificate, wrong)?))
 }
 
 /// Is this certificate of this authority, has it exactly these names, and time left?
 fn serves(path: &Path, ca_pem: &str, names: &[String], now: Millis) -> Result<bool> {
     let Ok(der) = CertificateDer::from_pem_file(path) else { return Ok(false) };
     let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return Ok(false) };
-    let ca_der = CertificateDer::from_pem_slice(ca_pem.as_bytes()).context(|| "the CA is no certificate".to_owned())?;
+    let ca_der = CertificateDer::from_pem_slice(ca_pem.as_bytes());
+    let ca_der =
+        ca_der.context_as(ErrorKind::Corrupt, Subject::Certificate, || "the CA is no certificate".to_owned())?;
     let Ok((_, ca)) = X509Certificate::from_der(&ca_der) else { return Ok(false) };
     let signed_by_it = certificate.verify_signature(Some(ca.public_key())).is_ok();
     let time_left = certificate.validity().not_after.timestamp().saturating_mul(1_000) - now.get();

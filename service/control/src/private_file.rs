@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use problem::{Context, Problem, Result};
+use crate::error::{Context, Error, ErrorKind, Result, Subject};
 
 /// Writes a file with mode 0600 that must not be there yet.
 ///
@@ -14,7 +14,9 @@ use problem::{Context, Problem, Result};
 /// When it exists, or cannot be written.
 pub fn create(path: &Path, text: &str) -> Result<()> {
     if path.exists() {
-        return Err(Problem::new(format!("{} exists already", path.display())).help("it is never overwritten"));
+        let message = format!("{} exists already", path.display());
+        return Err(Error::new(ErrorKind::Taken, Subject::File(path.to_owned()), message)
+            .with_detail("it is never overwritten"));
     }
     replace(path, text)
 }
@@ -66,9 +68,9 @@ pub fn read_secret(path: &Path) -> Result<String> {
     let what = || format!("cannot read {}", path.display());
     let mode = std::fs::metadata(path).context(what)?.permissions().mode();
     if mode & 0o077 != 0 {
-        return Err(Problem::new(format!("{} can be read by others", path.display()))
-            .detail(format!("its mode is {:04o}", mode & 0o7777))
-            .help(format!("chmod 600 {}", path.display())));
+        let message = format!("{} can be read by others", path.display());
+        return Err(Error::new(ErrorKind::Forbidden, Subject::File(path.to_owned()), message)
+            .with_detail(format!("its mode is {:04o}", mode & 0o7777)));
     }
     std::fs::read_to_string(path).context(what)
 }

@@ -6,6 +6,7 @@ use storage_format::OrgId;
 use super::HttpState;
 use super::error::HttpError;
 use control::Standing;
+use problem::Problem;
 
 /// The organisation of the request's token.
 pub(super) async fn organisation(state: &HttpState, headers: &HeaderMap) -> Result<OrgId, HttpError> {
@@ -17,7 +18,7 @@ pub(super) async fn organisation(state: &HttpState, headers: &HeaderMap) -> Resu
         return Err(HttpError::unauthorized("the Authorization header holds no bearer token"));
     };
     let standing = state.0.control.token_standing(secret.trim()).await;
-    match standing.map_err(|problem| HttpError::internal(&problem))? {
+    match standing.map_err(|error| HttpError::internal(&Problem::new("a token cannot be looked up").detail(error)))? {
         Some(Standing::Good(org)) => Ok(org),
         // Whoever holds a revoked token does not learn that it once was one.
         Some(Standing::Revoked) | None => Err(HttpError::unauthorized("the token is unknown or revoked")),

@@ -94,10 +94,9 @@ proptest! {
     #[test]
     fn any_order_gives_the_same_bytes(readings in readings(), seed in any::<u64>()) {
         let mut shuffled: Vec<_> = readings.iter().collect();
-        let mut state = seed | 1;
+        let mut random = kit::SplitMix64::new(seed);
         for i in (1..shuffled.len()).rev() {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            shuffled.swap(i, usize::try_from(state >> 33).expect("64 bit") % (i + 1));
+            shuffled.swap(i, random.index(i + 1));
         }
         let mut builder = FrameBuilder::new();
         for (&(id, ms), samples) in shuffled {

@@ -3,6 +3,8 @@
 //! Each part of a run draws from a stream of its own, split off by name, so that switching one part off leaves the
 //! choices of the others as they were: that is what makes a failing run shrink.
 
+use kit::SplitMix64;
+
 /// A stream of choices.
 #[derive(Debug, Clone)]
 pub struct Draw {
@@ -87,10 +89,7 @@ impl Draw {
     }
 }
 
-/// SplitMix64's last step: neighbouring seeds make streams that have nothing in common.
+/// Neighbouring seeds make streams that have nothing in common.
 fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+    SplitMix64::new(seed).any()
 }

@@ -11,21 +11,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use engine::Ordered;
-use storage_format::{ChannelCode, FrameSequence, GatewayId, LoggerId, Millis, OrgId, SpoolId};
+use kit::{FirstWins, Reading};
+use storage_format::{FrameSequence, GatewayId, Millis, OrgId, SpoolId};
 
 /// A process may write one record without a frame: the mark of its end.
 const MARKS: u64 = 1;
-
-/// A reading as it is sent.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Reading {
-    /// Whose.
-    pub(crate) logger: LoggerId,
-    /// When.
-    pub(crate) time: Millis,
-    /// What, by channel.
-    pub(crate) samples: Vec<(ChannelCode, f64)>,
-}
 
 /// A frame that the engine took, by the order in which it did.
 pub(crate) type Ticket = u64;
@@ -61,62 +51,6 @@ struct Line {
     since: u64,
     /// Its last LSN.
     served: u64,
-}
-
-/// What one (logger, time) holds.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Row {
-    /// Values by channel.
-    pub(crate) values: BTreeMap<ChannelCode, f64>,
-    /// Who sent the first of them.
-    pub(crate) gateway: GatewayId,
-    /// And when.
-    pub(crate) received: Millis,
-}
-
-/// A refused value: logger, time, channel, kept, refused, gateway.
-pub(crate) type Conflict = (LoggerId, Millis, ChannelCode, u64, u64, GatewayId);
-
-/// What an organisation holds.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Holdings {
-    /// Its readings.
-    pub(crate) rows: BTreeMap<(LoggerId, Millis), Row>,
-    /// Its conflicts.
-    pub(crate) conflicts: BTreeSet<Conflict>,
-    /// Samples that came again: with the same value or another.
-    pub(crate) repeated: u64,
-    /// Samples that filled an empty channel of a reading that was there.
-    pub(crate) filled: u64,
-}
-
-impl Holdings {
-    fn apply(&mut self, taken: &Taken) {
-        for reading in taken.readings.iter() {
-            let key = (reading.logger, reading.time);
-            let known = self.rows.contains_key(&key);
-            let row = self.rows.entry(key).or_insert_with(|| Row {
-                values: BTreeMap::new(),
-                gateway: taken.gateway,
-                received: taken.received,
-            });
-            for &(code, value) in &reading.samples {
-                match row.values.get(&code) {
-                    None => {
-                        row.values.insert(code, value);
-                        self.filled += u64::from(known);
-                    }
-                    Some(kept) => {
-                        self.repeated += 1;
-                        if kept.to_bits() != value.to_bits() {
-                            let (kept, refused) = (kept.to_bits(), value.to_bits());
-                            self.conflicts.insert((key.0, key.1, code, kept, refused, taken.gateway));
-                        }
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// Figures of a run.
@@ -158,7 +92,7 @@ pub(crate) struct Oracle {
     /// Said to be durable since the last step.
     acks: Vec<Ticket>,
     applied: u64,
-    holdings: BTreeMap<OrgId, Holdings>,
+    holdings: BTreeMap<OrgId, FirstWins>,
     counts: OracleCounts,
 }
 
@@ -298,14 +232,15 @@ impl Oracle {
             return;
         }
         for record in self.log.range(self.applied + 1..=lsn).map(|(_, record)| record) {
-            self.holdings.entry(record.taken.org).or_default().apply(&record.taken);
+            let Taken { org, gateway, received, readings, .. } = &record.taken;
+            self.holdings.entry(*org).or_default().apply_readings(*gateway, *received, readings);
         }
         self.applied = lsn;
     }
 
     /// What the organisation holds now.
     #[must_use]
-    pub(crate) fn holdings(&self, org: OrgId) -> Holdings {
+    pub(crate) fn holdings(&self, org: OrgId) -> FirstWins {
         self.holdings.get(&org).cloned().unwrap_or_default()
     }
 

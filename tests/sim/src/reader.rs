@@ -1,32 +1,19 @@
 //! People and programs beside the fleet: they read and compare with the truth, ask for flushes, fill the disk and set
 //! the clock wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array as _, AsArray as _, RecordBatch};
-use arrow::datatypes::{Float64Type, TimestampMillisecondType, UInt64Type};
-use engine::{Engine, MergeKernel, MergeMode, MergePoll, SegmentFilter, Snapshot};
-use futures::TryStreamExt as _;
-use storage_format::segment::{channels_of, readings_schema};
-use storage_format::{Channel, GatewayId, LoggerId, Millis, OrgId};
+use engine::Engine;
+use kit::rig::{self, Rows, Unread};
+use kit::{Conflict, FirstWins};
+use storage_format::OrgId;
 
 use crate::exec::Group;
 use crate::gateway::orgs;
-use crate::oracle::{Conflict, Holdings, Row};
 use crate::world::World;
-
-/// Why a check came to no end.
-#[derive(Debug)]
-pub(crate) enum Unread {
-    /// What is there could not be read: whether that may be is for the caller to say.
-    Failed(String),
-    /// What was read is wrong.
-    Wrong(String),
-}
 
 fn failed(error: impl Display) -> Unread {
     Unread::Failed(error.to_string())
@@ -47,8 +34,10 @@ async fn read(world: Rc<World>, engine: Arc<Engine>) {
         look(&world, &engine, *org).await;
     }
     loop {
-        // Looks are dear: the longer a run lasts, the rarer they get.
-        let pause = (world.below(world.plan.read_pause_max) + 1) * (1 + world.looks().looks / 8);
+        // A look takes many steps, whether it comes to an end or finds something unreadable: the more there were, the
+        // rarer they get. Else looks that fail for as long as a fault lasts would use up the steps of the run.
+        let looks = world.looks();
+        let pause = (world.below(world.plan.read_pause_max) + 1) * (1 + (looks.looks + looks.unreadable) / 8);
         world.time.sleep(Duration::from_millis(pause)).await;
         let org = all[usize::try_from(world.below(all.len() as u64)).unwrap_or(0)];
         look(&world, &engine, org).await;
@@ -90,14 +79,12 @@ pub(crate) async fn check_rows(world: &World, engine: &Engine, org: OrgId) -> Re
     };
     // In the same breath, so that both are of one instant.
     let truth = world.oracle().holdings(org);
-    let found = rows(engine, &snapshot).await?;
+    let found = rig::rows(engine, &snapshot).await?;
     compare(org, &found, &truth)?;
     Ok(found.len() as u64)
 }
 
-type Rows = BTreeMap<(LoggerId, Millis), Row>;
-
-fn compare(org: OrgId, found: &Rows, truth: &Holdings) -> Result<(), Unread> {
+fn compare(org: OrgId, found: &Rows, truth: &FirstWins) -> Result<(), Unread> {
     if *found == truth.rows {
         return Ok(());
     }
@@ -109,69 +96,6 @@ fn compare(org: OrgId, found: &Rows, truth: &Holdings) -> Result<(), Unread> {
         (None, None) => "they differ".to_owned(),
     };
     Err(Unread::Wrong(format!("WRONG READINGS of org {org}: {} found, {} true; {told}", found.len(), truth.rows.len())))
-}
-
-async fn rows(engine: &Engine, snapshot: &Snapshot) -> Result<Rows, Unread> {
-    let schema = readings_schema(&snapshot.channels());
-    let mut runs: Vec<Vec<RecordBatch>> = Vec::new();
-    for entry in snapshot.manifest.segments() {
-        let filter = SegmentFilter::default();
-        let stream = engine.segments().read(snapshot.org, entry, &filter, Some(schema.clone())).await;
-        runs.push(stream.map_err(failed)?.try_collect().await.map_err(failed)?);
-    }
-    for buffer in &snapshot.buffers {
-        runs.push(buffer.batches(None, None, &channels_of(&schema)).collect());
-    }
-    let mut kernel = MergeKernel::new(schema, runs.len(), MergeMode::Rows).map_err(failed)?;
-    for (run, batches) in runs.into_iter().enumerate() {
-        for batch in batches {
-            kernel.push(run, batch).map_err(failed)?;
-        }
-        kernel.finish(run);
-    }
-    let mut all = Rows::new();
-    loop {
-        match kernel.poll().map_err(failed)? {
-            MergePoll::Batch(batch) => collect(&batch.rows, &mut all)?,
-            MergePoll::Done => return Ok(all),
-            MergePoll::Need(run) => return Err(Unread::Wrong(format!("run {run} is finished and asked for"))),
-        }
-    }
-}
-
-fn collect(batch: &RecordBatch, all: &mut Rows) -> Result<(), Unread> {
-    let codes = channels_of(&batch.schema());
-    let last = batch.num_columns() - 1;
-    let u64s = |column: usize| batch.column(column).as_primitive::<UInt64Type>();
-    let times = |column: usize| batch.column(column).as_primitive::<TimestampMillisecondType>();
-    for row in 0..batch.num_rows() {
-        let mut values = BTreeMap::new();
-        for (index, code) in codes.iter().enumerate() {
-            let column = batch.column(2 + index).as_primitive::<Float64Type>();
-            if column.is_valid(row) {
-                values.insert(*code, column.value(row));
-            }
-        }
-        let key = (logger(u64s(0).value(row))?, millis(times(1).value(row))?);
-        let row =
-            Row { values, gateway: gateway(u64s(last - 1).value(row))?, received: millis(times(last).value(row))? };
-        if all.insert(key, row).is_some() {
-            return Err(Unread::Wrong(format!("{key:?} came twice")));
-        }
-    }
-    Ok(())
-}
-
-fn logger(id: u64) -> Result<LoggerId, Unread> {
-    LoggerId::new(id).map_err(|error| Unread::Wrong(error.to_string()))
-}
-
-fn gateway(id: u64) -> Result<GatewayId, Unread> {
-    GatewayId::new(id).map_err(|error| Unread::Wrong(error.to_string()))
-}
-
-fn millis(ms: i64) -> Result<Millis, Unread> {
-    Millis::new(ms).map_err(|error| Unread::Wrong(error.to_string()))
 }
 
 /// Flushes everything and compares all there is with the truth: readings, counts, conflicts, objects.
@@ -204,12 +128,12 @@ pub(crate) async fn check_everything(world: &World, engine: &Engine) -> Result<(
         let Ok(snapshot) = engine.snapshot(org).await else { continue };
         let truth = world.oracle().holdings(org);
         let totals = snapshot.manifest.totals();
-        let conflicts = conflicts(engine, &snapshot).await?;
-        let listed: BTreeSet<Conflict> = conflicts.iter().copied().collect();
+        let conflicts = rig::conflicts(engine, &snapshot).await?;
+        let (listed, true_keys) = (Conflict::keys(&conflicts), truth.conflict_keys());
         let checks = [
             ("readings", totals.readings, truth.rows.len() as u64),
             ("filled samples", totals.filled, truth.filled),
-            ("repeated samples", totals.duplicates + totals.conflicts, truth.repeated),
+            ("repeated samples", totals.duplicates + totals.conflicts, truth.repeated()),
             ("kept conflicts", totals.conflicts, conflicts.len() as u64),
             ("rows in buffers", snapshot.buffered_rows() as u64, 0),
         ];
@@ -218,8 +142,8 @@ pub(crate) async fn check_everything(world: &World, engine: &Engine) -> Result<(
                 return Err(Unread::Wrong(format!("WRONG COUNT of org {org}: {found} {what}, true are {true_count}")));
             }
         }
-        if listed != truth.conflicts {
-            let strange: Vec<_> = listed.symmetric_difference(&truth.conflicts).take(3).collect();
+        if listed != true_keys {
+            let strange: Vec<_> = listed.symmetric_difference(&true_keys).take(3).collect();
             return Err(Unread::Wrong(format!("WRONG CONFLICTS of org {org}: {strange:?}")));
         }
         world.trace(format_args!("the objects of org {org} are compared"));
@@ -248,29 +172,4 @@ pub(crate) async fn no_orphans(world: &World, engine: &Engine) -> Result<(), Unr
         }
     }
     Ok(())
-}
-
-async fn conflicts(engine: &Engine, snapshot: &Snapshot) -> Result<Vec<Conflict>, Unread> {
-    let mut all = Vec::new();
-    for entry in snapshot.manifest.conflicts() {
-        let stream = engine.segments().read(snapshot.org, entry, &SegmentFilter::default(), None).await;
-        let batches: Vec<RecordBatch> = stream.map_err(failed)?.try_collect().await.map_err(failed)?;
-        for batch in batches {
-            let u64s = |column: usize| batch.column(column).as_primitive::<UInt64Type>();
-            let floats = |column: usize| batch.column(column).as_primitive::<Float64Type>();
-            for row in 0..batch.num_rows() {
-                let name = batch.column(2).as_string::<i32>().value(row);
-                let channel = Channel::by_name(name).ok_or_else(|| Unread::Wrong(format!("channel {name}")))?;
-                all.push((
-                    logger(u64s(0).value(row))?,
-                    millis(batch.column(1).as_primitive::<TimestampMillisecondType>().value(row))?,
-                    channel.code,
-                    floats(3).value(row).to_bits(),
-                    floats(4).value(row).to_bits(),
-                    gateway(u64s(5).value(row))?,
-                ));
-            }
-        }
-    }
-    Ok(all)
 }

@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::{Engine, Loss, PlantedBug};
+use kit::rig::Unread;
 
 use crate::draw::Draw;
 use crate::exec::{Executor, Group, Step};
 use crate::figures::Figures;
 use crate::gateway::{self, Gateway};
 use crate::plan::Plan;
-use crate::reader::{Unread, check_everything, no_orphans};
+use crate::reader::{check_everything, no_orphans};
 use crate::world::{Server, World};
 
 /// Steps of a run at most: past them it is taken to turn in circles.

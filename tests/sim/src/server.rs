@@ -10,6 +10,7 @@ use engine::{AckSink, Appended, Engine, EngineParts, MasterKey, Stepped, Submiss
 use futures::future::{Either, select};
 use ingest::TimePolicy;
 use ingest::protocol::{Message, ProtocolVersion, ServerEvent, ServerSession, Welcome, check_frame};
+use kit::Reading;
 use storage_format::encryption::SecretKey;
 use storage_format::{Frame, FrameSequence, GatewayId, OrgId, SpoolId};
 use tokio::sync::{Notify, watch};
@@ -17,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use crate::exec::Group;
 use crate::gateway::identity;
 use crate::network::{Broken, End};
-use crate::oracle::{Reading, Taken, Ticket};
+use crate::oracle::{Taken, Ticket};
 use crate::world::World;
 
 /// The largest frame that the simulated server takes.
@@ -49,8 +50,8 @@ pub(crate) async fn run(world: Rc<World>) {
     world.started(&engine, &report);
     let stepped = Rc::new(RefCell::new(stepped));
     let (stop, stopped) = watch::channel(false);
-    let flushes = stepped.borrow().flushes(stopped);
-    world.door.spawn(Group::Server, flushes);
+    let maintenance = stepped.borrow().maintenance(stopped);
+    world.door.spawn(Group::Server, maintenance);
     world.door.spawn(Group::Server, prepare(Rc::clone(&world), Rc::clone(&stepped)));
     world.door.spawn(Group::Server, accept(Rc::clone(&world), Arc::clone(&engine)));
     crate::reader::spawn(&world, &engine);

@@ -12,6 +12,7 @@ use engine::{
     Engine, EngineError, EngineErrorKind, FaultRates, FaultyFiles, Files as _, LocalDurable, RecoveryReport, Snapshot,
 };
 use futures::TryStreamExt as _;
+use kit::rig::Unread;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -23,7 +24,6 @@ use crate::network::Network;
 use crate::oracle::Oracle;
 use crate::parts::{SimClock, SimRandom};
 use crate::plan::{DATA_DIR, NetworkFaults, Plan, StoreFaults, StoreKind};
-use crate::reader::Unread;
 use crate::store::ChaosStore;
 
 /// Lines of the trace that are kept when nobody wants to see all of it.

@@ -5,16 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{
-    AckSink, Engine, EngineConfig, EngineParts, MasterKey, Random, RealFiles, Submission, SubmitFailure, SystemClock,
-    SystemRandom,
-};
+use engine::{Engine, EngineConfig, SystemClock};
+use kit::rig::Sender;
+use kit::{Reading, Sent};
 use object_store::memory::InMemory;
 use query::{QueryEngine, QueryLimits, Session};
-use storage_format::encryption::SecretKey;
-use storage_format::{ChannelCode, Frame, FrameBuilder, FrameSequence, GatewayId, LoggerId, Millis, OrgId, SpoolId};
+use storage_format::OrgId;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
 
 const MINE: u64 = 0x1111_1111_1111_1111;
 const THEIRS: u64 = 0x5EC2_E7CA_FEF0_0D03;
@@ -46,18 +43,6 @@ pub(super) struct House {
     files: BTreeSet<String>,
     counts: Vec<String>,
     _engine: Arc<Engine>,
-}
-
-struct Acks(watch::Sender<u64>);
-
-impl AckSink for Acks {
-    fn durable(&self, up_to: FrameSequence) {
-        self.0.send_replace(up_to.get());
-    }
-
-    fn failed(&self, sequence: FrameSequence, failure: SubmitFailure) {
-        panic!("frame {sequence}: {failure:?}");
-    }
 }
 
 /// A directory for this process. What earlier ones left is removed: a fuzzer ends without a clean-up.
@@ -119,55 +104,32 @@ impl House {
 }
 
 async fn engine(dir: &Path) -> Arc<Engine> {
-    let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let config = EngineConfig {
         // The readings came, as they say, years ago.
         flush_age: Duration::from_secs(100 * 365 * 86_400),
         wal_file_bytes: 8 << 20,
         ..EngineConfig::new(dir.join("data"))
     };
-    let parts = EngineParts {
-        files: Arc::new(RealFiles),
-        store: Arc::new(InMemory::new()),
-        keys: Arc::new(MasterKey::new(SecretKey::from_bytes([7; 32]), Arc::clone(&random))),
-        clock: Arc::new(SystemClock::new()),
-        random,
-    };
+    let parts = kit::rig::parts(Arc::new(InMemory::new()), Arc::new(SystemClock::new()));
     let engine = Engine::open(config, parts).await.expect("the engine opens");
-    let mut sequence = 0;
     for (org, logger, value) in [(MINE, 0x0012_4B00_0000_0001, 4.0), (THEIRS, THEIR_LOGGER, THEIR_VALUE)] {
-        let org = OrgId::new(org).expect("not zero");
+        let gateway = kit::gateway(org ^ 1);
+        let org = kit::org(org);
         engine.manifests().create_org(org).await.expect("the organisation is made");
+        let mut sender = Sender::new(org, 1);
         // Twice into segments, with a channel that comes late; then into the buffer, with a conflict.
         for (channels, minutes, value, flush) in
             [(1..=1, 0..40, value, true), (2..=3, 20..60, value, true), (1..=2, 30..90, value + 1.0, false)]
         {
-            sequence += 1;
-            let mut frame = FrameBuilder::new();
-            for minute in minutes {
-                let time = Millis::new(START_MS + minute * 60_000).expect("a time");
-                let samples: Vec<_> = channels.clone().filter_map(ChannelCode::new).map(|code| (code, value)).collect();
-                frame.push(LoggerId::new(logger).expect("not zero"), time, &samples).expect("it fits");
-            }
-            send(&engine, org, sequence, &mut frame).await;
+            let samples: Vec<(u16, f64)> = channels.map(|code| (code, value)).collect();
+            let readings = minutes.map(|minute| Reading::new(logger, START_MS + minute * 60_000, &samples));
+            let mut sent = Sent { gateway, received: kit::millis(START_MS), readings: readings.collect() };
+            let sequence = sender.submit(&engine, &mut sent).await;
+            assert!(sender.acks.answered(sequence).await, "it is acknowledged");
             if flush {
                 engine.flush(Some(org)).await.expect("it flushes");
             }
         }
     }
     engine
-}
-
-async fn send(engine: &Engine, org: OrgId, sequence: u64, frame: &mut FrameBuilder) {
-    let bytes = frame.encode(SpoolId::new(1).expect("not zero"), FrameSequence::new(sequence));
-    let (sender, mut acknowledged) = watch::channel(0);
-    let submission = Submission {
-        org,
-        gateway: GatewayId::new(org.get() ^ 1).expect("not zero"),
-        received: Millis::new(START_MS).expect("a time"),
-        frame: Frame::decode(bytes).expect("what we encode, we decode"),
-        acks: Arc::new(Acks(sender)),
-    };
-    engine.submit(submission).await.expect("the engine is open");
-    acknowledged.wait_for(|up_to| *up_to >= sequence).await.expect("it is acknowledged");
 }

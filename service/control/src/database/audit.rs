@@ -4,7 +4,7 @@ use sqlx::{Row, SqliteConnection};
 use storage_format::{Millis, OrgId};
 
 use super::{Control, cannot_read, cannot_write, parse_column, parse_time};
-use problem::{Context, Result};
+use crate::error::Result;
 
 /// One administrative act.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Control {
     pub async fn audit(&self) -> Result<Vec<AuditEntry>> {
         let rows = sqlx::query("SELECT at_ms, actor, act, org, detail FROM audit ORDER BY id").fetch_all(&self.pool);
         let mut entries = Vec::new();
-        for row in rows.await.context(cannot_read)? {
+        for row in rows.await.map_err(cannot_read)? {
             let org: Option<String> = row.get("org");
             entries.push(AuditEntry {
                 at: parse_time(row.get("at_ms"))?,
@@ -59,13 +59,13 @@ impl Control {
             .bind(detail)
             .execute(connection)
             .await
-            .context(cannot_write)?;
+            .map_err(cannot_write)?;
         Ok(())
     }
 
     /// Begins the transaction of an administrative act: it takes the write lock at once, so that what it reads first
     /// still holds when it writes.
     pub(super) async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>> {
-        self.pool.begin_with("BEGIN IMMEDIATE").await.context(cannot_write)
+        self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(cannot_write)
     }
 }

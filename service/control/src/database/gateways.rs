@@ -4,8 +4,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use storage_format::{GatewayId, Millis, OrgId};
 
-use super::{Control, Standing, cannot_read, cannot_write, check_name, parse_column, parse_time, random_id};
-use problem::{Context, Problem, Result};
+use super::{
+    Control, Standing, cannot_read, cannot_write, check_name, is_unique_violation, parse_column, parse_time, random_id,
+};
+use crate::error::{Context, Error, ErrorKind, Result, Subject};
 
 /// A gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,18 +56,18 @@ fn from_row(row: &SqliteRow) -> Result<Gateway> {
         org: parse_column(row.get("org"))?,
         org_name: row.get("org_name"),
         name: row.get("name"),
-        fingerprint: fingerprint
-            .try_into()
-            .map_err(|_| Problem::new("the control database holds a fingerprint that is none"))?,
+        fingerprint: fingerprint.try_into().context_as(ErrorKind::Corrupt, Subject::Database, || {
+            "the control database holds a fingerprint that is none".to_owned()
+        })?,
         created: parse_time(row.get("created_ms"))?,
         expires: parse_time(row.get("expires_ms"))?,
         revoked: revoked.map(parse_time).transpose()?,
     })
 }
 
-fn taken(name: &str) -> Problem {
-    Problem::new(format!("the organisation has a gateway named {name} already"))
-        .help("choose another name, or take the old one's certificate back first: `icecore gateway revoke`")
+fn taken(name: &str) -> Error {
+    let message = format!("the organisation has a gateway named {name} already");
+    Error::new(ErrorKind::Taken, Subject::Gateway, message)
 }
 
 impl Control {
@@ -82,10 +84,10 @@ impl Control {
     /// # Errors
     /// When the name is none or taken.
     pub async fn check_gateway_name(&self, org: OrgId, name: &str) -> Result<()> {
-        check_name("a gateway", name)?;
+        check_name(Subject::Gateway, name)?;
         let query = "SELECT 1 FROM gateways WHERE org = ? AND name = ? AND revoked_ms IS NULL";
         let row = sqlx::query(query).bind(org.to_string()).bind(name).fetch_optional(&self.pool).await;
-        if row.context(cannot_read)?.is_some() { Err(taken(name)) } else { Ok(()) }
+        if row.map_err(cannot_read)?.is_some() { Err(taken(name)) } else { Ok(()) }
     }
 
     /// Adds a gateway: from now on its certificate is known.
@@ -105,11 +107,11 @@ impl Control {
         for gateway in gateways {
             self.insert_gateway(&mut act, gateway, now).await?;
         }
-        act.commit().await.context(cannot_write)
+        act.commit().await.map_err(cannot_write)
     }
 
     async fn insert_gateway(&self, act: &mut SqliteConnection, gateway: &NewGateway<'_>, now: Millis) -> Result<()> {
-        check_name("a gateway", gateway.name)?;
+        check_name(Subject::Gateway, gateway.name)?;
         let insert =
             "INSERT INTO gateways (id, org, name, fingerprint, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)";
         let done = sqlx::query(insert)
@@ -121,12 +123,10 @@ impl Control {
             .bind(gateway.expires.get())
             .execute(&mut *act)
             .await;
-        if let Err(sqlx::Error::Database(error)) = &done
-            && error.is_unique_violation()
-        {
-            return Err(taken(gateway.name));
-        }
-        done.context(cannot_write)?;
+        done.map_err(|error| match is_unique_violation(&error) {
+            true => taken(gateway.name),
+            false => cannot_write(error),
+        })?;
         let detail = format!("gateway {}", gateway.id);
         self.record(act, now, "gateway enroll", Some(gateway.org), &detail).await
     }
@@ -136,7 +136,7 @@ impl Control {
     /// # Errors
     /// When the database cannot be read.
     pub async fn gateways(&self) -> Result<Vec<Gateway>> {
-        sqlx::query(COLUMNS).fetch_all(&self.pool).await.context(cannot_read)?.iter().map(from_row).collect()
+        sqlx::query(COLUMNS).fetch_all(&self.pool).await.map_err(cannot_read)?.iter().map(from_row).collect()
     }
 
     /// Takes a gateway's certificate back.
@@ -147,13 +147,13 @@ impl Control {
         let mut act = self.begin().await?;
         let query = "UPDATE gateways SET revoked_ms = ? WHERE org = ? AND name = ? AND revoked_ms IS NULL RETURNING id";
         let row = sqlx::query(query).bind(now.get()).bind(org.to_string()).bind(name).fetch_optional(&mut *act).await;
-        let Some(row) = row.context(cannot_write)? else {
-            return Err(Problem::new(format!("the organisation has no gateway named {name} that is not revoked"))
-                .help("`icecore gateway list` shows all of them"));
+        let Some(row) = row.map_err(cannot_write)? else {
+            let message = format!("the organisation has no gateway named {name} that is not revoked");
+            return Err(Error::new(ErrorKind::NotFound, Subject::Gateway, message));
         };
         let id: GatewayId = parse_column(row.get("id"))?;
         self.record(&mut act, now, "gateway revoke", Some(org), &format!("gateway {id}")).await?;
-        act.commit().await.context(cannot_write)?;
+        act.commit().await.map_err(cannot_write)?;
         Ok(id)
     }
 
@@ -165,7 +165,7 @@ impl Control {
         let query = "SELECT gateways.id, org, expires_ms, revoked_ms, suspended_ms FROM gateways
             JOIN orgs ON orgs.id = org WHERE fingerprint = ?";
         let row = sqlx::query(query).bind(fingerprint.as_slice()).fetch_optional(&self.pool).await;
-        let Some(row) = row.context(cannot_read)? else { return Ok(None) };
+        let Some(row) = row.map_err(cannot_read)? else { return Ok(None) };
         let (revoked, suspended): (Option<i64>, Option<i64>) = (row.get("revoked_ms"), row.get("suspended_ms"));
         let standing = match (revoked, suspended) {
             (Some(_), _) => Standing::Revoked,
@@ -183,7 +183,7 @@ impl Control {
         let query = "SELECT gateways.id, revoked_ms FROM gateways JOIN orgs ON orgs.id = org
             WHERE revoked_ms IS NOT NULL OR suspended_ms IS NOT NULL";
         let mut shut_out = Vec::new();
-        for row in sqlx::query(query).fetch_all(&self.pool).await.context(cannot_read)? {
+        for row in sqlx::query(query).fetch_all(&self.pool).await.map_err(cannot_read)? {
             let revoked: Option<i64> = row.get("revoked_ms");
             let standing = if revoked.is_some() { Standing::Revoked } else { Standing::Suspended };
             shut_out.push((parse_column(row.get("id"))?, standing));

@@ -4,8 +4,8 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use storage_format::{Millis, OrgId};
 
-use super::{Control, cannot_read, cannot_write, check_name, parse_column, parse_time, random_id};
-use problem::{Context, Problem, Result};
+use super::{Control, cannot_read, cannot_write, check_name, is_unique_violation, parse_column, parse_time, random_id};
+use crate::error::{Context, Error, ErrorKind, Result, Subject};
 
 /// An organisation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Control {
     /// # Errors
     /// When the name is taken or no name, or the database cannot be written.
     pub async fn create_org(&self, name: &str, now: Millis) -> Result<Org> {
-        check_name("an organisation", name)?;
+        check_name(Subject::Org, name)?;
         let id = OrgId::new(random_id()?).context(|| "a random id was zero".to_owned())?;
         let mut act = self.begin().await?;
         let done = sqlx::query("INSERT INTO orgs (id, name, created_ms) VALUES (?, ?, ?)")
@@ -45,15 +45,14 @@ impl Control {
             .bind(now.get())
             .execute(&mut *act)
             .await;
-        if let Err(sqlx::Error::Database(error)) = &done
-            && error.is_unique_violation()
-        {
-            return Err(Problem::new(format!("there is an organisation named {name} already"))
-                .help("choose another name; `icecore org list` shows those in use"));
-        }
-        done.context(cannot_write)?;
+        done.map_err(|error| match is_unique_violation(&error) {
+            true => {
+                Error::new(ErrorKind::Taken, Subject::Org, format!("there is an organisation named {name} already"))
+            }
+            false => cannot_write(error),
+        })?;
         self.record(&mut act, now, "org create", Some(id), "").await?;
-        act.commit().await.context(cannot_write)?;
+        act.commit().await.map_err(cannot_write)?;
         Ok(Org { id, name: name.to_owned(), created: now, suspended: None })
     }
 
@@ -63,7 +62,7 @@ impl Control {
     /// When the database cannot be read.
     pub async fn orgs(&self) -> Result<Vec<Org>> {
         let rows = sqlx::query("SELECT id, name, created_ms, suspended_ms FROM orgs ORDER BY name");
-        rows.fetch_all(&self.pool).await.context(cannot_read)?.iter().map(from_row).collect()
+        rows.fetch_all(&self.pool).await.map_err(cannot_read)?.iter().map(from_row).collect()
     }
 
     /// The organisation of this name.
@@ -72,10 +71,11 @@ impl Control {
     /// When there is none, or the database cannot be read.
     pub async fn org(&self, name: &str) -> Result<Org> {
         let row = sqlx::query("SELECT id, name, created_ms, suspended_ms FROM orgs WHERE name = ?").bind(name);
-        match row.fetch_optional(&self.pool).await.context(cannot_read)? {
+        match row.fetch_optional(&self.pool).await.map_err(cannot_read)? {
             Some(row) => from_row(&row),
-            None => Err(Problem::new(format!("there is no organisation named {name}"))
-                .help("`icecore org list` shows those that are there, `icecore org create NAME` makes one")),
+            None => {
+                Err(Error::new(ErrorKind::NotFound, Subject::Org, format!("there is no organisation named {name}")))
+            }
         }
     }
 
@@ -92,10 +92,10 @@ impl Control {
             .bind(org.id.to_string())
             .execute(&mut *act)
             .await
-            .context(cannot_write)?;
+            .map_err(cannot_write)?;
         let verb = if suspended { "org suspend" } else { "org resume" };
         self.record(&mut act, now, verb, Some(org.id), "").await?;
-        act.commit().await.context(cannot_write)?;
+        act.commit().await.map_err(cannot_write)?;
         Ok(org)
     }
 }

@@ -27,10 +27,11 @@ async fn orgs_have_one_name() {
     let (_dir, control) = fresh().await;
     let org = control.create_org("North", NOW).await.expect("made");
     assert_eq!(control.org("north").await.expect("names ignore case"), org);
-    assert!(control.create_org("NORTH", NOW).await.expect_err("taken").what().contains("already"));
-    assert!(control.org("South").await.is_err());
+    assert_eq!(control.create_org("NORTH", NOW).await.expect_err("taken").kind(), ErrorKind::Taken);
+    assert_eq!(control.org("South").await.expect_err("none").kind(), ErrorKind::NotFound);
     for bad in ["", " a", "a ", "a/b", "a\nb", "--data-dir", &"x".repeat(65)] {
-        assert!(control.create_org(bad, NOW).await.is_err(), "{bad:?}");
+        let error = control.create_org(bad, NOW).await.expect_err(bad);
+        assert_eq!((error.kind(), error.subject()), (ErrorKind::Invalid, &Subject::Org), "{bad:?}");
     }
     assert_eq!(control.orgs().await.expect("listed"), vec![org]);
 }
@@ -76,7 +77,8 @@ async fn tokens_are_known_by_their_hash_only() {
     control.set_suspended("north", false, NOW).await.expect("resumed");
     control.revoke_token(&id, NOW).await.expect("revoked");
     assert_eq!(standing(secret.expose()).await, Some(Standing::Revoked));
-    assert!(control.revoke_token(&id, NOW).await.is_err(), "once is enough");
+    let again = control.revoke_token(&id, NOW).await.expect_err("once is enough");
+    assert_eq!((again.kind(), again.subject()), (ErrorKind::NotFound, &Subject::Token));
     assert!(!format!("{secret:?}").contains(secret.expose()));
     control.close().await;
     for file in std::fs::read_dir(dir.path()).expect("listed") {
@@ -92,8 +94,9 @@ async fn gateways_are_known_by_fingerprint() {
     let org = control.create_org("north", NOW).await.expect("made").id;
     let other = control.create_org("south", NOW).await.expect("made").id;
     control.add_gateway(gateway(1, org, "dock", 1), NOW).await.expect("added");
-    assert!(control.check_gateway_name(org, "Dock").await.is_err());
-    assert!(control.add_gateway(gateway(2, org, "DOCK", 2), NOW).await.is_err());
+    assert_eq!(control.check_gateway_name(org, "Dock").await.expect_err("taken").kind(), ErrorKind::Taken);
+    let taken = control.add_gateway(gateway(2, org, "DOCK", 2), NOW).await.expect_err("taken");
+    assert_eq!((taken.kind(), taken.subject()), (ErrorKind::Taken, &Subject::Gateway));
     control.add_gateway(gateway(3, other, "dock", 3), NOW).await.expect("another org's names are its own");
     let (id, _, standing) = control.gateway_standing(&[1; 32]).await.expect("read").expect("known");
     assert_eq!((id.get(), standing), (1, Standing::Good(org)));
@@ -138,8 +141,9 @@ async fn opens_what_is_there_and_nothing_else() {
     assert_eq!(control.orgs().await.expect("listed").len(), 1);
     assert_eq!(second.meta("a").await.expect("read").as_deref(), Some("b"));
     assert!(Control::create(&path).await.is_err());
-    assert!(Control::open(&dir.path().join("missing.db")).await.is_err());
+    let missing = Control::open(&dir.path().join("missing.db")).await.expect_err("missing");
+    assert_eq!((missing.kind(), missing.subject()), (ErrorKind::NotFound, &Subject::Database));
     std::fs::write(dir.path().join("text.db"), "this is no database, but a text that is long enough to be one")
         .expect("written");
-    assert!(Control::open(&dir.path().join("text.db")).await.is_err());
+    assert_eq!(Control::open(&dir.path().join("text.db")).await.expect_err("a text").kind(), ErrorKind::Corrupt);
 }

@@ -9,7 +9,7 @@ use sqlx::Row;
 use storage_format::{Millis, OrgId};
 
 use super::{Control, Standing, cannot_read, cannot_write, check_name, parse_column, parse_time, random_id};
-use problem::{Context, Problem, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 
 /// What every token starts with, so that scanners for leaked secrets can know one.
 const PREFIX: &str = "ice_";
@@ -59,11 +59,9 @@ impl Control {
     /// # Errors
     /// When the name is none, or the database cannot be written.
     pub async fn create_token(&self, org: OrgId, name: &str, now: Millis) -> Result<(String, TokenSecret)> {
-        check_name("a token", name)?;
+        check_name(Subject::Token, name)?;
         let mut bytes = [0; 32];
-        SystemRandom::new()
-            .fill(&mut bytes)
-            .map_err(|_| Problem::new("the operating system gives no random numbers"))?;
+        SystemRandom::new().fill(&mut bytes).map_err(|_| Error::no_random())?;
         let secret = format!("{PREFIX}{}", hex::encode(bytes));
         let id = format!("{:016x}", random_id()?);
         let mut act = self.begin().await?;
@@ -76,9 +74,9 @@ impl Control {
             .bind(now.get())
             .execute(&mut *act)
             .await
-            .context(cannot_write)?;
+            .map_err(cannot_write)?;
         self.record(&mut act, now, "token create", Some(org), &format!("token {id}")).await?;
-        act.commit().await.context(cannot_write)?;
+        act.commit().await.map_err(cannot_write)?;
         Ok((id, TokenSecret(secret)))
     }
 
@@ -90,7 +88,7 @@ impl Control {
         let query = "SELECT tokens.id, orgs.name AS org_name, tokens.name, last_four, tokens.created_ms, revoked_ms
             FROM tokens JOIN orgs ON orgs.id = org ORDER BY org_name, tokens.created_ms, tokens.id";
         let mut tokens = Vec::new();
-        for row in sqlx::query(query).fetch_all(&self.pool).await.context(cannot_read)? {
+        for row in sqlx::query(query).fetch_all(&self.pool).await.map_err(cannot_read)? {
             let revoked: Option<i64> = row.get("revoked_ms");
             tokens.push(Token {
                 id: row.get("id"),
@@ -112,12 +110,12 @@ impl Control {
         let mut act = self.begin().await?;
         let query = "UPDATE tokens SET revoked_ms = ? WHERE id = ? AND revoked_ms IS NULL RETURNING org";
         let row = sqlx::query(query).bind(now.get()).bind(id).fetch_optional(&mut *act).await;
-        let Some(row) = row.context(cannot_write)? else {
-            return Err(Problem::new("there is no such token that is not revoked")
-                .help("give the id (16 hex digits) that `icecore token list` shows, not the token itself"));
+        let Some(row) = row.map_err(cannot_write)? else {
+            let message = "there is no token of this id that is not revoked";
+            return Err(Error::new(ErrorKind::NotFound, Subject::Token, message));
         };
         self.record(&mut act, now, "token revoke", Some(parse_column(row.get("org"))?), &format!("token {id}")).await?;
-        act.commit().await.context(cannot_write)
+        act.commit().await.map_err(cannot_write)
     }
 
     /// What this secret stands for; `None` for one that no token has.
@@ -131,7 +129,7 @@ impl Control {
         let query =
             "SELECT org, revoked_ms, suspended_ms FROM tokens JOIN orgs ON orgs.id = org WHERE tokens.sha256 = ?";
         let row = sqlx::query(query).bind(sha256(secret)).fetch_optional(&self.pool).await;
-        let Some(row) = row.context(cannot_read)? else { return Ok(None) };
+        let Some(row) = row.map_err(cannot_read)? else { return Ok(None) };
         let (revoked, suspended): (Option<i64>, Option<i64>) = (row.get("revoked_ms"), row.get("suspended_ms"));
         Ok(Some(match (revoked, suspended) {
             (Some(_), _) => Standing::Revoked,
