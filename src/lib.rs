@@ -7,6 +7,7 @@ mod advice;
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod health;
 pub mod open_files;
 pub mod ports;
 pub mod serve;

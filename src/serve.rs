@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::advice::Advise as _;
 use crate::config::Config;
+use crate::health;
 use crate::open_files;
 use crate::ports::{Directory, Now, Sink};
 use crate::telemetry::Metrics;
@@ -132,7 +133,11 @@ impl Running {
             data.spill(),
         );
         let ingest = Self::start_ingest(data, &config, &control, &engine, now)?;
-        backend.send_replace(Some(Backend { engine: Arc::clone(&engine), query }));
+        backend.send_replace(Some(Backend {
+            health: health::check(Arc::clone(&engine)),
+            engine: Arc::clone(&engine),
+            query,
+        }));
         let upkeep = tokio::spawn(upkeep(metrics, backend));
         tracing::info!(http = %http.addr, ingest = %ingest.local_addr(), "ready");
         Ok(Self { engine, ingest, http, control, config, upkeep, _lock: lock })

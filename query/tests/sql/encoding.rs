@@ -9,8 +9,8 @@ use futures::StreamExt;
 use query::{Encode, EncodedStream, ExportRequest, LimitKind, QueryError, QueryLimits};
 use storage_format::Millis;
 
-use crate::model::Reading;
-use crate::support::{House, ask, climate, code, logger, org, time};
+use crate::support::{House, ask, climate, code, org, reading, time};
+use kit::Reading;
 
 /// What an encoder saw: the name of the thread and the rows, batch by batch, and zero rows for the end.
 type Seen = Arc<Mutex<Vec<(String, usize)>>>;
@@ -62,7 +62,7 @@ async fn some() -> House {
     let house = House::open(&[org(1)]).await;
     let start = time("2024-01-01T00:00:00Z").get();
     let at = |step: i64| Millis::new(start + step * 60_000).expect("in range");
-    let readings: Vec<Reading> = (0..1_000).map(|step| (logger(1), at(step), climate(4.0, 50.0))).collect();
+    let readings: Vec<Reading> = (0..1_000).map(|step| reading(1, at(step), climate(4.0, 50.0))).collect();
     house.send(org(1), 1, "2024-02-01T00:00:00Z", &readings).await;
     house
 }

@@ -17,6 +17,7 @@ use futures::{Stream, StreamExt};
 use query::{Encode, QueryError, QueryStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 
 use super::Place;
 use super::error::HttpError;
@@ -78,7 +79,7 @@ async fn stream(
     let content_type = [(header::CONTENT_TYPE, content_type)];
     let Some(head) = first.transpose()? else { return Ok(content_type.into_response()) };
     let (chunks, receiver) = mpsc::channel::<io::Result<Bytes>>(CHUNKS_AHEAD);
-    tokio::spawn(async move {
+    let task = async move {
         let work = pass_on(encoded, head, &chunks, stall_max);
         let done = timeout_at(deadline, work).await.unwrap_or_else(|_| Err("it took longer than it may".to_owned()));
         if let Err(why) = done {
@@ -88,7 +89,9 @@ async fn stream(
             let _ = cut.await;
         }
         drop(place);
-    });
+    };
+    // With the request's id.
+    tokio::spawn(task.instrument(tracing::Span::current()));
     let chunks = futures::stream::unfold((receiver, false), |(mut receiver, ended)| async move {
         if ended {
             return None;

@@ -27,6 +27,7 @@ async fn fetch(items: fn() -> Vec<Item>, then_hang: bool) -> (u16, Option<String
         let hang = if then_hang { stream::pending().boxed() } else { stream::empty().boxed() };
         let encoded = stream::iter(items()).chain(hang);
         let patience = Patience { time_max: Duration::from_millis(300), stall_max: Duration::from_secs(60) };
+        // The status alone: the document is the middleware's.
         stream("text/csv", Box::pin(encoded), place(), patience).await
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
