@@ -8,6 +8,7 @@ pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod health;
 pub mod open_files;
 pub mod ports;
 pub mod serve;

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::advice::Advise as _;
 use crate::certificate::{Certificates, Current};
 use crate::config::Config;
+use crate::health;
 use crate::open_files;
 use crate::ports::{Directory, Now, Sink};
 use crate::telemetry::Metrics;
@@ -143,7 +144,11 @@ impl Running {
             let (interval, shown) = (config.ingest.certificate_check_interval, ingest.certificate().clone());
             tokio::spawn(certificates.keep_renewed(certificate, interval, move |tls| shown.replace(tls)))
         };
-        backend.send_replace(Some(Backend { engine: Arc::clone(&engine), query }));
+        backend.send_replace(Some(Backend {
+            health: health::check(Arc::clone(&engine)),
+            engine: Arc::clone(&engine),
+            query,
+        }));
         let upkeep = tokio::spawn(upkeep(metrics, backend));
         tracing::info!(http = %http.addr, ingest = %ingest.local_addr(), "ready");
         Ok(Self { engine, ingest, http, standings, control, config, upkeep, renewal, _lock: lock })

@@ -57,9 +57,12 @@ pub enum QueryError {
     /// It ran into a limit. What was returned until then is not the whole answer.
     #[error("the query was stopped: {0}")]
     Limit(LimitKind),
-    /// The store or the engine could not answer. The detail is in the server's log.
+    /// The store or the engine could not answer, or what is stored is damaged. The detail is in the server's log.
     #[error("the readings could not be read; try again, and if it happens again tell the operator of this server")]
     Engine,
+    /// A defect of the program. The detail is in the server's log.
+    #[error("the query failed by a defect of this server; tell its operator")]
+    Defect,
 }
 
 /// Gives DataFusion's errors the shape that a caller may see.
@@ -86,11 +89,20 @@ impl ErrorMapper {
             DataFusionError::Execution(_) => QueryError::Invalid(detail(&error)),
             DataFusionError::External(inner) => match inner.downcast_ref::<LimitKind>() {
                 Some(kind) => QueryError::Limit(kind.clone()),
-                None => internal(&error),
+                None => unavailable(&error),
             },
-            _ => internal(&error),
+            DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) | DataFusionError::ParquetError(_) => {
+                unavailable(&error)
+            }
+            DataFusionError::ArrowError(arrow, _) if is_about_storage(arrow) => unavailable(&error),
+            _ => defect(&error),
         }
     }
+}
+
+fn is_about_storage(error: &arrow::error::ArrowError) -> bool {
+    use arrow::error::ArrowError;
+    matches!(error, ArrowError::ParquetError(_) | ArrowError::ExternalError(_) | ArrowError::IoError(..))
 }
 
 fn is_about_values(error: &arrow::error::ArrowError) -> bool {
@@ -134,10 +146,16 @@ fn without_build_hint(mut text: String) -> String {
     text
 }
 
-/// Logs what the caller must not see.
-pub(crate) fn internal(error: &dyn std::fmt::Display) -> QueryError {
+/// Logs what the caller must not see, of the store and the engine.
+pub(crate) fn unavailable(error: &dyn std::fmt::Display) -> QueryError {
     tracing::error!(%error, "query failed in the storage layer");
     QueryError::Engine
+}
+
+/// Logs what the caller must not see, of a defect of the program.
+pub(crate) fn defect(error: &dyn std::fmt::Display) -> QueryError {
+    tracing::error!(%error, "query failed by a defect");
+    QueryError::Defect
 }
 
 #[cfg(test)]

@@ -20,4 +20,4 @@ pub use error::{LimitKind, QueryError};
 pub use export::ExportRequest;
 pub use limits::QueryLimits;
 pub use session::{QueryEngine, Session};
-pub use stream::QueryStream;
+pub use stream::{Encode, EncodedStream, QueryStream};

@@ -12,7 +12,6 @@ mod workers;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use arrow::datatypes::{DataType, Schema};
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -22,7 +21,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 use engine::Engine;
 use storage_format::segment::readings_schema;
-use storage_format::{OrgId, channels};
+use storage_format::{ChannelCode, OrgId, channels};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
@@ -30,13 +29,13 @@ use tokio::time::Instant;
 pub(crate) use interrupt::Over;
 use workers::Workers;
 
-use crate::error::{ErrorMapper, LimitKind, QueryError, internal};
+use crate::error::{ErrorMapper, LimitKind, QueryError, defect, unavailable};
 use crate::export::ExportRequest;
 use crate::limits::{PLAN_STACK_BYTES, QueryLimits};
 use crate::metadata_cache::MetadataCache;
 use crate::scan::{ScanContext, SegmentReaderFactory, SortHint};
 use crate::statement;
-use crate::stream::{AnswerLimits, QueryStream, Work};
+use crate::stream::{AnswerLimits, Deadline, QueryStream, Work};
 
 /// The longest name of a column that an error repeats: without an alias a column is named by its whole expression.
 const COLUMN_NAME_CHARS_MAX: usize = 100;
@@ -126,7 +125,7 @@ impl Session {
     pub async fn sql(&self, sql: &str) -> Result<QueryStream, QueryError> {
         let limits = &self.shared.limits;
         statement::check_size(sql, limits.sql_bytes_max)?;
-        let deadline = (Instant::now() + limits.time_max, limits.time_max);
+        let deadline = Deadline { at: Instant::now() + limits.time_max, time_max: limits.time_max };
         self.run(Question::Sql(sql.to_owned()), Some(deadline), Some(limits.rows_max)).await
     }
 
@@ -141,7 +140,7 @@ impl Session {
     async fn run(
         &self,
         question: Question,
-        deadline: Option<(Instant, Duration)>,
+        deadline: Option<Deadline>,
         rows_max: Option<u64>,
     ) -> Result<QueryStream, QueryError> {
         let errors = ErrorMapper { memory_bytes_max: self.shared.limits.memory_bytes_max };
@@ -149,15 +148,13 @@ impl Session {
         let (workers, over) = (self.shared.workers.handle()?, Over::default());
         let planning = self.clone().plan_aside(question, errors, permit, over.clone(), workers.clone())?;
         let planned = match deadline {
-            Some((at, time_max)) => tokio::time::timeout_at(at, planning)
-                .await
-                .map_err(|_| QueryError::Limit(LimitKind::Time { time_max }))?,
+            Some(deadline) => tokio::time::timeout_at(deadline.at, planning).await.map_err(|_| deadline.exceeded())?,
             None => planning.await,
         };
-        let Planned { plan, task, context, permit } =
-            planned.map_err(|_| internal(&"planning was lost: it panicked, or the runtime is ending"))??;
+        let Planned { plan, task, channels, context, permit } =
+            planned.map_err(|_| defect(&"planning was lost: it panicked, or the runtime is ending"))??;
         let readers = Arc::clone(&context.readers);
-        let work = Work { plan, task, over, workers, readers };
+        let work = Work { plan, task, channels, over, workers, readers };
         Ok(QueryStream::start(work, AnswerLimits { deadline, rows_max, errors }, (permit, context)))
     }
 
@@ -171,7 +168,7 @@ impl Session {
         }
     }
 
-    /// Plans on a thread of its own. Planning computes without pause, so that the deadline could not end it within a
+    /// Parses and plans on a thread of its own. Planning computes without pause, so that the deadline could not end it within a
     /// task; and it recurses over the statement, so that it wants a stack of a known size. The thread holds the
     /// query's place among the running ones until it is done, also when nobody waits for it any more.
     fn plan_aside(
@@ -180,17 +177,18 @@ impl Session {
         errors: ErrorMapper,
         permit: OwnedSemaphorePermit,
         over: Over,
-        workers: Handle,
+        handle: Handle,
     ) -> Result<oneshot::Receiver<Result<Planned, QueryError>>, QueryError> {
         let (sender, receiver) = oneshot::channel();
         std::thread::Builder::new()
             .name("query-plan".to_owned())
             .stack_size(PLAN_STACK_BYTES)
             .spawn(move || {
+                workers::yield_to_others();
                 // Nobody may wait any more.
-                let _ = sender.send(workers.block_on(self.plan(question, errors, permit, over)));
+                let _ = sender.send(handle.block_on(self.plan(question, errors, permit, over)));
             })
-            .map_err(|error| internal(&error))?;
+            .map_err(|error| unavailable(&error))?;
         Ok(receiver)
     }
 
@@ -219,12 +217,13 @@ impl Session {
         // First and only: a new context has no hint.
         let _ = context.sort_hint.set(sort_hint(&plan));
         let plan = state.create_physical_plan(&plan).await.map_err(|error| errors.map(error))?;
-        Ok(Planned { plan, task: state.task_ctx(), context, permit })
+        let channels = context.snapshot.channels();
+        Ok(Planned { plan, task: state.task_ctx(), channels, context, permit })
     }
 
     async fn scan_context(&self) -> Result<ScanContext, QueryError> {
         let shared = &self.shared;
-        let snapshot = shared.engine.snapshot(self.org).await.map_err(|error| internal(&error))?;
+        let snapshot = shared.engine.snapshot(self.org).await.map_err(|error| unavailable(&error))?;
         let codes: Vec<_> = channels().iter().map(|channel| channel.code).collect();
         Ok(ScanContext {
             snapshot: Arc::new(snapshot),
@@ -233,7 +232,7 @@ impl Session {
                 Arc::clone(shared.engine.segments()),
                 shared.cache.of(self.org),
             )),
-            store_url: environment::store_url().map_err(|error| internal(&error))?,
+            store_url: environment::store_url().map_err(|error| defect(&error))?,
             schema: readings_schema(&codes),
             merge_inputs_max: shared.limits.merge_inputs_max,
             sort_hint: OnceLock::new(),
@@ -245,6 +244,7 @@ impl Session {
 struct Planned {
     plan: Arc<dyn ExecutionPlan>,
     task: Arc<TaskContext>,
+    channels: Vec<ChannelCode>,
     context: Arc<ScanContext>,
     permit: OwnedSemaphorePermit,
 }

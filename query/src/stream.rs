@@ -1,8 +1,8 @@
-//! A query's answer as it comes: batches, then the end or an error.
+//! A query's response as it comes: batches or encoded bytes, then the end or an error.
 //!
-//! The work runs in a task of its own, on threads of its own, so that a limit of time ends the answer even while an
-//! operator is busy, and the reader's threads never are. The task owns what the query holds (snapshot, place among the running queries) and is aborted when the stream is
-//! dropped: whoever disconnects costs nothing more.
+//! The work runs in tasks on the query's own threads, so that a limit of time ends the response even while an operator or
+//! an encoder is busy, and the threads that serve the network never are. The tasks hold what the query holds (its
+//! snapshot, its permit) and are aborted when the stream is dropped, so that a reader who disconnects costs nothing more.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,30 +14,49 @@ use arrow::datatypes::SchemaRef;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{FutureExt, Stream, StreamExt};
+use storage_format::ChannelCode;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
-use crate::error::{ErrorMapper, LimitKind, QueryError, internal};
+use crate::error::{ErrorMapper, LimitKind, QueryError, defect};
 use crate::scan::SegmentReaderFactory;
 use crate::session::Over;
+
+mod encoded;
+
+pub use encoded::{Encode, EncodedStream};
 
 /// Batches that wait for a slow reader, beside the one that it is at.
 const BATCHES_AHEAD: usize = 2;
 
-/// What bounds one answer.
+/// What bounds one response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AnswerLimits {
-    pub(crate) deadline: Option<(Instant, Duration)>,
+    pub(crate) deadline: Option<Deadline>,
     pub(crate) rows_max: Option<u64>,
     pub(crate) errors: ErrorMapper,
 }
 
-enum Message {
-    Batch(RecordBatch),
+/// When a query must be over, and the limit that this comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    pub(crate) at: Instant,
+    pub(crate) time_max: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn exceeded(self) -> QueryError {
+        QueryError::Limit(LimitKind::Time { time_max: self.time_max })
+    }
+}
+
+/// A message of a task that produces a response to the task that reads it.
+enum Message<T> {
+    Item(T),
     Failed(QueryError),
-    /// Tells a finished answer from a task that was lost.
+    /// Tells a finished response from a task that was lost.
     End,
 }
 
@@ -45,7 +64,9 @@ enum Message {
 pub(crate) struct Work {
     pub(crate) plan: Arc<dyn ExecutionPlan>,
     pub(crate) task: Arc<TaskContext>,
-    /// Set when nobody waits for the answer any more.
+    /// Every channel that the organisation has used in this query's snapshot.
+    pub(crate) channels: Vec<ChannelCode>,
+    /// Set when nobody waits for the response any more.
     pub(crate) over: Over,
     /// The threads to run on.
     pub(crate) workers: Handle,
@@ -53,36 +74,94 @@ pub(crate) struct Work {
     pub(crate) readers: Arc<SegmentReaderFactory>,
 }
 
-/// The answer of one query: batches of one schema.
-///
-/// An answer is whole only if it ends without an error.
-pub struct QueryStream {
-    schema: SchemaRef,
-    messages: mpsc::Receiver<Message>,
-    deadline: Option<(Pin<Box<Sleep>>, Duration)>,
-    rows_max: Option<u64>,
-    rows: u64,
+/// The reading end of a task on the query's threads. Dropped, it aborts the task.
+struct Output<T> {
+    messages: mpsc::Receiver<Message<T>>,
+    deadline: Option<(Pin<Box<Sleep>>, Deadline)>,
     ended: bool,
     over: Over,
     task: JoinSet<()>,
 }
 
+impl<T> Output<T> {
+    fn new(messages: mpsc::Receiver<Message<T>>, deadline: Option<Deadline>, over: Over) -> Self {
+        let deadline = deadline.map(|deadline| (Box::pin(tokio::time::sleep_until(deadline.at)), deadline));
+        Self { messages, deadline, ended: false, over, task: JoinSet::new() }
+    }
+
+    /// Ends the response here, with this error if there is one.
+    fn end(&mut self, last: Option<QueryError>) -> Poll<Option<Result<T, QueryError>>> {
+        self.ended = true;
+        self.messages.close();
+        self.over.set();
+        self.task.abort_all();
+        Poll::Ready(last.map(Err))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, QueryError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Some((sleep, deadline)) = &mut self.deadline {
+            let deadline = *deadline;
+            if sleep.poll_unpin(cx).is_ready() {
+                return self.end(Some(deadline.exceeded()));
+            }
+        }
+        match ready!(self.messages.poll_recv(cx)) {
+            Some(Message::Item(item)) => Poll::Ready(Some(Ok(item))),
+            Some(Message::Failed(error)) => self.end(Some(error)),
+            Some(Message::End) => self.end(None),
+            None => {
+                let error = defect(&"the task of a query was lost: it panicked, or the runtime is ending");
+                self.end(Some(error))
+            }
+        }
+    }
+}
+
+impl<T> Drop for Output<T> {
+    fn drop(&mut self) {
+        self.over.set();
+    }
+}
+
+/// What a query holds until its last task has ended.
+type Held = Arc<dyn Send + Sync>;
+
+/// The response to one query: batches of one schema.
+///
+/// A response is whole only if it ends without an error.
+pub struct QueryStream {
+    schema: SchemaRef,
+    channels: Vec<ChannelCode>,
+    output: Output<RecordBatch>,
+    limits: AnswerLimits,
+    rows: u64,
+    workers: Handle,
+    /// Gone once the response has ended.
+    held: Option<Held>,
+}
+
 impl std::fmt::Debug for QueryStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("QueryStream").field("rows", &self.rows).field("ended", &self.ended).finish_non_exhaustive()
+        let ended = self.output.ended;
+        f.debug_struct("QueryStream").field("rows", &self.rows).field("ended", &ended).finish_non_exhaustive()
     }
 }
 
 impl QueryStream {
-    /// Starts the work. `held` lives as long as it.
-    pub(crate) fn start(work: Work, limits: AnswerLimits, held: impl Send + 'static) -> Self {
-        let Work { plan, task: task_context, over, workers, readers } = work;
+    /// Starts the work. `held` lives as long as the response.
+    pub(crate) fn start(work: Work, limits: AnswerLimits, held: impl Send + Sync + 'static) -> Self {
+        let Work { plan, task, channels, over, workers, readers } = work;
+        let held: Held = Arc::new(held);
         let schema = plan.schema();
         let (sender, messages) = mpsc::channel(BATCHES_AHEAD);
-        let mut task = JoinSet::new();
+        let mut output = Output::new(messages, limits.deadline, over);
+        let holds = Arc::clone(&held);
         let run = async move {
-            let _held = held;
-            let mut batches = match execute_stream(plan, task_context) {
+            let _held = holds;
+            let mut batches = match execute_stream(plan, task) {
                 Ok(batches) => batches,
                 Err(error) => {
                     let _ = sender.send(Message::Failed(limits.errors.map(error))).await;
@@ -92,10 +171,10 @@ impl QueryStream {
             while let Some(next) = batches.next().await {
                 let message = match next {
                     Ok(batch) if batch.num_rows() == 0 => continue,
-                    Ok(batch) => Message::Batch(batch),
+                    Ok(batch) => Message::Item(batch),
                     Err(error) => {
                         let error = limits.errors.map(error);
-                        if matches!(error, QueryError::Engine) {
+                        if matches!(error, QueryError::Engine | QueryError::Defect) {
                             readers.find_damage().await;
                         }
                         let _ = sender.send(Message::Failed(error)).await;
@@ -108,17 +187,8 @@ impl QueryStream {
             }
             let _ = sender.send(Message::End).await;
         };
-        task.spawn_on(run, &workers);
-        Self {
-            schema,
-            messages,
-            deadline: limits.deadline.map(|(at, time_max)| (Box::pin(tokio::time::sleep_until(at)), time_max)),
-            rows_max: limits.rows_max,
-            rows: 0,
-            ended: false,
-            over,
-            task,
-        }
+        output.task.spawn_on(run, &workers);
+        Self { schema, channels, output, limits, rows: 0, workers, held: Some(held) }
     }
 
     /// The schema of every batch, known before the first one.
@@ -127,24 +197,22 @@ impl QueryStream {
         SchemaRef::clone(&self.schema)
     }
 
+    /// Every channel that the organisation has used in the snapshot that this query reads, by ascending code.
+    #[must_use]
+    pub fn channels(&self) -> &[ChannelCode] {
+        &self.channels
+    }
+
     /// Rows given out so far.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    fn end(&mut self, last: Option<QueryError>) -> Poll<Option<Result<RecordBatch, QueryError>>> {
-        self.ended = true;
-        self.messages.close();
-        self.over.set();
-        self.task.abort_all();
-        Poll::Ready(last.map(Err))
-    }
-}
-
-impl Drop for QueryStream {
-    fn drop(&mut self) {
-        self.over.set();
+    /// Encodes what has not been read yet, on the query's threads. The limits of the query go on to hold.
+    #[must_use]
+    pub fn encode(self, encoder: impl Encode) -> EncodedStream {
+        EncodedStream::start(self, encoder)
     }
 }
 
@@ -153,31 +221,16 @@ impl Stream for QueryStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        if this.ended {
-            return Poll::Ready(None);
-        }
-        if let Some((sleep, time_max)) = &mut this.deadline {
-            let time_max = *time_max;
-            if sleep.poll_unpin(cx).is_ready() {
-                return this.end(Some(QueryError::Limit(LimitKind::Time { time_max })));
+        let mut next = ready!(this.output.poll(cx));
+        if let Some(Ok(batch)) = &next {
+            this.rows += batch.num_rows() as u64;
+            if let Some(rows_max) = this.limits.rows_max.filter(|rows_max| this.rows > *rows_max) {
+                next = ready!(this.output.end(Some(QueryError::Limit(LimitKind::Rows { rows_max }))));
             }
         }
-        match ready!(this.messages.poll_recv(cx)) {
-            Some(Message::Batch(batch)) => {
-                this.rows += batch.num_rows() as u64;
-                match this.rows_max {
-                    Some(rows_max) if this.rows > rows_max => {
-                        this.end(Some(QueryError::Limit(LimitKind::Rows { rows_max })))
-                    }
-                    _ => Poll::Ready(Some(Ok(batch))),
-                }
-            }
-            Some(Message::Failed(error)) => this.end(Some(error)),
-            Some(Message::End) => this.end(None),
-            None => {
-                let error = internal(&"the task of a query was lost: it panicked, or the runtime is ending");
-                this.end(Some(error))
-            }
+        if this.output.ended {
+            this.held = None;
         }
+        Poll::Ready(next)
     }
 }

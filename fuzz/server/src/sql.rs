@@ -73,7 +73,7 @@ pub fn sql(data: &[u8]) -> bool {
         Err(error) => {
             let still_running = matches!(error, QueryError::Limit(LimitKind::Queries { .. }));
             assert!(!still_running, "an earlier query still runs after it was stopped; seen by {sql:?}");
-            let is_engine_error = matches!(error, QueryError::Engine);
+            let is_engine_error = matches!(error, QueryError::Engine | QueryError::Defect);
             assert!(contained.is_empty() || is_engine_error, "{sql:?} panicked, but returned {error:?}: {contained:?}");
             format!("{error} {error:?}")
         }

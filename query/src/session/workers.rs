@@ -1,6 +1,6 @@
 //! Threads of queries' own.
 //!
-//! An operator computes without yielding for as long as a batch takes. On the threads that serve the network this
+//! An operator or an encoder computes without yielding for as long as a batch takes. On the threads that serve the network this
 //! would hold up acknowledgements and timers; here it holds up other queries. They have less weight than flushes have,
 //! too: a query over years takes both cores for a minute, and flushes that stand still meanwhile are write buffers that
 //! fill, and then nobody's frames are taken.
@@ -9,10 +9,13 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::error::{QueryError, internal};
+use crate::error::{QueryError, unavailable};
 
 /// Expressions are evaluated recursively, as deep as a statement may nest them.
 const WORKER_STACK_BYTES: usize = 8 << 20;
+
+/// The name of these threads.
+const THREAD_NAME: &str = "query";
 
 /// Reads of a local store, at once.
 const BLOCKING_THREADS_MAX: usize = 64;
@@ -40,18 +43,18 @@ impl Workers {
         let made = Builder::new_multi_thread()
             .worker_threads(self.threads)
             .max_blocking_threads(BLOCKING_THREADS_MAX)
-            .thread_name("query")
+            .thread_name(THREAD_NAME)
             .on_thread_start(yield_to_others)
             .thread_stack_size(WORKER_STACK_BYTES)
             .enable_all()
             .build()
-            .map_err(|error| internal(&error))?;
+            .map_err(|error| unavailable(&error))?;
         Ok(runtime.insert(made).handle().clone())
     }
 }
 
 /// Where cores are short, what arrives goes first.
-fn yield_to_others() {
+pub(super) fn yield_to_others() {
     // Of this thread only, on Linux. Where it is refused, flushes are slower while queries run.
     let _refused = rustix::process::setpriority_process(None, NICENESS);
 }

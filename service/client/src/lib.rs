@@ -29,15 +29,22 @@ pub struct Api {
     client: Client,
 }
 
-#[derive(Deserialize)]
-struct ErrorBody {
-    error: ErrorText,
+/// What a person needs of the server's problem documents (RFC 9457). Members that are not here may come and go.
+#[derive(Debug, Deserialize)]
+struct Document {
+    /// A URI reference whose last segment is a stable word.
+    #[serde(rename = "type")]
+    kind: String,
+    title: String,
+    detail: Option<String>,
+    hint: Option<String>,
+    request_id: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct ErrorText {
-    message: String,
-    help: Option<String>,
+impl Document {
+    fn word(&self) -> &str {
+        self.kind.rsplit('/').next().unwrap_or_default()
+    }
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,26 +83,34 @@ impl Api {
 
     fn refusal(&self, response: Response, asked: &str) -> Problem {
         let status = response.status();
-        let what = match status {
-            StatusCode::UNAUTHORIZED => format!("the server {} does not accept this token", self.base),
-            StatusCode::BAD_REQUEST => format!("the {asked} is not valid"),
-            StatusCode::FORBIDDEN => "the server refuses this".to_owned(),
-            status => format!("the server answers {status}"),
+        match response.json::<Document>() {
+            Ok(document) => self.problem(document, status, asked),
+            Err(_) => Problem::new(format!("the server answers {status}"))
+                .help(format!("is {} an icecore server of this version?", self.base)),
+        }
+    }
+
+    fn problem(&self, document: Document, status: StatusCode, asked: &str) -> Problem {
+        let what = match document.word() {
+            "sign-in-required" => format!("the server {} does not accept this token", self.base),
+            "invalid-sql" | "invalid-body" | "invalid-parameter" => format!("the {asked} is not valid"),
+            "forbidden" | "org-closed" => "the server refuses this".to_owned(),
+            _ => format!("the server answers {status}"),
         };
-        match response.json::<ErrorBody>() {
-            Ok(ErrorBody { error: ErrorText { message, help } }) => {
-                let problem = Problem::new(what).detail(message);
-                match help {
-                    // What to type here is for this side to say.
-                    _ if status == StatusCode::UNAUTHORIZED => problem.help(
-                        "pass --token or set ICECORE_TOKEN; `icecore token list` shows which tokens there are, and \
-                         `icecore token create` makes one",
-                    ),
-                    Some(help) => problem.help(help),
-                    None => problem,
-                }
-            }
-            Err(_) => Problem::new(what).help(format!("is {} an icecore server?", self.base)),
+        let detail = document.detail.as_deref().unwrap_or(&document.title);
+        let problem = match &document.request_id {
+            // The operator finds it in the log by this.
+            Some(id) if status.is_server_error() => Problem::new(what).detail(format_args!("{detail} (request {id})")),
+            _ => Problem::new(what).detail(detail),
+        };
+        match document.hint {
+            // What to type here is for this side to say.
+            _ if status == StatusCode::UNAUTHORIZED => problem.help(
+                "pass --token or set ICECORE_TOKEN; `icecore token list` shows which tokens there are, and \
+                 `icecore token create` makes one",
+            ),
+            Some(hint) => problem.help(hint),
+            None => problem,
         }
     }
 
@@ -172,5 +187,31 @@ mod tests {
             let problem = header_token(bad).expect_err(bad).to_string();
             assert!(problem.contains("token") && !problem.contains(bad), "{problem}");
         }
+    }
+
+    #[test]
+    fn problem_documents_are_told_to_a_person() {
+        let api = Api::new("http://127.0.0.1:1/", "abc").expect("fine");
+        let told = |status: u16, text: &str| {
+            let document: Document = serde_json::from_str(text).expect("a document");
+            api.problem(document, StatusCode::from_u16(status).expect("a status"), "query").to_string()
+        };
+        assert_eq!(
+            told(
+                400,
+                r#"{"type": "/problems/invalid-sql", "title": "t", "status": 400, "detail": "no column x", "hint": "look",
+                    "request_id": "12", "later": [1]}"#
+            ),
+            "the query is not valid\n  no column x\n  help: look"
+        );
+        assert_eq!(
+            told(
+                503,
+                r#"{"type": "https://example.org/problems/unavailable", "title": "Not now", "request_id": "12"}"#
+            ),
+            "the server answers 503 Service Unavailable\n  Not now (request 12)"
+        );
+        let token = told(401, r#"{"type": "/problems/sign-in-required", "title": "t", "hint": "curl"}"#);
+        assert!(token.contains("token") && token.contains("--token") && !token.contains("curl"), "{token}");
     }
 }

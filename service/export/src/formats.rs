@@ -105,3 +105,59 @@ impl Encoder for ArrowEncoder {
         Ok(self.buffer.take())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Float64Array, UInt64Array};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![
+            Field::new("logger", DataType::UInt64, false),
+            Field::new("temperature", DataType::Float64, true),
+        ]))
+    }
+
+    fn batch(first: u64) -> RecordBatch {
+        let loggers = UInt64Array::from_iter_values(first..first + 2);
+        let temperatures = Float64Array::from(vec![Some(21.79), None]);
+        RecordBatch::try_new(schema(), vec![Arc::new(loggers), Arc::new(temperatures)]).expect("a batch")
+    }
+
+    fn encoded(format: Format, batches: &[RecordBatch]) -> Vec<u8> {
+        let mut encoder = encoder(format, &schema()).expect("an encoder");
+        let mut bytes: Vec<u8> = batches.iter().flat_map(|batch| encoder.encode(batch).expect("encoded")).collect();
+        bytes.extend(encoder.finish().expect("finished"));
+        bytes
+    }
+
+    #[test]
+    fn every_form_is_whole() {
+        let two = [batch(1), batch(3)];
+        let text = |format, batches: &[RecordBatch]| String::from_utf8(encoded(format, batches)).expect("UTF-8");
+        assert_eq!(text(Format::Csv, &two), "logger,temperature\n1,21.79\n2,\n3,21.79\n4,\n");
+        let rows = [
+            r#"{"logger":1,"temperature":21.79}"#,
+            r#"{"logger":2,"temperature":null}"#,
+            r#"{"logger":3,"temperature":21.79}"#,
+            r#"{"logger":4,"temperature":null}"#,
+        ];
+        assert_eq!(text(Format::Json, &two), format!("[{}]", rows.join(",")));
+        assert_eq!(text(Format::JsonLines, &two), rows.map(|row| format!("{row}\n")).concat());
+        let bytes = encoded(Format::Arrow, &two);
+        let reader = arrow::ipc::reader::StreamReader::try_new(bytes.as_slice(), None);
+        let read: Result<Vec<_>, _> = reader.expect("a schema").collect();
+        assert_eq!(read.expect("whole"), two);
+    }
+
+    #[test]
+    fn nothing_has_a_header_and_an_end() {
+        let nothing = [RecordBatch::new_empty(schema())];
+        assert_eq!(encoded(Format::Csv, &nothing), b"logger,temperature\n");
+        assert_eq!(encoded(Format::Json, &nothing), b"[]");
+        assert_eq!(encoded(Format::JsonLines, &nothing), b"");
+        assert!(!encoded(Format::Arrow, &nothing).is_empty());
+    }
+}

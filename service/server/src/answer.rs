@@ -1,5 +1,5 @@
-//! Answers that stream: batches are encoded as they come, in a task that ends when the reader goes away or stalls, when
-//! its time is over, or when the answer does.
+//! Responses that stream: encoded bytes are passed on as they come, in a task that ends when the reader goes away or
+//! stalls, when its time is over, or when the response does. Queries and encoders run elsewhere, on the query's threads.
 //!
 //! An error after the first byte cannot be a status any more: the body is cut without its proper end, which every HTTP
 //! client reports.
@@ -9,55 +9,78 @@ use std::time::Duration;
 
 use ::export::Encoder;
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
-use problem::Problem;
-use query::QueryError;
+use query::{Encode, QueryError, QueryStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 
 use super::Place;
 use super::error::HttpError;
 
-/// Pieces of the answer that wait for a slow reader.
+/// Pieces of the response that wait for a slow reader.
 const CHUNKS_AHEAD: usize = 16;
 
 /// The largest piece, in bytes. Small, so that a reader that is slow takes one in time and is not held to be stalled.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 
-/// Batches on their way; a [`query::QueryStream`], or what a test has instead.
-pub(super) trait Batches: Stream<Item = Result<RecordBatch, QueryError>> + Send + Unpin + 'static {}
+/// Encoded bytes as they come; a [`query::EncodedStream`], or what a test has instead.
+pub(super) trait Encoded: Stream<Item = Result<Bytes, QueryError>> + Send + Unpin + 'static {}
 
-impl<S: Stream<Item = Result<RecordBatch, QueryError>> + Send + Unpin + 'static> Batches for S {}
+impl<S: Stream<Item = Result<Bytes, QueryError>> + Send + Unpin + 'static> Encoded for S {}
 
-/// The answer to a query, in the form that an encoder gives it. An error before the first batch has a status.
-pub(super) async fn stream(
-    schema: SchemaRef,
-    mut batches: impl Batches,
-    mut encoder: Box<dyn Encoder>,
+/// An encoder of this crate's choice, as the query's threads drive it.
+struct OnWorkers(Box<dyn Encoder>);
+
+impl Encode for OnWorkers {
+    fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+        self.0.encode(batch)
+    }
+
+    fn finish(&mut self) -> Result<Vec<u8>, ArrowError> {
+        self.0.finish()
+    }
+}
+
+/// How long a response may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// The whole of it.
+    pub(super) time_max: Duration,
+    /// Without the reader taking anything.
+    pub(super) stall_max: Duration,
+}
+
+/// The response to a query, in the form that an encoder gives it.
+pub(super) async fn encoded(
+    batches: QueryStream,
+    encoder: Box<dyn Encoder>,
     place: Place,
-    time_max: Duration,
-    stall_max: Duration,
+    patience: Patience,
+) -> Result<Response, HttpError> {
+    let content_type = encoder.content_type();
+    stream(content_type, batches.encode(OnWorkers(encoder)), place, patience).await
+}
+
+/// The response with these bytes. An error before the first of them has a status.
+async fn stream(
+    content_type: &'static str,
+    mut encoded: impl Encoded,
+    place: Place,
+    Patience { time_max, stall_max }: Patience,
 ) -> Result<Response, HttpError> {
     let deadline = Instant::now() + time_max;
-    let cannot_encode =
-        |error: ArrowError| HttpError::internal(&Problem::new("an answer cannot be encoded").detail(error));
-    let first = timeout_at(deadline, batches.next()).await;
+    let first = timeout_at(deadline, encoded.next()).await;
     let first = first.map_err(|_| HttpError::timeout("the answer took longer than a request may"))?;
-    let content_type = [(header::CONTENT_TYPE, encoder.content_type())];
-    let Some(first) = first.transpose()? else {
-        let empty = encoder.encode(&RecordBatch::new_empty(schema)).map_err(cannot_encode)?;
-        let end = encoder.finish().map_err(cannot_encode)?;
-        return Ok((content_type, [empty, end].concat()).into_response());
-    };
-    let head = encoder.encode(&first).map_err(cannot_encode)?;
+    let content_type = [(header::CONTENT_TYPE, content_type)];
+    let Some(head) = first.transpose()? else { return Ok(content_type.into_response()) };
     let (chunks, receiver) = mpsc::channel::<io::Result<Bytes>>(CHUNKS_AHEAD);
-    tokio::spawn(async move {
-        let work = produce(batches, encoder, head, &chunks, stall_max);
+    let task = async move {
+        let work = pass_on(encoded, head, &chunks, stall_max);
         let done = timeout_at(deadline, work).await.unwrap_or_else(|_| Err("it took longer than it may".to_owned()));
         if let Err(why) = done {
             tracing::warn!(why, "an answer was cut off");
@@ -66,7 +89,9 @@ pub(super) async fn stream(
             let _ = cut.await;
         }
         drop(place);
-    });
+    };
+    // With the request's id.
+    tokio::spawn(task.instrument(tracing::Span::current()));
     let chunks = futures::stream::unfold((receiver, false), |(mut receiver, ended)| async move {
         if ended {
             return None;
@@ -82,24 +107,18 @@ pub(super) async fn stream(
     Ok((content_type, Body::from_stream(chunks)).into_response())
 }
 
-/// Sends all bytes; an empty chunk says that the answer is whole.
-async fn produce(
-    mut batches: impl Batches,
-    mut encoder: Box<dyn Encoder>,
-    head: Vec<u8>,
+/// Sends all bytes; an empty chunk says that the response is whole.
+async fn pass_on(
+    mut encoded: impl Encoded,
+    head: Bytes,
     chunks: &mpsc::Sender<io::Result<Bytes>>,
     stall_max: Duration,
 ) -> Result<(), String> {
-    let mut next = head;
-    loop {
-        send(next.into(), chunks, stall_max).await?;
-        match batches.next().await {
-            Some(Ok(batch)) => next = encoder.encode(&batch).map_err(|error| error.to_string())?,
-            Some(Err(error)) => return Err(error.to_string()),
-            None => break,
-        }
+    let mut next: Option<Result<Bytes, QueryError>> = Some(Ok(head));
+    while let Some(bytes) = next {
+        send(bytes.map_err(|error| error.to_string())?, chunks, stall_max).await?;
+        next = encoded.next().await;
     }
-    send(encoder.finish().map_err(|error| error.to_string())?.into(), chunks, stall_max).await?;
     send_one(Bytes::new(), chunks, stall_max).await
 }
 

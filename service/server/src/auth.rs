@@ -1,40 +1,34 @@
 //! Who asks: a bearer token, which stands for one organisation.
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
+use control::Standing;
 use storage_format::OrgId;
 
-use super::HttpState;
-use super::error::HttpError;
-use control::{ErrorKind, Standing};
-use problem::Problem;
+use crate::HttpState;
+use crate::error::HttpError;
 
-/// The organisation of the request's token.
-pub(super) async fn organisation(state: &HttpState, headers: &HeaderMap) -> Result<OrgId, HttpError> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
-        return Err(HttpError::unauthorized("a token is missing"));
-    };
-    let text = value.to_str().ok().and_then(|text| text.split_once(' '));
-    let Some((_, secret)) = text.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
-        return Err(HttpError::unauthorized("the Authorization header holds no bearer token"));
-    };
-    let standing = state.0.standings.token(secret.trim()).await;
-    match standing.map_err(|error| cannot_tell(&error))? {
-        Some(Standing::Good(org)) => Ok(org),
-        // Whoever holds a revoked token does not learn that it once was one.
-        Some(Standing::Revoked) | None => Err(HttpError::unauthorized("the token is unknown or revoked")),
-        Some(Standing::Suspended) => {
-            Err(HttpError::new(StatusCode::FORBIDDEN, "org_suspended", "the organisation is suspended"))
-        }
-    }
+/// Whoever sent a request, authenticated. Made once for each request, before its body is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    /// The organisation of the token.
+    pub(crate) org: OrgId,
 }
 
-/// The error of a token that cannot be looked up. Why the database cannot be read is logged where it is watched.
-fn cannot_tell(error: &control::Error) -> HttpError {
-    match error.kind() {
-        ErrorKind::Unavailable => {
-            let message = "the server cannot tell at present what this token opens";
-            HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).help("try again in a moment")
+impl Caller {
+    /// Looks up the request's token.
+    pub(crate) async fn authenticate(state: &HttpState, headers: &HeaderMap) -> Result<Self, HttpError> {
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return Err(HttpError::sign_in_required("a token is missing"));
+        };
+        let text = value.to_str().ok().and_then(|text| text.split_once(' '));
+        let Some((_, secret)) = text.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
+            return Err(HttpError::sign_in_required("the Authorization header holds no bearer token"));
+        };
+        match state.0.standings.token(secret.trim()).await.map_err(|error| HttpError::control(&error))? {
+            Some(Standing::Good(org)) => Ok(Self { org }),
+            // Whoever holds a revoked token does not learn that it once was one.
+            Some(Standing::Revoked) | None => Err(HttpError::sign_in_required("the token is unknown or revoked")),
+            Some(Standing::Suspended) => Err(HttpError::org_closed()),
         }
-        _ => HttpError::internal(&Problem::new("a token cannot be looked up").detail(error)),
     }
 }

@@ -3,23 +3,21 @@
 //! Parameters, in the query string or as JSON: `from` (inclusive) and `to` (exclusive) in RFC 3339, `logger` (as often
 //! as there are loggers), `format`, which is `csv`.
 
+use ::export::CsvEncoder;
 use ::query::ExportRequest;
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::HeaderMap;
+use axum::extract::{FromRequestParts, Query, Request};
 use axum::response::Response;
-use serde::Deserialize;
+use problem::Problem;
+use serde_json::Value;
 use storage_format::{LoggerId, Millis, TimeRange};
 
-use super::answer;
-use super::error::HttpError;
-use super::{HttpState, auth, sql};
-use ::export::CsvEncoder;
-use problem::Problem;
+use crate::auth::Caller;
+use crate::error::HttpError;
+use crate::{HttpState, answer, body};
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// The parameters as they came, from the query string or from a JSON object.
+#[derive(Debug, Default)]
 struct Parameters {
     from: Option<String>,
     to: Option<String>,
@@ -27,62 +25,76 @@ struct Parameters {
     format: Option<String>,
 }
 
-pub(super) async fn get(
-    State(state): State<HttpState>,
-    headers: HeaderMap,
-    pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
-) -> Result<Response, HttpError> {
-    let Query(pairs) = pairs.map_err(|error| HttpError::bad_request(error.to_string()))?;
+impl Parameters {
+    fn set(&mut self, name: &str, value: String) -> Result<(), HttpError> {
+        match name {
+            "from" => self.from = Some(value),
+            "to" => self.to = Some(value),
+            "logger" => self.logger.push(value),
+            "format" => self.format = Some(value),
+            _ => {
+                let detail = "there is no such parameter; there are from, to, logger and format";
+                return Err(HttpError::invalid_parameter(name, detail));
+            }
+        }
+        Ok(())
+    }
+
+    fn from_json(body: &[u8]) -> Result<Self, HttpError> {
+        let mut parameters = Self::default();
+        if body.is_empty() {
+            return Ok(parameters);
+        }
+        for (name, value) in body::object(body)? {
+            let values = match value {
+                Value::Null => Vec::new(),
+                Value::Array(values) if name == "logger" => values,
+                value => vec![value],
+            };
+            for value in values {
+                let Value::String(text) = value else {
+                    return Err(HttpError::invalid_parameter(&name, "it is no text"));
+                };
+                parameters.set(&name, text)?;
+            }
+        }
+        Ok(parameters)
+    }
+}
+
+pub(crate) async fn get(state: HttpState, caller: Caller, request: Request) -> Result<Response, HttpError> {
+    let (mut parts, _) = request.into_parts();
+    let pairs: Result<Query<Vec<(String, String)>>, QueryRejection> = Query::from_request_parts(&mut parts, &()).await;
+    let Query(pairs) = pairs.map_err(|error| HttpError::invalid_parameter("query string", error))?;
     let mut parameters = Parameters::default();
     for (name, value) in pairs {
-        match name.as_str() {
-            "from" => parameters.from = Some(value),
-            "to" => parameters.to = Some(value),
-            "logger" => parameters.logger.push(value),
-            "format" => parameters.format = Some(value),
-            _ => return Err(HttpError::bad_request(format!("there is no parameter {name:?}"))),
-        }
+        parameters.set(&name, value)?;
     }
-    export(&state, &headers, &parameters).await
+    export(&state, caller, &parameters).await
 }
 
-pub(super) async fn post(
-    State(state): State<HttpState>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, HttpError> {
-    // Asked first, so that nobody unknown makes the server hold a body.
-    auth::organisation(&state, &headers).await?;
-    let body = sql::read_body(&state, body).await?;
-    let parameters = match body.is_empty() {
-        true => Parameters::default(),
-        false => serde_json::from_slice(&body).map_err(|error| HttpError::bad_request(error.to_string()))?,
-    };
-    export(&state, &headers, &parameters).await
+pub(crate) async fn post(state: HttpState, caller: Caller, request: Request) -> Result<Response, HttpError> {
+    let parameters = Parameters::from_json(&body::read(&state, request.into_body()).await?)?;
+    export(&state, caller, &parameters).await
 }
 
-async fn export(state: &HttpState, headers: &HeaderMap, parameters: &Parameters) -> Result<Response, HttpError> {
-    let org = auth::organisation(state, headers).await?;
-    let place = state.place(org)?;
+async fn export(state: &HttpState, caller: Caller, parameters: &Parameters) -> Result<Response, HttpError> {
+    let place = state.place(caller.org)?;
     let request = request(parameters)?;
-    let backend = state.backend(org, state.0.config.request_time_max).await?;
-    let batches = backend.query.session(org).export(request).await?;
-    // Taken after the export's own snapshot, so that it has every channel of that one.
-    let snapshot = backend.engine.snapshot(org).await;
-    let snapshot = snapshot.map_err(|error| HttpError::internal(&Problem::new("no snapshot").detail(error)))?;
-    let encoder = CsvEncoder::new(&batches.schema(), &snapshot.channels())
-        .map_err(|error| HttpError::internal(&Problem::new("an export cannot be encoded").detail(error)))?;
-    let (time_max, stall_max) = (state.0.config.export_time_max, state.0.config.stall_timeout);
-    answer::stream(batches.schema(), batches, Box::new(encoder), place, time_max, stall_max).await
+    let backend = state.backend(caller.org, state.0.config.request_time_max).await?;
+    let batches = backend.query.session(caller.org).export(request).await?;
+    let encoder = CsvEncoder::new(&batches.schema(), batches.channels())
+        .map_err(|error| HttpError::internal(Problem::new("an export cannot be encoded").detail(error)))?;
+    answer::encoded(batches, Box::new(encoder), place, state.patience(state.0.config.export_time_max)).await
 }
 
 fn request(parameters: &Parameters) -> Result<ExportRequest, HttpError> {
     if let Some(format) = parameters.format.as_deref().filter(|format| *format != "csv") {
-        return Err(HttpError::bad_request(format!("there is no export format {format:?}; there is csv")));
+        return Err(HttpError::invalid_parameter("format", format!("there is no format {format:?}; there is csv")));
     }
     let time = |name: &str, text: &Option<String>| {
         let time = text.as_deref().map(str::parse::<Millis>).transpose();
-        time.map_err(|error| HttpError::bad_request(format!("{name}: {error}")))
+        time.map_err(|error| HttpError::invalid_parameter(name, error))
     };
     let (from, to) = (time("from", &parameters.from)?, time("to", &parameters.to)?);
     let range = match (from, to) {
@@ -90,12 +102,12 @@ fn request(parameters: &Parameters) -> Result<ExportRequest, HttpError> {
         // Later than every reading: the end of a range is not in it.
         (from, to) => {
             let range = TimeRange::new(from.unwrap_or(Millis::MIN), to.unwrap_or(Millis::MAX));
-            Some(range.map_err(|error| HttpError::bad_request(error.to_string()))?)
+            Some(range.map_err(|error| HttpError::invalid_parameter("to", error))?)
         }
     };
     let loggers: Result<Vec<LoggerId>, _> =
         parameters.logger.iter().flat_map(|list| list.split(',')).map(|text| text.trim().parse()).collect();
-    let loggers = loggers.map_err(|error| HttpError::bad_request(format!("logger: {error}")))?;
+    let loggers = loggers.map_err(|error| HttpError::invalid_parameter("logger", error))?;
     Ok(ExportRequest { range, loggers: (!loggers.is_empty()).then_some(loggers) })
 }
 
@@ -120,5 +132,17 @@ mod tests {
         assert_eq!(of(Some("2024-01-02T00:00:00Z"), Some("2024-01-01T00:00:00Z"), &[], None), None);
         assert_eq!(of(None, None, &["7"], None), None);
         assert_eq!(of(None, None, &[], Some("xlsx")), None);
+    }
+
+    #[test]
+    fn parameters_as_json() {
+        let of = |text: &str| Parameters::from_json(text.as_bytes()).ok();
+        let both = of(r#"{"from": "2024-01-01T00:00:00Z", "to": null, "logger": ["1", "2"]}"#).expect("fine");
+        assert_eq!((both.from.as_deref(), both.to, both.logger.len()), (Some("2024-01-01T00:00:00Z"), None, 2));
+        assert_eq!(of("").map(|parameters| parameters.logger), Some(Vec::new()));
+        assert_eq!(of(r#"{"logger": "1"}"#).map(|parameters| parameters.logger.len()), Some(1));
+        for bad in ["[]", "{", r#"{"org": "7"}"#, r#"{"from": 7}"#, r#"{"from": ["x"]}"#, r#"{"logger": [7]}"#] {
+            assert!(of(bad).is_none(), "{bad}");
+        }
     }
 }

@@ -8,29 +8,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::middleware::{self, Next};
-use axum::response::Response;
-use axum::routing::{get, post};
 use control::Standings;
 use engine::Engine;
-use metrics::{counter, histogram};
-use problem::Problem;
 use query::QueryEngine;
 use storage_format::OrgId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 mod answer;
 mod auth;
+mod body;
 mod config;
 mod error;
 mod export;
 mod health;
 mod listen;
+mod request;
+mod routes;
 mod sql;
 
+use answer::Patience;
 pub use config::HttpConfig;
 use error::HttpError;
+pub use health::{Condition, Health, HealthCheck};
 pub use listen::serve;
 
 /// What answers questions once the engine has recovered.
@@ -40,6 +39,8 @@ pub struct Backend {
     pub engine: Arc<Engine>,
     /// Questions about them.
     pub query: QueryEngine,
+    /// Whether frames are taken.
+    pub health: HealthCheck,
 }
 
 /// Renders the process's metrics, as Prometheus reads them.
@@ -97,6 +98,11 @@ impl HttpState {
         Self(Arc::new(Shared { config, standings, metrics, backend, requests, per_org: Arc::default() }))
     }
 
+    /// How long a response may take, of this much time for the whole of it.
+    fn patience(&self, time_max: Duration) -> Patience {
+        Patience { time_max, stall_max: self.0.config.stall_timeout }
+    }
+
     /// A place for a request of this organisation, or 503 or 429.
     fn place(&self, org: OrgId) -> Result<Place, HttpError> {
         let shared = &self.0;
@@ -118,38 +124,14 @@ impl HttpState {
         let _ = tokio::time::timeout(time_max, backend.wait_for(Option::is_some)).await.is_ok();
         let backend = backend.borrow().clone().ok_or_else(HttpError::starting)?;
         let loaded = backend.engine.ensure_org(org).await;
-        loaded.map_err(|error| HttpError::internal(&Problem::new("an organisation cannot be loaded").detail(error)))?;
+        loaded.map_err(|error| HttpError::engine(&error, "an organisation cannot be loaded"))?;
         Ok(backend)
     }
 }
 
-const ROUTES: [&str; 5] = ["/api/v1/sql", "/api/v1/export", "/healthz", "/readyz", "/metrics"];
-
-/// All routes.
+/// All routes, over this state.
 pub fn router(state: HttpState) -> Router {
-    Router::new()
-        .route("/api/v1/sql", post(sql::post))
-        .route("/api/v1/export", get(export::get).post(export::post))
-        .route("/healthz", get(health::live))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .fallback(error::not_found)
-        .method_not_allowed_fallback(error::method_not_allowed)
-        .layer(middleware::from_fn(count))
-        .with_state(state)
-}
-
-/// Counts requests by route, never by organisation.
-async fn count(request: Request, next: Next) -> Response {
-    // Only known paths become labels: others are the caller's invention, and there is no end to them.
-    let route = ROUTES.into_iter().find(|route| *route == request.uri().path()).unwrap_or("other");
-    let start = tokio::time::Instant::now();
-    let response = next.run(request).await;
-    let status = response.status().as_u16().to_string();
-    counter!("icecore_http_requests_total", "route" => route, "status" => status).increment(1);
-    // Until the answer begins; how long it takes to read depends on the reader.
-    histogram!("icecore_http_request_seconds", "route" => route).record(start.elapsed().as_secs_f64());
-    response
+    routes::router(state)
 }
 
 #[cfg(test)]

@@ -1,76 +1,56 @@
 //! `POST /api/v1/sql`: one query, as text or as JSON `{"sql": …}`; the answer in the form that `Accept` asks for.
 
 use ::export::Format;
-use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::Request;
+use axum::http::{HeaderMap, header};
 use axum::response::Response;
-use serde::Deserialize;
-
-use super::answer;
-use super::error::HttpError;
-use super::{HttpState, auth};
 use problem::Problem;
+use serde_json::Value;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SqlRequest {
-    sql: String,
-}
+use crate::auth::Caller;
+use crate::error::{HttpError, kind};
+use crate::{HttpState, answer, body};
 
-pub(super) async fn post(
-    State(state): State<HttpState>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, HttpError> {
-    let org = auth::organisation(&state, &headers).await?;
-    let place = state.place(org)?;
-    let format = format(&headers)?;
-    let sql = statement(&headers, &read_body(&state, body).await?)?;
-    let (time_max, stall_max) = (state.0.config.request_time_max, state.0.config.stall_timeout);
-    let backend = state.backend(org, time_max).await?;
-    let batches = backend.query.session(org).sql(&sql).await?;
+pub(crate) async fn post(state: HttpState, caller: Caller, request: Request) -> Result<Response, HttpError> {
+    let place = state.place(caller.org)?;
+    let (parts, body) = request.into_parts();
+    let format = format(&parts.headers)?;
+    let sql = statement(&parts.headers, &body::read(&state, body).await?)?;
+    let patience = state.patience(state.0.config.request_time_max);
+    let backend = state.backend(caller.org, patience.time_max).await?;
+    let batches = backend.query.session(caller.org).sql(&sql).await?;
     let encoder = ::export::encoder(format, &batches.schema())
-        .map_err(|error| HttpError::internal(&Problem::new("an answer cannot be encoded").detail(error)))?;
-    answer::stream(batches.schema(), batches, encoder, place, time_max, stall_max).await
-}
-
-/// The whole body, within its limits of size and time.
-pub(super) async fn read_body(state: &HttpState, body: Body) -> Result<Bytes, HttpError> {
-    let config = &state.0.config;
-    let body = to_bytes(body, config.body_bytes_max);
-    match tokio::time::timeout(config.request_time_max, body).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => {
-            let message = format!("the body is longer than {} bytes, or broke off", config.body_bytes_max);
-            Err(HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message))
-        }
-        Err(_) => Err(HttpError::timeout("the body did not come in time")),
-    }
+        .map_err(|error| HttpError::internal(Problem::new("a result cannot be encoded").detail(error)))?;
+    answer::encoded(batches, encoder, place, patience).await
 }
 
 fn statement(headers: &HeaderMap, body: &[u8]) -> Result<String, HttpError> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("text/plain");
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let unsupported = |detail| HttpError::new(&kind::UNSUPPORTED_MEDIA_TYPE, detail);
     match media_type.as_str() {
-        "application/json" => serde_json::from_slice::<SqlRequest>(body)
-            .map(|request| request.sql)
-            .map_err(|error| HttpError::bad_request(format!("the body is not {{\"sql\": \"…\"}}: {error}"))),
+        "application/json" => member(body),
         "text/plain" | "application/sql" => {
-            std::str::from_utf8(body).map(str::to_owned).map_err(|_| HttpError::bad_request("the body is not UTF-8"))
+            std::str::from_utf8(body).map(str::to_owned).map_err(|_| HttpError::invalid_body("the body is not UTF-8"))
         }
         // `curl -d` says this of everything.
-        "application/x-www-form-urlencoded" => Err(HttpError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            "the body is sent as a web form",
-        )
-        .help("with curl: -H 'Content-Type: text/plain' --data-binary 'SELECT …'")),
-        _ => Err(HttpError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            "the body must be text/plain with the SQL, or application/json with {\"sql\": \"…\"}",
-        )),
+        "application/x-www-form-urlencoded" => Err(unsupported("the body is sent as a web form")
+            .hint("with curl: -H 'Content-Type: text/plain' --data-binary 'SELECT …'")),
+        _ => Err(unsupported("the body must be text/plain with the SQL, or application/json with {\"sql\": \"…\"}")),
+    }
+}
+
+/// The statement in a JSON object `{"sql": …}`.
+fn member(body: &[u8]) -> Result<String, HttpError> {
+    let mut object = body::object(body)?;
+    let sql = object.remove("sql");
+    if let Some(name) = object.keys().next() {
+        return Err(HttpError::invalid_parameter(name, "there is no such parameter; there is sql"));
+    }
+    match sql {
+        Some(Value::String(sql)) => Ok(sql),
+        Some(_) => Err(HttpError::invalid_parameter("sql", "it is no text")),
+        None => Err(HttpError::invalid_parameter("sql", "it is missing")),
     }
 }
 
@@ -86,8 +66,8 @@ fn format(headers: &HeaderMap) -> Result<Format, HttpError> {
             _ => {}
         }
     }
-    Err(HttpError::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", "no form of answer in Accept is known here")
-        .help("Accept: application/json, application/x-ndjson, text/csv or application/vnd.apache.arrow.stream"))
+    Err(HttpError::new(&kind::NOT_ACCEPTABLE, "no media type in Accept is known here")
+        .hint("Accept: application/json, application/x-ndjson, text/csv or application/vnd.apache.arrow.stream"))
 }
 
 #[cfg(test)]

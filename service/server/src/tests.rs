@@ -29,7 +29,7 @@ fn rendered() -> RenderMetrics {
 }
 
 /// A server without a backend, as it is before recovery; the sender is the backend's.
-async fn starting() -> (tempfile::TempDir, HttpState, watch::Sender<Option<Backend>>, SocketAddr, String) {
+pub(super) async fn starting() -> (tempfile::TempDir, HttpState, watch::Sender<Option<Backend>>, SocketAddr, String) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let control = control::Control::create(&dir.path().join("control.db")).await.expect("made");
     let (caller, now) = (control::Caller::command(0, "test"), storage_format::Millis::EPOCH);
@@ -45,6 +45,24 @@ async fn starting() -> (tempfile::TempDir, HttpState, watch::Sender<Option<Backe
     (dir, state, sender, addr, token.expose().to_owned())
 }
 
+/// A problem document: its status and its members. Whatever is an error must be one.
+pub(super) async fn problem(response: reqwest::Response) -> (u16, serde_json::Value) {
+    let status = response.status().as_u16();
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    let id = response.headers()["request-id"].to_str().expect("a text").to_owned();
+    let document: serde_json::Value = response.json().await.expect("JSON");
+    assert_eq!(document["request_id"], id, "{document}");
+    assert_eq!(document["status"], status, "{document}");
+    (status, document)
+}
+
+/// The status and the type's word of an error.
+async fn refused(request: reqwest::RequestBuilder) -> (u16, String) {
+    let (status, document) = problem(request.send().await.expect("a response")).await;
+    let word = document["type"].as_str().and_then(|uri| uri.strip_prefix("/problems/"));
+    (status, word.expect("a type").to_owned())
+}
+
 async fn status(request: reqwest::RequestBuilder) -> (u16, String) {
     let response = request.send().await.expect("an answer");
     (response.status().as_u16(), response.text().await.expect("a body"))
@@ -57,12 +75,11 @@ async fn before_recovery_it_lives_and_is_not_ready() {
     assert_eq!(status(client.get(format!("http://{addr}/healthz"))).await.0, 200);
     assert_eq!(status(client.get(format!("http://{addr}/readyz"))).await.0, 503);
     let question = client.post(format!("http://{addr}/api/v1/sql")).bearer_auth(token).body("SELECT 1");
-    let (code, body) = status(question).await;
-    assert_eq!(code, 503, "it waits for as long as a request may take: {body}");
-    assert!(body.contains("\"starting\""), "{body}");
+    assert_eq!(refused(question).await, (503, "unavailable".to_owned()), "it waits for as long as a request may take");
     let (code, metrics) = status(client.get(format!("http://{addr}/metrics"))).await;
     assert_eq!(code, 200);
     assert!(metrics.contains("icecore_http_requests_total"), "{metrics}");
+    assert!(metrics.contains("icecore_ready 0\n"), "{metrics}");
     assert!(!metrics.contains("north"), "{metrics}");
 }
 
@@ -71,18 +88,75 @@ async fn strangers_and_nonsense_are_turned_away() {
     let (_dir, _, _sender, addr, token) = starting().await;
     let client = reqwest::Client::new();
     let post = || client.post(format!("http://{addr}/api/v1/sql"));
-    assert_eq!(status(post().body("SELECT 1")).await.0, 401);
-    assert_eq!(status(post().bearer_auth("nonsense").body("SELECT 1")).await.0, 401);
-    assert_eq!(status(post().header("authorization", "Basic eA==").body("SELECT 1")).await.0, 401);
-    assert_eq!(status(post().bearer_auth(&token).body("x".repeat(2_000))).await.0, 413);
-    assert_eq!(status(post().bearer_auth(&token).header("accept", "image/png").body("SELECT 1")).await.0, 406);
+    let json = |body: &'static str| post().bearer_auth(&token).header("content-type", "application/json").body(body);
     let form = post().bearer_auth(&token).header("content-type", "application/x-www-form-urlencoded");
-    assert_eq!(status(form.body("SELECT 1")).await.0, 415);
     let export = |query: &str| client.get(format!("http://{addr}/api/v1/export?{query}")).bearer_auth(&token);
-    assert_eq!(status(export("from=yesterday")).await.0, 400);
-    assert_eq!(status(export("org=7")).await.0, 400);
-    assert_eq!(status(client.get(format!("http://{addr}/etc/passwd"))).await.0, 404);
-    assert_eq!(status(client.get(format!("http://{addr}/api/v1/sql"))).await.0, 405);
+    for (request, status, word) in [
+        (post().body("SELECT 1"), 401, "sign-in-required"),
+        (post().bearer_auth("nonsense").body("SELECT 1"), 401, "sign-in-required"),
+        (post().header("authorization", "Basic eA==").body("SELECT 1"), 401, "sign-in-required"),
+        (post().bearer_auth(&token).body("x".repeat(2_000)), 413, "too-large"),
+        (post().bearer_auth(&token).header("accept", "image/png").body("SELECT 1"), 406, "not-acceptable"),
+        (form.body("SELECT 1"), 415, "unsupported-media-type"),
+        (post().bearer_auth(&token).body(&b"\xff"[..]), 400, "invalid-body"),
+        (json("SELECT 1"), 400, "invalid-body"),
+        (json(r#"{"query": "SELECT 1"}"#), 422, "invalid-parameter"),
+        (export("from=yesterday"), 422, "invalid-parameter"),
+        (export("org=7"), 422, "invalid-parameter"),
+        (client.get(format!("http://{addr}/etc/passwd")), 404, "not-found"),
+        (client.get(format!("http://{addr}/api/v1/sql")), 405, "method-not-allowed"),
+    ] {
+        let shown = format!("{request:?}");
+        assert_eq!(refused(request).await, (status, word.to_owned()), "{shown}");
+    }
+    let (_, document) = problem(export("from=yesterday").send().await.expect("a response")).await;
+    assert_eq!(document["parameter"], "from");
+}
+
+#[tokio::test]
+async fn each_request_has_an_id_of_its_own() {
+    let (_dir, _, _sender, addr, _) = starting().await;
+    let client = reqwest::Client::new();
+    let id = async || {
+        let response = client.get(format!("http://{addr}/healthz")).send().await.expect("a response");
+        response.headers()["request-id"].to_str().expect("a text").to_owned()
+    };
+    let (first, second) = (id().await, id().await);
+    assert!(first != second && first.len() == 16, "{first} {second}");
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_the_caller_does_not_learn_is_logged_with_the_request_s_id() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+    let (_dir, state, _sender, addr, _) = starting().await;
+    // Nobody looks at the database any more, so a token that is not in memory cannot be looked up.
+    state.0.standings.stop().await;
+    let question =
+        reqwest::Client::new().post(format!("http://{addr}/api/v1/sql")).bearer_auth("ice_x").body("SELECT 1");
+    let (status, document) = problem(question.send().await.expect("a response")).await;
+    assert_eq!((status, document["type"].as_str()), (503, Some("/problems/unavailable")), "no defect: {document}");
+    let id = document["request_id"].as_str().expect("an id");
+    let log = String::from_utf8(log.0.lock().expect("not poisoned").clone()).expect("UTF-8");
+    let line = log.lines().find(|line| line.contains("a request failed")).expect("it is logged");
+    assert!(line.contains(&format!("request_id={id}")), "{log}");
 }
 
 #[tokio::test]
