@@ -15,6 +15,9 @@ pub enum TimeError {
     /// Not a timestamp with a zone.
     #[error("{0:?} is not a time: expected RFC 3339 with a zone, such as 2024-05-01T12:00:00Z")]
     Text(String),
+    /// A timestamp with a zone, with digits past the millisecond.
+    #[error("{0:?} is finer than a millisecond, and times are kept in whole milliseconds")]
+    TooFine(String),
     /// A range that ends before it starts, or is empty.
     #[error("the range ends ({end}) before it starts ({start}), or is empty")]
     EmptyRange {
@@ -115,7 +118,7 @@ impl FromStr for Millis {
         let wrong = || TimeError::Text(text.chars().take(64).collect());
         let timestamp: jiff::Timestamp = text.parse().map_err(|_| wrong())?;
         if timestamp.subsec_nanosecond() % 1_000_000 != 0 {
-            return Err(wrong());
+            return Err(TimeError::TooFine(text.chars().take(64).collect()));
         }
         Self::new(timestamp.as_millisecond())
     }
