@@ -3,6 +3,7 @@
 //! `session` is what a program holds; `spool` keeps the frames; `reconnect` tries again; `link` is one connection's
 //! conversation; `identity` is who the gateway is; `endpoint` is a socket that many share.
 
+mod accepted;
 mod config;
 mod endpoint;
 mod error;
@@ -12,6 +13,7 @@ mod reconnect;
 mod session;
 mod spool;
 
+pub use accepted::AcceptedTimes;
 pub use config::{Answers, ClientConfig};
 pub use endpoint::Endpoint;
 pub use error::ClientError;

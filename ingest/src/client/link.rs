@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream, WriteError};
 use tokio::time::{sleep, timeout};
 
+use super::accepted::AcceptedTimes;
 use super::config::ClientConfig;
 use super::error::{ClientError, Trouble};
 use super::session::Shared;
@@ -31,6 +32,7 @@ pub(super) async fn converse(
 ) -> Result<(), Trouble> {
     let silent = |_| Trouble::Passing("the server does not answer in time".into());
     let welcome = timeout(config.open_timeout, welcome(connection)).await.map_err(silent)??;
+    let accepted_times = AcceptedTimes::of(&welcome);
     let (mut send, mut receive) = connection.open_bi().await?;
     let spool = shared.state().spool.id();
     send.write_all(&Message::Open { spool }.to_bytes()).await?;
@@ -51,7 +53,7 @@ pub(super) async fn converse(
             told.answered(done);
         }
     }
-    shared.connected(std::mem::replace(was_connected, true));
+    shared.connected(std::mem::replace(was_connected, true), accepted_times);
     // The server may say that it reads no more, and why, and still answer what it has taken.
     let why_stopped = OnceLock::new();
     let stopped = send.stopped();

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::accepted::AcceptedTimes;
 use super::config::ClientConfig;
 use super::error::ClientError;
 use super::reconnect;
@@ -22,6 +23,8 @@ pub struct Progress {
     pub connected: bool,
     /// How often a connection was made after the first.
     pub reconnects: u64,
+    /// The times that the server accepts, as the last connection's welcome states them.
+    pub accepted_times: Option<AcceptedTimes>,
     /// What went wrong last, while there is no connection.
     pub trouble: Option<String>,
     /// Frames that are durable.
@@ -131,9 +134,10 @@ impl Shared {
         self.work.notify_one();
     }
 
-    pub(super) fn connected(&self, again: bool) {
+    pub(super) fn connected(&self, again: bool, accepted_times: AcceptedTimes) {
         self.progress.send_modify(|progress| {
             progress.connected = true;
+            progress.accepted_times = Some(accepted_times);
             progress.trouble = None;
             progress.reconnects += u64::from(again);
         });
@@ -296,6 +300,12 @@ impl Client {
     #[must_use]
     pub fn spool(&self) -> SpoolId {
         self.shared.state().spool.id()
+    }
+
+    /// The times that the server accepts, as the last connection's welcome states them; none before the first.
+    #[must_use]
+    pub fn accepted_times(&self) -> Option<AcceptedTimes> {
+        self.shared.progress.borrow().accepted_times
     }
 
     /// How it goes; every change is told.
