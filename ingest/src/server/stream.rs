@@ -5,6 +5,7 @@
 //! but a datagram's worth is accounted for (`budget`), and its window.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -65,9 +66,10 @@ pub(super) async fn serve(
             Err(cut) => cut,
         }
     };
+    let writing = AtomicBool::new(false);
     let ended = tokio::select! {
         cut = read => Err(cut),
-        written = write_answers(&answers, &mut send, shared.limits.answer_timeout) => written,
+        written = write_answers(&answers, &mut send, shared.limits.answer_timeout, &writing) => written,
     };
     metrics::stream_closed();
     let code = match ended {
@@ -85,9 +87,11 @@ pub(super) async fn serve(
         }
     };
     // Each of these fails only when that half has ended already. Answers that are on their way are left to arrive,
-    // unless the client breaks the protocol: then it must learn why even when it has nothing more to send.
+    // unless the client breaks the protocol: then it must learn why even when it has nothing more to send. A message that
+    // was cut off is never followed by the orderly end.
+    let is_reset = code == CloseCode::ProtocolViolation || writing.load(Ordering::Relaxed);
     let _ = receive.stop(code.var_int());
-    let _ = if code == CloseCode::ProtocolViolation { send.reset(code.var_int()) } else { send.finish() };
+    let _ = if is_reset { send.reset(code.var_int()) } else { send.finish() };
     if *shared.draining.borrow() {
         // Closing the connection drops what has not left yet: a shutdown waits for this stream until the client has it.
         let _ = timeout(shared.limits.answer_timeout, send.stopped()).await;
@@ -295,15 +299,25 @@ fn unavailable(why: &str) -> Cut {
     Cut::Close(CloseCode::Unavailable, String::from(why))
 }
 
-/// Ends when everything is answered and the client has said that nothing more comes.
-async fn write_answers(answers: &Answers, send: &mut SendStream, answer_timeout: Duration) -> Result<(), Cut> {
+/// Ends when everything is answered and the client has said that nothing more comes. `writing` is set for as long as a
+/// message may have been sent in part.
+async fn write_answers(
+    answers: &Answers,
+    send: &mut SendStream,
+    answer_timeout: Duration,
+    writing: &AtomicBool,
+) -> Result<(), Cut> {
     let mut sent = 0;
     let mut out = BytesMut::new();
     loop {
         let taken = answers.take(&mut sent, &mut out);
         if !out.is_empty() {
+            writing.store(true, Ordering::Relaxed);
             match timeout(answer_timeout, send.write_all(&out)).await {
-                Ok(Ok(())) => out.clear(),
+                Ok(Ok(())) => {
+                    writing.store(false, Ordering::Relaxed);
+                    out.clear();
+                }
                 Ok(Err(error)) => {
                     debug!(%error, "stream lost");
                     return Err(Cut::Gone);
