@@ -11,7 +11,7 @@ use crate::cli::demo_tools::{self, Question};
 use crate::config::{self, Config, Overrides};
 use crate::serve::Running;
 use control::data_dir::DataDir;
-use gateway::sender::{FRAME_READINGS, Sender};
+use gateway::sender::{FRAME_READINGS, Origin, Sender};
 use gateway::simulator::{Fleet, FleetConfig, SimulatedReading};
 use problem::{Context, Problem, Result};
 
@@ -134,12 +134,13 @@ async fn send(running: &Running, owner: &Owner, readings: impl Iterator<Item = S
     let server = running.ingest_addr().to_string();
     let mut sender = Sender::new(&owner.identity, &server, PATIENCE, FRAME_READINGS)?;
     for (number, reading) in (1..).zip(readings) {
-        if sender.push(number, reading.logger, reading.time, &reading.samples).await.is_err() {
+        let origin = Origin { file: 0, line: number, time: reading.time };
+        if sender.push(origin, reading.logger, &reading.samples).await.is_err() {
             break;
         }
     }
     let outcome = sender.finish().await;
-    outcome.check("reading")?;
+    outcome.check()?;
     Ok(outcome.summary())
 }
 

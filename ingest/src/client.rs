@@ -4,6 +4,7 @@
 //! `connection` runs the protocol on one connection; `identity` has the gateway's certificate and key; `endpoint` is a
 //! socket that many clients can share.
 
+mod accepted;
 mod config;
 mod connection;
 mod endpoint;
@@ -13,6 +14,7 @@ mod reconnect;
 mod session;
 mod spool;
 
+pub use accepted::AcceptedTimes;
 pub use config::{ClientConfig, ResponseObserver};
 pub use endpoint::Endpoint;
 pub use error::ClientError;

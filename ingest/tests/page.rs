@@ -124,6 +124,9 @@ fn every_number_is_on_the_page() {
     for code in CloseCode::ALL {
         has(format!("| {} | {} |", code.number(), code));
     }
+    for channel in storage_format::channels() {
+        has(format!("| {} | {} | {} |", channel.code.get(), channel.name, channel.unit));
+    }
     has(format!("`{}`", String::from_utf8_lossy(ALPN)));
     has(format!("{CONTROL_BYTES_MAX} bytes"));
     has(format!("{DETAIL_BYTES_MAX} bytes"));

@@ -14,16 +14,18 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use storage_format::LoggerId;
 
 use super::api::{self, Api, ServerArgs};
+use super::logger_ids::{self, LoggerIds};
 use super::serve::stop_signal;
 use super::{block_on, output};
 use problem::{Context, Problem, Result};
 
 /// Write readings to a CSV file, sorted by logger and time, without any limit of rows.
 ///
-/// Columns: time (RFC 3339, UTC), logger (16 hex digits), then one per channel that the organisation has used; an empty
-/// cell means "not measured". `icecore gateway send` reads the same form. A file is written as FILE.part until it is whole,
+/// Columns: time (RFC 3339, UTC), logger (16 hex digits, after 0x if all are decimal), then one per channel that the
+/// organisation has used; an empty cell means "not measured". `icecore gateway send` reads the same form. A file is written as FILE.part until it is whole,
 /// and only its owner may read it.
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
@@ -35,9 +37,12 @@ pub(super) struct ExportArgs {
     /// First time that is not exported any more
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// Only this logger (16 hex digits); can be given several times
+    /// Only this logger (16 hex digits, also in groups or after 0x); can be given several times
     #[arg(long, value_name = "EUI64")]
     logger: Vec<String>,
+    /// What --logger means if it has decimal digits only [default: such an id is refused]
+    #[arg(long, value_enum, value_name = "BASE")]
+    logger_ids: Option<LoggerIds>,
     /// The form
     #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
     format: ExportFormat,
@@ -52,10 +57,21 @@ enum ExportFormat {
     Csv,
 }
 
+impl ExportArgs {
+    /// The loggers, each in the form that no other logger has.
+    fn loggers(&self) -> Result<Vec<String>> {
+        let base = logger_ids::base(self.logger_ids);
+        let texts = self.logger.iter().flat_map(|texts| texts.split(','));
+        let ids = texts.map(|text| LoggerId::parse_as(text.trim(), base).map(|logger| logger.to_string()));
+        let problem = |error| Problem::new("--logger names no logger").detail(error).help(logger_ids::HELP);
+        ids.collect::<std::result::Result<_, _>>().map_err(problem)
+    }
+}
+
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let api = args.server.api()?;
     let ExportFormat::Csv = args.format;
-    let parameters = json!({"from": args.from, "to": args.to, "logger": args.logger, "format": "csv"});
+    let parameters = json!({"from": args.from, "to": args.to, "logger": args.loggers()?, "format": "csv"});
     if args.output.as_os_str() == "-" {
         return api::print(api.export(&parameters)?);
     }

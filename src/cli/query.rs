@@ -39,7 +39,8 @@ fn tables() -> String {
          totals     readings, duplicates, conflicts, unflushed: one row of counts\n\n\
          Channels: {}.\n\n\
          Loggers and gateways are numbers. eui64('00124B000A6E0001') makes a logger's number of its EUI-64, \
-         eui64_text(logger) the other way round.\n\n\
+         eui64_text(logger) the other way round. An EUI-64 without a letter is written with 0x, because it could be a \
+         decimal number: eui64('0x5149012952875009').\n\n\
          Example:\n  \
          icecore query \"SELECT time, temperature FROM readings WHERE logger = eui64('00124B000A6E0001') \
          AND time >= '2024-05-01T00:00:00Z' ORDER BY time LIMIT 10\"",

@@ -1,50 +1,67 @@
-//! `icecore gateway send`: readings from a CSV file, as a gateway.
+//! `icecore gateway send`: readings from files, as a gateway.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, stderr, stdin};
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use ingest::client::Progress;
-use storage_format::channels;
-use tokio::task::JoinHandle;
 
 use super::{block_on, not_there, output, parse_duration};
-use gateway::readings_csv::ReadingsCsv;
-use gateway::sender::{FRAME_READINGS, Sender};
-use problem::{Context, Problem, Result};
+use gateway::readings_csv::{CsvError, CsvOptions, ReadingsCsv, Reason};
+use gateway::sender::{FRAME_READINGS, Origin, Outcome, Pushed, Sender, counted};
+use problem::{Problem, Result};
 
-/// Send a CSV file of readings.
+mod files;
+mod form;
+mod left_out;
+mod preview;
+mod watcher;
+
+use files::Files;
+use form::FormArgs;
+use left_out::LeftOut;
+pub(super) use watcher::Watcher;
+
+/// Send files of readings.
 ///
-/// Ends with success only if every reading was acknowledged, that is, is on the server's disk. A mistake in the file is
-/// told with line and column: what stands before that line is sent and acknowledged, nothing from it on. Sending a file
-/// again is always safe: what is there already is kept once.
+/// Ends with success only if every reading was acknowledged, that is, is on the server's disk. A mistake in a file is
+/// told with line and column: what stands before that line is sent and acknowledged, nothing from it on, unless
+/// --skip-bad-rows sends the rest. A reading whose time the server does not accept is left out and reported; the others
+/// are sent. Sending a file again is always safe: what is there already is kept once.
 #[derive(Debug, Args)]
-#[command(after_long_help = form())]
+#[command(after_long_help = form::help())]
 pub(super) struct SendArgs {
+    /// The gateway's identity, as `gateway enroll` made it
+    #[arg(long, value_name = "DIR", required_unless_present = "preview")]
+    identity: Option<PathBuf>,
+    /// The server's ingest address, such as ice.example.org:4433
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_server, required_unless_present = "preview")]
+    server: Option<String>,
     #[command(flatten)]
-    gateway: GatewaySide,
-    /// The file, or - for stdin
-    file: PathBuf,
+    pace: Pace,
+    /// Show the first readings as they would be sent, and what would be left out; send nothing
+    #[arg(long)]
+    preview: bool,
+    /// Write rows with mistakes to this new file, and go on with the rest [default: end at the first mistake]
+    #[arg(long, value_name = "FILE", conflicts_with = "preview")]
+    skip_bad_rows: Option<PathBuf>,
+    #[command(flatten)]
+    form: FormArgs,
+    /// The files, or - for stdin
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
 }
 
-/// The form of the file, with the channels of the registry.
-fn form() -> String {
-    let channels: Vec<_> = channels().iter().map(|channel| channel.name).collect();
-    format!(
-        "The file: CSV with commas, and a header that names the columns, in lower case and in any order:\n  \
-         time    RFC 3339 with a zone, such as 2024-05-01T12:00:00Z or 2024-05-01T14:00:00+02:00\n  \
-         logger  its EUI-64, 16 hex digits\n\
-         and one or more channels: {}.\n\
-         An empty cell means \"not measured\".\n\n\
-         Acknowledged means on stable storage. A value that came second, for a logger, time and channel that have \
-         another one already, is acknowledged too, and listed by `icecore conflicts`.",
-        channels.join(", ")
-    )
+/// How to send.
+#[derive(Debug, Args)]
+pub(super) struct Pace {
+    /// How long to go on trying while nothing is acknowledged
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    patience: Duration,
+    /// Readings in a frame at most
+    #[arg(long, value_name = "N", default_value_t = FRAME_READINGS as u64,
+          value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    frame_readings: u64,
 }
 
 /// Who sends, and where to.
@@ -56,22 +73,23 @@ pub(super) struct GatewaySide {
     /// The server's ingest address, such as ice.example.org:4433
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_server)]
     server: String,
-    /// How long to go on trying while nothing is acknowledged
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
-    patience: Duration,
-    /// Readings in a frame at most
-    #[arg(long, value_name = "N", default_value_t = FRAME_READINGS as u64,
-          value_parser = clap::value_parser!(u64).range(1..=65_536))]
-    frame_readings: u64,
+    #[command(flatten)]
+    pace: Pace,
 }
 
 impl GatewaySide {
     pub(super) fn sender(&self) -> Result<Sender> {
-        if !self.identity.is_dir() {
-            return Err(not_there("identity", &self.identity).help("`icecore gateway enroll … --out DIR` makes one"));
+        self.pace.sender(&self.identity, &self.server)
+    }
+}
+
+impl Pace {
+    fn sender(&self, identity: &std::path::Path, server: &str) -> Result<Sender> {
+        if !identity.is_dir() {
+            return Err(not_there("identity", identity).help("`icecore gateway enroll … --out DIR` makes one"));
         }
         let frame_readings = usize::try_from(self.frame_readings).unwrap_or(FRAME_READINGS);
-        Sender::new(&self.identity, &self.server, self.patience, frame_readings)
+        Sender::new(identity, server, self.patience, frame_readings)
     }
 }
 
@@ -88,147 +106,147 @@ fn parse_server(text: &str) -> std::result::Result<String, String> {
 }
 
 pub(super) fn run(args: &SendArgs) -> Result<()> {
-    let name = args.file.display().to_string();
-    let (source, bytes): (Box<dyn BufRead>, u64) = if args.file.as_os_str() == "-" {
-        (Box::new(stdin().lock()), 0)
-    } else {
-        if args.file.is_dir() {
-            return Err(Problem::new(format!("{name} is a directory, not a CSV file")));
-        }
-        let file = File::open(&args.file).context(|| format!("cannot read {name}"))?;
-        let bytes = file.metadata().map_or(0, |metadata| metadata.len());
-        (Box::new(BufReader::with_capacity(256 << 10, file)), bytes)
+    let options = args.form.options(args.skip_bad_rows.is_some())?;
+    let files = Files::new(&args.files)?;
+    // The command line has both, or asks for a preview.
+    let (false, Some(identity), Some(server)) = (args.preview, &args.identity, &args.server) else {
+        return preview::run(&files, &options);
     };
-    let sender = args.gateway.sender()?;
-    block_on(send(sender, source, bytes, &name))
+    let sender = args.pace.sender(identity, server)?;
+    let left_out = LeftOut::new(args.skip_bad_rows.as_deref())?;
+    let sending = Sending {
+        watcher: Watcher::new(files.bytes),
+        files,
+        options,
+        sender,
+        left_out,
+        rows_without_values: 0,
+        bytes_before: 0,
+    };
+    block_on(sending.run())
 }
 
-async fn send(mut sender: Sender, source: Box<dyn BufRead>, bytes: u64, name: &str) -> Result<()> {
-    let wrong = |error| Problem::new(format!("{name} has a mistake")).detail(format!("{name}: {error}"));
-    let mut csv = ReadingsCsv::new(source)
-        .map_err(|error| wrong(error).help("nothing was sent; correct the header and send the file again"))?;
-    let mut watcher = Watcher::new(bytes);
-    let mut mistake = None;
-    loop {
-        let done = match csv.next_reading() {
-            Ok(Some(reading)) => match watcher.connect(&mut sender).await {
-                Ok(()) => sender.push(reading.line, reading.logger, reading.time, reading.samples).await,
-                failed => failed,
-            },
-            Ok(None) => break,
-            Err(error) => {
-                mistake = Some(error);
+/// What ends the sending before the end of the files.
+enum Stop {
+    /// A mistake in this file.
+    Mistake(usize, CsvError),
+    /// The sender has ended; its outcome says why.
+    Sender,
+    /// Something else.
+    Problem(Problem),
+}
+
+/// The files of one call on their way.
+struct Sending {
+    files: Files,
+    options: CsvOptions,
+    sender: Sender,
+    watcher: Watcher,
+    left_out: LeftOut,
+    rows_without_values: u64,
+    /// Bytes of the files that are done.
+    bytes_before: u64,
+}
+
+impl Sending {
+    async fn run(mut self) -> Result<()> {
+        let mut stop = None;
+        for index in 0..self.files.len() {
+            if let Err(why) = self.send_file(index).await {
+                stop = Some(why);
                 break;
             }
+        }
+        let Self { files, sender, watcher, left_out, rows_without_values, .. } = self;
+        let outcome = sender.finish().await;
+        watcher.end();
+        let mut summary = outcome.summary();
+        if rows_without_values > 0 {
+            summary.push_str(&format!(", {} without values", counted(rows_without_values, "row")));
+        }
+        summary.push_str(&left_out.summary());
+        output::line(format_args!("{}: {summary}", files.names()))?;
+        let left_out = left_out.check("left out; everything else was sent");
+        let sent = outcome.check_sent(true, |origin| format!("{}, line {}", files.name(origin.file), origin.line));
+        let stopped = match stop {
+            None | Some(Stop::Sender) => Ok(()),
+            Some(Stop::Mistake(index, error)) => Err(mistake(&files.name(index), &error, &outcome)),
+            Some(Stop::Problem(problem)) => Err(problem),
         };
-        if done.is_err() {
-            // Told by the outcome, with what became of the rest.
-            break;
-        }
-        watcher.look(csv.bytes_read());
+        // Whatever went wrong is told; the last one by the caller.
+        let mut problems: Vec<Problem> = [left_out, sent, stopped].into_iter().filter_map(Result::err).collect();
+        let last = problems.pop();
+        problems.iter().for_each(output::error);
+        last.map_or(Ok(()), Err)
     }
-    let outcome = sender.finish().await;
-    watcher.end();
-    output::line(format_args!("{name}: {}", outcome.summary()))?;
-    outcome.check("line")?;
-    match mistake {
-        None => Ok(()),
-        Some(error) => {
-            let before = match outcome.acknowledged_readings {
-                0 => "nothing was sent".to_owned(),
-                1 => "the 1 reading before it was sent and acknowledged, nothing from that line on".to_owned(),
-                count => {
-                    format!("the {count} readings before it were sent and acknowledged, nothing from that line on")
+
+    /// Sends one file.
+    async fn send_file(&mut self, index: usize) -> std::result::Result<(), Stop> {
+        let source = self.files.open(index).map_err(Stop::Problem)?;
+        let mistake = |error| Stop::Mistake(index, error);
+        let mut csv = ReadingsCsv::with_options(source, &self.options).map_err(mistake)?;
+        let done = self.send_rows(index, &mut csv).await;
+        self.rows_without_values += csv.rows_without_values();
+        self.bytes_before += csv.bytes_read();
+        done
+    }
+
+    async fn send_rows<R: std::io::BufRead>(
+        &mut self,
+        index: usize,
+        csv: &mut ReadingsCsv<R>,
+    ) -> std::result::Result<(), Stop> {
+        loop {
+            let (line, reason, what) = match csv.next_reading() {
+                Ok(None) => return Ok(()),
+                Ok(Some(reading)) => {
+                    self.watcher.connect(&mut self.sender).await.map_err(|_| Stop::Sender)?;
+                    let origin = Origin { file: index, line: reading.line, time: reading.time };
+                    let pushed = self.sender.push(origin, reading.logger, reading.samples).await;
+                    let (line, time) = (reading.line, reading.time);
+                    self.watcher.look(self.bytes_before + csv.bytes_read());
+                    let limit = match pushed.map_err(|_| Stop::Sender)? {
+                        Pushed::Taken => continue,
+                        Pushed::TooEarly(limit) => format!("before {limit}, the earliest time"),
+                        Pushed::TooLate(limit) => format!("after {limit}, the latest time"),
+                    };
+                    (line, Reason::OutOfRange, format!("line {line}: {time} is {limit} that the server accepts"))
                 }
+                Err(error) if self.options.skip_bad_rows && error.is_of_row() => {
+                    (error.line, error.reason, error.to_string())
+                }
+                Err(error) => return Err(Stop::Mistake(index, error)),
             };
-            let help =
-                format!("{before}. Correct the line and send the whole file again: what is there already is kept once");
-            Err(wrong(error).help(help))
+            let name = self.files.name(index);
+            self.left_out.add(&name, line, reason, &what, &csv.row_text()).map_err(Stop::Problem)?;
         }
     }
 }
 
-/// Shows how it goes: a bar on a terminal, otherwise only trouble.
-pub(super) struct Watcher {
-    bar: ProgressBar,
-    looks: u64,
-    watching: Option<JoinHandle<()>>,
-}
-
-/// Readings between two looks at how far the file is read.
-const LOOK_EVERY: u64 = 1_024;
-/// A first connection that takes longer is told.
-const TOLD_AFTER: Duration = Duration::from_secs(3);
-
-impl Watcher {
-    pub(super) fn new(length: u64) -> Self {
-        let bar = if stderr().is_terminal() { ProgressBar::new(length) } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("{bar:30} {percent:>3} % {elapsed} {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, looks: 0, watching: None }
-    }
-
-    /// Connects, and says so when that takes long.
-    pub(super) async fn connect(&mut self, sender: &mut Sender) -> Result<()> {
-        if self.watching.is_some() {
-            return Ok(());
-        }
-        {
-            let mut connect = pin!(sender.connect());
-            tokio::select! {
-                done = &mut connect => done?,
-                () = tokio::time::sleep(TOLD_AFTER) => {
-                    self.bar.suspend(|| output::note("no connection yet; trying again"));
-                    connect.await?;
-                }
-            }
-        }
-        self.watching = sender.progress().map(|progress| tokio::spawn(watch(self.bar.clone(), progress)));
-        Ok(())
-    }
-
-    pub(super) fn look(&mut self, position: u64) {
-        self.looks += 1;
-        if self.looks.is_multiple_of(LOOK_EVERY) {
-            self.bar.set_position(position);
-        }
-    }
-
-    pub(super) fn end(&self) {
-        if let Some(watching) = &self.watching {
-            watching.abort();
-        }
-        self.bar.finish_and_clear();
-    }
-}
-
-/// Tells acknowledgements on the bar, trouble once for each kind, and the first refusal: a long sending need not go on to
-/// its end to be known to be in vain.
-async fn watch(bar: ProgressBar, mut progress: tokio::sync::watch::Receiver<Progress>) {
-    let (mut told, mut refusal_told) = (None, false);
-    while progress.changed().await.is_ok() {
-        let now = progress.borrow_and_update().clone();
-        if now.trouble.is_some() && now.trouble != told {
-            let trouble = now.trouble.as_deref().unwrap_or_default();
-            bar.suspend(|| output::note(format_args!("no connection: {trouble}; trying again")));
-            told = now.trouble;
-        }
-        if now.refused_readings > 0 && !refusal_told {
-            let readings = output::grouped(now.refused_readings);
-            bar.suspend(|| {
-                output::note(format_args!(
-                    "warning: the server refuses readings, {readings} so far; going on with the rest, and telling why at \
-                     the end"
-                ));
-            });
-            refusal_told = true;
-        }
-        bar.set_message(format!("{} acknowledged", output::grouped(now.acknowledged_readings)));
-    }
+/// A mistake that ended the sending.
+fn mistake(name: &str, error: &CsvError, outcome: &Outcome) -> Problem {
+    let before = match outcome.acknowledged_readings {
+        0 => "nothing was sent".to_owned(),
+        1 => "the 1 reading before it was sent and acknowledged, nothing from that line on".to_owned(),
+        count => format!("the {count} readings before it were sent and acknowledged, nothing from that line on"),
+    };
+    let what_to_do = if error.is_of_row() {
+        "Correct the line and send everything again: what is there already is kept once. Or send again with \
+         --skip-bad-rows FILE, which writes such rows to FILE and sends the rest"
+    } else if error.reason == Reason::Header {
+        "Correct the header, or say by --mapping what the columns are, and send everything again"
+    } else {
+        "Send everything again once the file can be read: what is there already is kept once"
+    };
+    Problem::new(format!("{name} has a mistake"))
+        .detail(format!("{name}: {error}"))
+        .help(format!("{before}. {what_to_do}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use storage_format::channels;
+
     use super::*;
 
     #[test]
@@ -245,6 +263,6 @@ mod tests {
 
     #[test]
     fn the_help_has_every_channel() {
-        assert!(channels().iter().all(|channel| form().contains(channel.name)));
+        assert!(channels().iter().all(|channel| form::help().contains(channel.name)));
     }
 }

@@ -8,6 +8,7 @@ use storage_format::Millis;
 
 use super::send::{GatewaySide, Watcher};
 use super::{block_on, now, output, parse_duration};
+use gateway::sender::Origin;
 use gateway::simulator::{Fleet, FleetConfig};
 use problem::{Problem, Result};
 
@@ -70,7 +71,8 @@ pub(super) fn run(args: &SimulateArgs) -> Result<()> {
         // An error is told by the outcome.
         let connected = watcher.connect(&mut sender).await.is_ok();
         for (number, reading) in (1..).zip(fleet) {
-            if !connected || sender.push(number, reading.logger, reading.time, &reading.samples).await.is_err() {
+            let origin = Origin { file: 0, line: number, time: reading.time };
+            if !connected || sender.push(origin, reading.logger, &reading.samples).await.is_err() {
                 // Told by the outcome, with what became of the rest.
                 break;
             }
@@ -79,7 +81,7 @@ pub(super) fn run(args: &SimulateArgs) -> Result<()> {
         let outcome = sender.finish().await;
         watcher.end();
         output::line(outcome.summary())?;
-        outcome.check("reading")
+        outcome.check()
     })
 }
 

@@ -7,6 +7,10 @@ use std::fmt;
 use std::num::{NonZeroU64, NonZeroU128};
 use std::str::FromStr;
 
+mod logger;
+
+pub use logger::IdBase;
+
 /// Reason why a number or a text is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
@@ -26,14 +30,41 @@ pub enum IdError {
         /// Number of digits in the form.
         digits: usize,
     },
+    /// 16 decimal digits, which are the hexadecimal form of one logger and the decimal number of another.
+    #[error(
+        "{text:?} has two meanings: as 16 hexadecimal digits it is logger {hex}, as a decimal number it is logger \
+         {decimal}; write the one that is meant"
+    )]
+    Ambiguous {
+        /// What was given.
+        text: String,
+        /// What it means in hexadecimal.
+        hex: LoggerId,
+        /// What it means in decimal.
+        decimal: LoggerId,
+    },
+    /// Decimal digits of another length than 16: a logger's decimal number where its EUI-64 is expected.
+    #[error("{text:?} is a decimal number, which is not how a logger is written here: it is logger {decimal}")]
+    Decimal {
+        /// What was given.
+        text: String,
+        /// What it means in decimal.
+        decimal: LoggerId,
+    },
+    /// Not a decimal number of 64 bits, where all ids are said to be decimal.
+    #[error("{text:?} is not a logger's decimal number: expected digits only, and at most 18446744073709551615")]
+    Number {
+        /// What was given, cut to 64 characters.
+        text: String,
+    },
 }
 
 fn text_error(kind: &'static str, text: &str, digits: usize) -> IdError {
     IdError::Text { kind, text: text.chars().take(64).collect(), digits }
 }
 
-macro_rules! hex_id {
-    ($(#[$doc:meta])* $name:ident, $inner:ty, $nonzero:ty, $kind:literal, $format:literal, $digits:literal) => {
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $inner:ty, $nonzero:ty, $kind:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name($nonzero);
@@ -62,15 +93,21 @@ macro_rules! hex_id {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, $format, self.0.get())
-            }
-        }
-
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+    };
+}
+
+macro_rules! hex_id {
+    ($(#[$doc:meta])* $name:ident, $inner:ty, $nonzero:ty, $kind:literal, $format:literal, $digits:literal) => {
+        id!($(#[$doc])* $name, $inner, $nonzero, $kind);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, $format, self.0.get())
             }
         }
 
@@ -97,9 +134,10 @@ hex_id!(
     /// Id of a gateway: the device that forwards readings. Text form: 16 lower-case hex digits.
     GatewayId, u64, NonZeroU64, "gateway id", "{:016x}", 16
 );
-hex_id!(
-    /// EUI-64 of a logger. Text form: 16 upper-case hex digits; lower case is accepted.
-    LoggerId, u64, NonZeroU64, "logger id", "{:016X}", 16
+id!(
+    /// EUI-64 of a logger. Text form: 16 upper-case hex digits, after `0x` if all of them are decimal digits; other forms
+    /// are understood, see [`LoggerId::parse_as`].
+    LoggerId, u64, NonZeroU64, "logger id"
 );
 hex_id!(
     /// Id of a sender's spool: the store of frames that it has numbered and that are not yet acknowledged. Sequence
@@ -176,13 +214,13 @@ mod tests {
 
     #[test]
     fn one_text_form() {
-        let logger: LoggerId = "00124b000a6e0001".parse().expect("lower case is accepted");
-        assert_eq!(logger.to_string(), "00124B000A6E0001");
-        assert_eq!(logger.get(), 0x0012_4B00_0A6E_0001);
+        let org: OrgId = "00124B000a6e0001".parse().expect("upper case is understood");
+        assert_eq!(org.to_string(), "00124b000a6e0001");
+        assert_eq!(org.get(), 0x0012_4B00_0A6E_0001);
         for bad in ["", "0", "+0124B000A6E0001", "00124B000A6E000G", "0x124B000A6E0001", "00124B000A6E00011"] {
-            assert!(bad.parse::<LoggerId>().is_err(), "{bad:?}");
+            assert!(bad.parse::<OrgId>().is_err(), "{bad:?}");
         }
-        assert_eq!("0000000000000000".parse::<LoggerId>(), Err(IdError::Zero { kind: "logger id" }));
+        assert_eq!("0000000000000000".parse::<OrgId>(), Err(IdError::Zero { kind: "organisation id" }));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub mod wal;
 pub use channel::{Channel, ChannelCode, channels};
 pub use error::{FileKind, FormatError, FormatErrorKind};
 pub use frame::{Frame, FrameBuildError, FrameBuilder, FrameHeader, FrameTemplate, LoggerRun};
-pub use id::{GatewayId, IdError, LoggerId, OrgId, SegmentId, SpoolId, WalFileId};
+pub use id::{GatewayId, IdBase, IdError, LoggerId, OrgId, SegmentId, SpoolId, WalFileId};
 pub use object_key::{OBJECT_KEY_BYTES_MAX, ObjectKey};
 #[cfg(feature = "storage")]
 pub use org_key::{ORG_KEY_BYTES, OrgKeyObject};

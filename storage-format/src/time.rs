@@ -15,6 +15,9 @@ pub enum TimeError {
     /// The text is not a timestamp with a zone.
     #[error("{0:?} is not a time: expected RFC 3339 with a zone, such as 2024-05-01T12:00:00Z")]
     Text(String),
+    /// The text is a timestamp with a zone, with digits past the millisecond.
+    #[error("{0:?} is finer than a millisecond, and times are kept in whole milliseconds")]
+    TooFine(String),
     /// The range ends before it starts, or is empty.
     #[error("the range ends ({end}) before it starts ({start}), or is empty")]
     EmptyRange {
@@ -115,7 +118,7 @@ impl FromStr for Millis {
         let error = || TimeError::Text(text.chars().take(64).collect());
         let timestamp: jiff::Timestamp = text.parse().map_err(|_| error())?;
         if timestamp.subsec_nanosecond() % 1_000_000 != 0 {
-            return Err(error());
+            return Err(TimeError::TooFine(text.chars().take(64).collect()));
         }
         Self::new(timestamp.as_millisecond())
     }

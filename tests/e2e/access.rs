@@ -236,7 +236,7 @@ fn malformed_files_say_where() {
         ("time,logger,colour\n2024-01-01T00:00:00Z,00124B0000000001,1\n".into(), &["line 1", "colour"]),
         ("time,temperature\n2024-01-01T00:00:00Z,1\n".into(), &["line 1", "logger"]),
         (format!("time,logger,temperature\n{good},1,2\n"), &["line 2"]),
-        (format!("time,logger,temperature\n{good},\n"), &["line 2"]),
+        (format!("time,logger,temperature\n{good},1,2\n"), &["line 2", "4 cells"]),
         ("time,logger,temperature\n2999-01-01T00:00:00Z,00124B0000000001,1\n".into(), &["2999"]),
         (String::new(), &[]),
         ("\0\u{1}\u{2}\n".into(), &["line 1"]),

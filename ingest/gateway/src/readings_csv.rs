@@ -1,44 +1,35 @@
-//! Reads readings from CSV, a line at a time: columns `time`, `logger` and channels, in any order.
+//! Reads readings from CSV, a line at a time: icecore's own form, or another one that options and a mapping describe.
 //!
 //! An empty cell means "not measured". Every error names the line and, where it can, the column and what was wrong. The
-//! reader holds one line, however long the file or the line is; after an error it gives nothing more. No cell of a
-//! reading can hold a line break, so that lines are found first and cells within them: line numbers are exact.
+//! reader holds one line and some buffers, however long the file or the line is. Unless it is to skip bad rows, it gives
+//! nothing more after an error. No cell of a reading can hold a line break, so that lines are found first and cells
+//! within them: line numbers are exact. Nothing is guessed that could be meant otherwise: it is refused with a way out.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, BufRead, Read};
+use std::io::BufRead;
 
-use storage_format::{Channel, ChannelCode, LoggerId, Millis, channels};
+use storage_format::{ChannelCode, LoggerId, Millis};
 
 mod cells;
+mod columns;
+mod error;
+mod lines;
+mod mapping;
+mod options;
+mod source;
+mod times;
+mod values;
 
 use cells::cells;
-
-/// A longer line is no reading: a few channels take some hundred bytes.
-const LINE_BYTES_MAX: u64 = 64 << 10;
-
-/// What is wrong with a CSV file, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CsvError {
-    /// The line, from 1.
-    pub line: u64,
-    /// The column's name and its number, from 1.
-    pub column: Option<(String, usize)>,
-    /// What is wrong.
-    pub what: String,
-}
-
-impl fmt::Display for CsvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}", self.line)?;
-        if let Some((name, number)) = &self.column {
-            write!(f, ", column {number} ({name})")?;
-        }
-        write!(f, ": {}", self.what)
-    }
-}
-
-impl std::error::Error for CsvError {}
+use columns::{Columns, Use, detect_delimiter, sep_line};
+pub use error::{CsvError, Reason};
+use lines::Lines;
+pub use mapping::Mapping;
+use mapping::{Header, LoggerSource};
+pub use options::{CsvOptions, parse_delimiter, parse_encoding};
+use source::Text;
+use times::TimeForm;
 
 /// One line, understood.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,160 +44,194 @@ pub struct CsvReading<'a> {
     pub samples: &'a [(ChannelCode, f64)],
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Column {
-    Time,
-    Logger,
-    Channel(ChannelCode),
-}
-
 /// A CSV file of readings.
-pub struct ReadingsCsv<R> {
+pub struct ReadingsCsv<R: BufRead> {
     lines: Lines<R>,
-    columns: Vec<(Column, String)>,
+    options: CsvOptions,
+    form: TimeForm,
+    delimiter: u8,
+    columns: Columns,
+    /// The first row was read already, to see how many cells it has.
+    is_row_read: bool,
     samples: Vec<(ChannelCode, f64)>,
+    /// The logger that was read last, and its text.
+    last_logger: Option<(Vec<u8>, LoggerId)>,
+    rows_without_values: u64,
     failed: bool,
 }
 
-impl<R> fmt::Debug for ReadingsCsv<R> {
+impl<R: BufRead> fmt::Debug for ReadingsCsv<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadingsCsv").field("columns", &self.columns).finish_non_exhaustive()
     }
 }
 
-/// Lines with their numbers, of a bounded length.
-struct Lines<R> {
-    source: R,
-    line: Vec<u8>,
-    number: u64,
-    bytes: u64,
-}
-
-impl<R: BufRead> Lines<R> {
-    /// The next line that is not blank, without its end; `None` at the end of the file.
-    fn next(&mut self) -> Result<Option<(u64, &[u8])>, CsvError> {
-        loop {
-            self.line.clear();
-            self.number += 1;
-            let read = self.source.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut self.line);
-            let read = read.map_err(|error: io::Error| self.error(format!("cannot be read: {error}")))?;
-            let read = u64::try_from(read).unwrap_or(u64::MAX);
-            self.bytes += read;
-            if read == 0 {
-                return Ok(None);
-            }
-            if read > LINE_BYTES_MAX {
-                return Err(self.error(format!("longer than {LINE_BYTES_MAX} bytes: this is no CSV of readings")));
-            }
-            // Spreadsheets put a mark at the start and a carriage return at every line's end.
-            if self.number == 1 && self.line.starts_with(b"\xef\xbb\xbf") {
-                self.line.drain(..3);
-            }
-            while self.line.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-                self.line.pop();
-            }
-            if !self.line.iter().all(u8::is_ascii_whitespace) {
-                return Ok(Some((self.number, &self.line)));
-            }
-        }
-    }
-
-    fn error(&self, what: String) -> CsvError {
-        CsvError { line: self.number, column: None, what }
-    }
-}
-
-/// A cell as an error shows it.
-fn shown(cell: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(cell).chars().take(40).collect();
-    if text.len() < cell.len() { format!("{text:?}…") } else { format!("{text:?}") }
-}
-
-/// The usual reasons why a name is not known.
-fn misread(name: &[u8]) -> Option<String> {
-    if name.contains(&b';') {
-        return Some("the columns are separated by ;, commas are expected".to_owned());
-    }
-    if name.contains(&b'\t') {
-        return Some("the columns are separated by tabs, commas are expected".to_owned());
-    }
-    let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
-    let is_known = matches!(lower.as_str(), "time" | "logger") || Channel::by_name(&lower).is_some();
-    is_known.then(|| format!("column names are lower case: {lower}"))
-}
-
-/// What the header says each column is.
-fn columns(line: u64, names: &[Cow<'_, [u8]>]) -> Result<Vec<(Column, String)>, CsvError> {
-    let mut found = Vec::with_capacity(names.len());
-    for (index, name) in names.iter().enumerate() {
-        let text: String = String::from_utf8_lossy(name).chars().take(40).collect();
-        let here = |what| CsvError { line, column: Some((text.escape_debug().to_string(), index + 1)), what };
-        if names.iter().take(index).any(|before| before == name) {
-            return Err(here("the column is there twice".to_owned()));
-        }
-        let column = match name.as_ref() {
-            b"time" => Column::Time,
-            b"logger" => Column::Logger,
-            name => match std::str::from_utf8(name).ok().and_then(Channel::by_name) {
-                Some(channel) => Column::Channel(channel.code),
-                None => {
-                    if let Some(what) = misread(name) {
-                        return Err(here(what));
-                    }
-                    let known: Vec<_> = channels().iter().map(|channel| channel.name).collect();
-                    return Err(here(format!("{} is no channel; those known are {}", shown(name), known.join(", "))));
-                }
-            },
-        };
-        found.push((column, text));
-    }
-    for (name, is_there) in [
-        ("time", found.iter().any(|(column, _)| matches!(column, Column::Time))),
-        ("logger", found.iter().any(|(column, _)| matches!(column, Column::Logger))),
-        ("<channel>", found.iter().any(|(column, _)| matches!(column, Column::Channel(_)))),
-    ] {
-        if !is_there {
-            let what = format!("the column {name} is missing: expected the header time,logger,<channel>…");
-            return Err(CsvError { line, column: None, what });
-        }
-    }
-    Ok(found)
-}
-
-fn value(cell: &[u8]) -> Result<f64, String> {
-    let wrong = || format!("{} is not a number", shown(cell));
-    let value: f64 = std::str::from_utf8(cell).map_err(|_| wrong())?.parse().map_err(|_| wrong())?;
-    if value.is_finite() { Ok(value) } else { Err(format!("{} is not a finite number", shown(cell))) }
-}
-
-fn text<T: std::str::FromStr<Err: fmt::Display>>(cell: &[u8]) -> Result<T, String> {
-    let text = std::str::from_utf8(cell).map_err(|_| format!("{} is not UTF-8", shown(cell)))?;
-    text.parse().map_err(|error: T::Err| error.to_string())
-}
+/// A cell that is needed: its index and its content.
+type Found<'a> = Option<(usize, Cow<'a, [u8]>)>;
 
 impl<R: BufRead> ReadingsCsv<R> {
+    /// Reads the header of a file of icecore's own form.
+    ///
+    /// # Errors
+    /// As [`ReadingsCsv::with_options`].
+    pub fn new(source: R) -> Result<Self, CsvError> {
+        Self::with_options(source, &CsvOptions::default())
+    }
+
     /// Reads the header.
     ///
     /// # Errors
     /// When there is none, or it has an unknown, a missing or a repeated column.
-    pub fn new(source: R) -> Result<Self, CsvError> {
-        let mut lines = Lines { source, line: Vec::new(), number: 0, bytes: 0 };
-        let Some((number, header)) = lines.next()? else {
-            let what = "the file is empty: expected the header time,logger,<channel>…".to_owned();
-            return Err(CsvError { line: 1, column: None, what });
+    pub fn with_options(source: R, options: &CsvOptions) -> Result<Self, CsvError> {
+        let mut options = options.clone();
+        let mapping = options.mapping.take();
+        let encoding = options.encoding.or(mapping.as_ref().and_then(|mapping| mapping.encoding));
+        let text = Text::new(source, encoding).map_err(|what| CsvError::new(1, Reason::Unreadable, what))?;
+        let mut csv = Self {
+            lines: Lines::new(text),
+            options,
+            form: TimeForm::default(),
+            delimiter: b',',
+            columns: Columns::default(),
+            is_row_read: false,
+            samples: Vec::new(),
+            last_logger: None,
+            rows_without_values: 0,
+            failed: false,
         };
-        let names: Vec<_> = cells(header).collect();
-        let columns = columns(number, &names)?;
-        Ok(Self { lines, columns, samples: Vec::new(), failed: false })
+        match mapping {
+            None => csv.read_own_header()?,
+            Some(mapping) => csv.read_mapped_header(mapping)?,
+        }
+        Ok(csv)
     }
 
-    /// Bytes read so far, for a progress bar.
+    /// Reads the first row, and a `sep=` line before it; gives that line's delimiter.
+    fn read_first(&mut self) -> Result<Option<u8>, CsvError> {
+        let empty =
+            || CsvError::new(1, Reason::Header, "the file is empty: expected the header time,logger,<channel>…");
+        if !self.lines.read()? {
+            return Err(empty());
+        }
+        let sep = sep_line(self.lines.line());
+        if sep.is_some() && !self.lines.read()? {
+            return Err(empty());
+        }
+        Ok(sep)
+    }
+
+    fn set_delimiter(&mut self, stated: Option<u8>, is_header: bool) -> Result<(), CsvError> {
+        self.delimiter = match stated {
+            Some(delimiter) => delimiter,
+            None => detect_delimiter(self.lines.number(), self.lines.line(), is_header)?,
+        };
+        Ok(())
+    }
+
+    fn read_own_header(&mut self) -> Result<(), CsvError> {
+        let sep = self.read_first()?;
+        self.set_delimiter(self.options.delimiter.or(sep), true)?;
+        let names: Vec<_> = cells(self.lines.line(), self.delimiter).collect();
+        self.columns = columns::own(self.lines.number(), &names, self.options.logger.is_some())?;
+        Ok(())
+    }
+
+    fn read_mapped_header(&mut self, mapping: Mapping) -> Result<(), CsvError> {
+        let no_line = |number: u64| {
+            CsvError::new(
+                number,
+                Reason::Header,
+                "the mapping expects the header here, but the line is blank or missing",
+            )
+        };
+        let sep = self.read_first()?;
+        if let Header::Line(wanted) = mapping.header {
+            while self.lines.number() < wanted {
+                if !self.lines.read()? {
+                    return Err(no_line(wanted));
+                }
+            }
+            if self.lines.number() != wanted {
+                return Err(no_line(wanted));
+            }
+        }
+        let has_header = mapping.header != Header::None;
+        let mut is_at_end = false;
+        if !has_header {
+            is_at_end = !self.skip_to(mapping.first_row)?;
+        }
+        let number = self.lines.number();
+        self.set_delimiter(self.options.delimiter.or(mapping.delimiter).or(sep), has_header)?;
+        if !is_at_end {
+            let cells: Vec<_> = cells(self.lines.line(), self.delimiter).collect();
+            self.columns = columns::mapped(number, &mapping, &cells)?;
+            self.is_row_read = !has_header;
+        }
+        if has_header && mapping.first_row.is_some() && self.lines.read()? {
+            self.is_row_read = self.skip_to(mapping.first_row)?;
+        }
+        self.merge(mapping)
+    }
+
+    /// Reads on until a line of at least this number; `false` at the end of the file.
+    fn skip_to(&mut self, first_row: Option<u64>) -> Result<bool, CsvError> {
+        while first_row.is_some_and(|first| self.lines.number() < first) {
+            if !self.lines.read()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes over from a mapping what options do not state.
+    fn merge(&mut self, mapping: Mapping) -> Result<(), CsvError> {
+        let options = &mut self.options;
+        options.decimal_comma |= mapping.decimal_comma;
+        options.truncate_times |= mapping.truncate_times;
+        options.missing.extend(mapping.missing.iter().cloned());
+        if let Some(LoggerSource::Column { base: Some(base), .. }) = &mapping.logger
+            && options.logger_ids == storage_format::IdBase::Unstated
+        {
+            options.logger_ids = *base;
+        }
+        let number = self.lines.number();
+        match (&mapping.logger, options.logger) {
+            (Some(LoggerSource::Constant(id)), None) => options.logger = Some(*id),
+            (Some(_), Some(_)) => {
+                let what = "the mapping says which loggers the file is of: leave out --logger";
+                return Err(CsvError::new(number, Reason::Header, what));
+            }
+            (None, None) => {
+                let what =
+                    "nothing says which logger the file is of: the mapping needs [logger], or the command --logger";
+                return Err(CsvError::new(number, Reason::Header, what));
+            }
+            _ => {}
+        }
+        self.form = mapping.form.clone();
+        self.options.mapping = Some(mapping);
+        Ok(())
+    }
+
+    /// Bytes of the file read so far, for a progress bar.
     #[must_use]
     pub fn bytes_read(&self) -> u64 {
-        self.lines.bytes
+        self.lines.bytes_read()
     }
 
-    /// The next reading; `None` at the end of the file and after an error.
+    /// Rows passed over so far because none of their channels has a value.
+    #[must_use]
+    pub fn rows_without_values(&self) -> u64 {
+        self.rows_without_values
+    }
+
+    /// The row that was read last, as it stands in the file.
+    #[must_use]
+    pub fn row_text(&self) -> String {
+        String::from_utf8_lossy(self.lines.line()).into_owned()
+    }
+
+    /// The next reading; `None` at the end of the file and after an error that ends the reading.
     ///
     /// # Errors
     /// When the line is not a reading.
@@ -216,39 +241,122 @@ impl<R: BufRead> ReadingsCsv<R> {
         }
         match self.read() {
             Ok(Some((line, logger, time))) => Ok(Some(CsvReading { line, logger, time, samples: &self.samples })),
-            Ok(None) => Ok(None),
-            Err(error) => {
+            Ok(None) => {
                 self.failed = true;
+                Ok(None)
+            }
+            Err(error) => {
+                self.failed = !(self.options.skip_bad_rows && error.is_of_row());
                 Err(error)
             }
         }
     }
 
     fn read(&mut self) -> Result<Option<(u64, LoggerId, Millis)>, CsvError> {
-        let Some((line, bytes)) = self.lines.next()? else { return Ok(None) };
-        self.samples.clear();
-        let (mut logger, mut time, mut count) = (None, None, 0);
-        for (index, cell) in cells(bytes).enumerate() {
-            count += 1;
-            let Some((column, name)) = self.columns.get(index) else { continue };
-            let cell = cell.as_ref();
-            let done = match column {
-                Column::Time => text(cell).map(|value| time = Some(value)),
-                Column::Logger => text(cell).map(|value| logger = Some(value)),
-                Column::Channel(_) if cell.is_empty() => Ok(()),
-                Column::Channel(code) => value(cell).map(|value| self.samples.push((*code, value))),
-            };
-            done.map_err(|what| CsvError { line, column: Some((name.clone(), index + 1)), what })?;
+        while std::mem::take(&mut self.is_row_read) || self.lines.read()? {
+            if let Some(reading) = self.read_row()? {
+                return Ok(Some(reading));
+            }
         }
-        if count != self.columns.len() {
-            let what = format!("{count} cells, but the header has {} columns", self.columns.len());
-            return Err(CsvError { line, column: None, what });
-        }
-        match (logger, time) {
-            (Some(logger), Some(time)) if !self.samples.is_empty() => Ok(Some((line, logger, time))),
-            _ => Err(CsvError { line, column: None, what: "no channel has a value".to_owned() }),
-        }
+        Ok(None)
     }
+
+    /// The reading of the row that was read last; `None` when it has no values.
+    fn read_row(&mut self) -> Result<Option<(u64, LoggerId, Millis)>, CsvError> {
+        let Self { lines, options, columns, samples, last_logger, .. } = self;
+        let line = lines.number();
+        let wrong = |index: usize, reason, what| CsvError {
+            column: columns.all.get(index).map(|(_, name)| (name.clone(), index + 1)),
+            ..CsvError::new(line, reason, what)
+        };
+        samples.clear();
+        let (mut time, mut clock, mut logger): (Found<'_>, Found<'_>, Found<'_>) = (None, None, None);
+        let (mut count, mut is_blank, mut is_open, mut has_extra, mut bad) = (0, true, false, false, None);
+        for (index, cell) in cells(lines.line(), self.delimiter).enumerate() {
+            count += 1;
+            is_blank &= cell.is_empty();
+            is_open |= cell.starts_with(b"\"");
+            match columns.all.get(index).map(|(column, _)| column) {
+                None => has_extra |= !cell.is_empty(),
+                Some(Use::Nothing) => {}
+                Some(Use::Time) => time = Some((index, cell)),
+                Some(Use::Clock) => clock = Some((index, cell)),
+                Some(Use::Logger) => logger = Some((index, cell)),
+                Some(Use::Channel(..)) if cell.is_empty() => {}
+                Some(Use::Channel(..)) if options.missing.iter().any(|mark| mark.as_bytes() == cell.as_ref()) => {}
+                Some(Use::Channel(code, unit)) => match values::value(&cell, options.decimal_comma, *unit) {
+                    Ok(value) => samples.push((*code, value)),
+                    Err(what) => bad = bad.or(Some((index, what))),
+                },
+            }
+        }
+        if is_blank {
+            return Ok(None);
+        }
+        if has_extra || count < columns.needed {
+            let open = if is_open { "; a quote is not closed in this line" } else { "" };
+            let what = format!("{count} cells, but the header has {} columns{open}", columns.all.len());
+            return Err(CsvError::new(line, Reason::Cells, what));
+        }
+        if let Some((index, what)) = bad {
+            return Err(wrong(index, Reason::Value, what));
+        }
+        if samples.is_empty() {
+            self.rows_without_values += 1;
+            return Ok(None);
+        }
+        // The columns are there, and no row is shorter.
+        let (index, date) = time.unwrap_or_default();
+        let time = match clock {
+            None => read_time(&self.form, &date, options.truncate_times),
+            Some((_, clock)) => read_time(&self.form, &[&date, &b" "[..], &clock].concat(), options.truncate_times),
+        };
+        let time = time.map_err(|(reason, what)| wrong(index, reason, what))?;
+        let logger = match (options.logger, logger) {
+            (Some(logger), _) => logger,
+            (None, logger) => {
+                let (index, cell) = logger.unwrap_or_default();
+                match last_logger {
+                    Some((text, logger)) if **text == *cell => *logger,
+                    _ => {
+                        let read = read_logger(&cell, options).map_err(|what| wrong(index, Reason::Logger, what))?;
+                        last_logger.insert((cell.into_owned(), read)).1
+                    }
+                }
+            }
+        };
+        Ok(Some((line, logger, time)))
+    }
+}
+
+/// A cell's text.
+fn text(cell: &[u8]) -> Result<&str, String> {
+    let what = || format!("{} is not UTF-8; --encoding names the encoding of the file", error::shown(cell));
+    std::str::from_utf8(cell).map_err(|_| what())
+}
+
+fn read_time(form: &TimeForm, cell: &[u8], truncate: bool) -> Result<Millis, times::Wrong> {
+    form.read(text(cell).map_err(|what| (Reason::Time, what))?, truncate)
+}
+
+fn read_logger(cell: &[u8], options: &CsvOptions) -> Result<LoggerId, String> {
+    let text = text(cell)?;
+    let source = options.mapping.as_ref().and_then(|mapping| mapping.logger.as_ref());
+    if let Some(LoggerSource::Column { names, .. }) = source
+        && !names.is_empty()
+    {
+        let what = || format!("{} does not stand in the mapping's logger.names", error::shown(cell));
+        return names.get(text).copied().ok_or_else(what);
+    }
+    LoggerId::parse_as(text, options.logger_ids).map_err(|error| match error {
+        storage_format::IdError::Ambiguous { .. } => {
+            format!("{error}; --logger-ids hex or --logger-ids decimal says it for the whole file")
+        }
+        storage_format::IdError::Decimal { .. } => {
+            format!("{error}; --logger-ids decimal says that all ids of the file are such numbers")
+        }
+        _ => error.to_string(),
+    })
 }
 
 #[cfg(test)]

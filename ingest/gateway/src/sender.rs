@@ -1,49 +1,56 @@
-//! Sends readings as a gateway: packs them into frames, remembers where each frame began, tells what became of them.
+//! Sends readings as a gateway: packs them into frames, remembers where each frame began, and reports what became of
+//! them.
+//!
+//! A frame is refused as a whole, so readings outside of the times that the server accepts are left out before one is
+//! packed. If a frame is refused for its times all the same, it is repacked without the readings that are at fault.
 //!
 //! Owns the packing and the report; the wire, the resending and the reconnecting are the client library's.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ingest::RefusalCode;
-use ingest::client::{Client, ClientConfig, ClientError, Identity, Progress, RefusedFrame, Summary};
+use ingest::client::{AcceptedTimes, Client, ClientConfig, ClientError, Identity, Progress, ResponseObserver, Summary};
 use storage_format::{ChannelCode, FrameBuildError, FrameBuilder, FrameSequence, LoggerId, Millis};
 use tokio::sync::watch;
 
 use problem::{Context, Problem, Result, chain};
 
+mod frames;
+mod outcome;
+mod repack;
+
+use frames::{Frames, SentFrame};
+pub use outcome::{LateRefusal, Outcome, counted};
+use repack::{Unpacked, unpack};
+
 /// Readings in a frame, unless told otherwise: one frame is one sync at low load, and a few tens of KiB.
 pub const FRAME_READINGS: usize = 4_096;
 
-/// Where a frame's first reading came from.
+/// Readings that were refused for their times and are listed one by one; more are only counted.
+const LATE_MAX: usize = 1_000;
+
+/// Where a reading came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
+    /// Which of the files, from 0.
+    pub file: usize,
     /// The line of a file, or the number in a simulation, from 1.
     pub line: u64,
     /// Its time.
     pub time: Millis,
 }
 
-/// What became of everything.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Readings that are durable.
-    pub acknowledged_readings: u64,
-    /// Frames that are durable.
-    pub acknowledged_frames: u64,
-    /// Readings that were refused.
-    pub refused_readings: u64,
-    /// Frames that were refused, and where they began.
-    pub refused: Vec<(RefusedFrame, Option<Origin>)>,
-    /// Readings without an answer: they may be durable or not.
-    pub unanswered_readings: u64,
-    /// How often a connection was made after the first.
-    pub reconnects: u64,
-    /// From the first reading to the last answer.
-    pub elapsed: Duration,
-    /// What ended it early.
-    pub error: Option<ClientError>,
+/// What [`Sender::push`] did with a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// It will be sent.
+    Taken,
+    /// The server accepts no readings before this time.
+    TooEarly(Millis),
+    /// The server accepts no readings after this time.
+    TooLate(Millis),
 }
 
 /// A gateway at work.
@@ -55,8 +62,15 @@ pub struct Sender {
     builder: FrameBuilder,
     frame_readings: usize,
     begins: Option<Origin>,
-    origins: HashMap<FrameSequence, Origin>,
+    frames: Arc<Frames>,
     taken: u64,
+    left_out: u64,
+    /// Frames that were refused and whose good readings were sent again, and how many readings they had.
+    repacked: HashSet<FrameSequence>,
+    repacked_readings: u64,
+    sent_again: u64,
+    late: Vec<LateRefusal>,
+    late_readings: u64,
     started: Option<Instant>,
 }
 
@@ -69,7 +83,9 @@ impl Sender {
         let loaded = Identity::load(identity)
             .map_err(|error| Problem::new("the gateway's identity cannot be used").detail(chain(&error)))
             .map_err(|problem| problem.help("`icecore gateway enroll … --out DIR` makes one; --identity names DIR"))?;
-        let config = ClientConfig { patience, ..ClientConfig::new(server, loaded) };
+        let frames = Arc::<Frames>::default();
+        let observer = Some(Arc::clone(&frames) as Arc<dyn ResponseObserver>);
+        let config = ClientConfig { patience, observer, ..ClientConfig::new(server, loaded) };
         Ok(Self {
             config,
             client: None,
@@ -77,37 +93,57 @@ impl Sender {
             builder: FrameBuilder::new(),
             frame_readings,
             begins: None,
-            origins: HashMap::new(),
+            frames,
             taken: 0,
+            left_out: 0,
+            repacked: HashSet::new(),
+            repacked_readings: 0,
+            sent_again: 0,
+            late: Vec::new(),
+            late_readings: 0,
             started: None,
         })
     }
 
-    /// Takes one reading; waits while too much is on its way. `line` tells where it came from.
+    /// Takes one reading, or leaves it out when the server does not accept its time; connects before the first, and
+    /// waits while too much is on its way.
     ///
     /// # Errors
     /// When it can be part of no frame, or when the client has ended; [`Sender::finish`] tells the rest.
-    pub async fn push(
-        &mut self,
-        line: u64,
-        logger: LoggerId,
-        time: Millis,
-        samples: &[(ChannelCode, f64)],
-    ) -> Result<()> {
+    pub async fn push(&mut self, origin: Origin, logger: LoggerId, samples: &[(ChannelCode, f64)]) -> Result<Pushed> {
+        let time = origin.time;
+        if self.client.is_none() {
+            self.connect().await?;
+        }
+        if let Some(accepted) = self.accepted_times()
+            && !accepted.surely_contains(time)
+        {
+            let left_out = if time < accepted.time_min() {
+                Some(Pushed::TooEarly(accepted.time_min()))
+            } else {
+                let time_max = accepted.time_max();
+                (time > time_max).then_some(Pushed::TooLate(time_max))
+            };
+            if let Some(left_out) = left_out {
+                self.left_out += 1;
+                return Ok(left_out);
+            }
+        }
         if self.builder.len() >= self.frame_readings {
             self.send().await?;
         }
+        let cannot = || format!("line {} cannot be sent", origin.line);
         match self.builder.push(logger, time, samples) {
             // The same logger and time again: what comes second is for the server to judge, in a frame of its own.
             Err(FrameBuildError::AlreadyThere | FrameBuildError::Full) if !self.builder.is_empty() => {
                 self.send().await?;
-                self.builder.push(logger, time, samples).context(|| format!("line {line} cannot be sent"))?;
+                self.builder.push(logger, time, samples).context(cannot)?;
             }
-            pushed => pushed.context(|| format!("line {line} cannot be sent"))?,
+            pushed => pushed.context(cannot)?,
         }
-        self.begins.get_or_insert(Origin { line, time });
+        self.begins.get_or_insert(origin);
         self.taken += 1;
-        Ok(())
+        Ok(Pushed::Taken)
     }
 
     /// How it goes, once there was a first frame.
@@ -147,56 +183,126 @@ impl Sender {
         })
     }
 
+    fn accepted_times(&self) -> Option<AcceptedTimes> {
+        self.client.as_ref()?.accepted_times()
+    }
+
     async fn try_send(&mut self) -> std::result::Result<(), ClientError> {
-        if self.builder.is_empty() {
-            return Ok(());
-        }
-        self.client().await?;
-        let Some(client) = &mut self.client else { return Ok(()) };
-        let sequence = client.send(&mut self.builder).await?;
-        if let Some(origin) = self.begins.take() {
-            self.origins.insert(sequence, origin);
+        self.repack().await?;
+        let Some(begins) = self.begins.take() else { return Ok(()) };
+        let mut builder = std::mem::take(&mut self.builder);
+        self.send_frame(&mut builder, begins).await
+    }
+
+    /// Sends a builder's readings as one frame.
+    async fn send_frame(&mut self, builder: &mut FrameBuilder, begins: Origin) -> std::result::Result<(), ClientError> {
+        let frames = Arc::clone(&self.frames);
+        let client = self.client().await?;
+        // Before the frame is encoded, so that its number is the next.
+        client.ready().await?;
+        let used_up = || ClientError::Frame("sequence numbers are used up".into());
+        let sequence = client.next_sequence().ok_or_else(used_up)?;
+        let bytes = builder.encode(client.spool(), sequence);
+        // Before it is sent, so that no answer comes first.
+        frames.add(sequence, SentFrame { bytes: bytes.clone(), begins });
+        client.send_encoded(bytes).await?;
+        Ok(())
+    }
+
+    /// Sends the good readings of frames that were refused for their times again, and notes the others.
+    async fn repack(&mut self) -> std::result::Result<(), ClientError> {
+        for (sequence, frame) in self.frames.take_refused_for_time() {
+            let unpacked = self.accepted_times().and_then(|accepted| unpack(&frame, &accepted));
+            let Some((good, bad)) = unpacked else {
+                self.frames.keep_origin(sequence, frame.begins);
+                continue;
+            };
+            self.repacked.insert(sequence);
+            self.repacked_readings += (good.len() + bad.len()) as u64;
+            self.late_readings += bad.len() as u64;
+            let listed = LATE_MAX.saturating_sub(self.late.len());
+            let begins = frame.begins;
+            let refusal = |reading: Unpacked| LateRefusal { logger: reading.logger, time: reading.time, begins };
+            self.late.extend(bad.into_iter().take(listed).map(refusal));
+            let mut builder = FrameBuilder::new();
+            for reading in &good {
+                // They were in one frame before, so they fit into one.
+                let pushed = builder.push(reading.logger, reading.time, &reading.samples);
+                pushed.map_err(|error| ClientError::Frame(error.to_string()))?;
+            }
+            if !builder.is_empty() {
+                self.sent_again += good.len() as u64;
+                self.send_frame(&mut builder, begins).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Waits until every frame has its answer.
+    async fn all_answered(&mut self) -> std::result::Result<(), ClientError> {
+        let Some(client) = &self.client else { return Ok(()) };
+        let mut progress = client.progress();
+        loop {
+            // Fails once the client has ended.
+            client.ready().await?;
+            if progress.borrow_and_update().waiting_frames == 0 {
+                return Ok(());
+            }
+            if progress.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends what is left, and again what has to be repacked, until all is answered.
+    async fn send_rest(&mut self) -> std::result::Result<(), ClientError> {
+        loop {
+            self.try_send().await?;
+            self.all_answered().await?;
+            let sent_again = self.sent_again;
+            self.repack().await?;
+            if self.sent_again == sent_again {
+                return Ok(());
+            }
+        }
     }
 
     /// Sends what is left and waits until all is answered.
     pub async fn finish(mut self) -> Outcome {
         if self.failed.is_none() {
+            let sent = self.send_rest().await;
             // The error is kept, and told below.
-            let _ = self.send().await;
+            let _ = self.keep(sent);
         }
-        let nothing = Outcome {
+        let mut outcome = Outcome {
             acknowledged_readings: 0,
             acknowledged_frames: 0,
             refused_readings: 0,
             refused: Vec::new(),
+            left_out_readings: self.left_out,
+            late_readings: self.late_readings,
+            late: std::mem::take(&mut self.late),
             unanswered_readings: self.taken,
             reconnects: 0,
             elapsed: Duration::ZERO,
             error: self.failed.clone(),
         };
-        let Some(client) = self.client.take() else { return nothing };
+        let Some(client) = self.client.take() else { return outcome };
         let (summary, error): (Summary, _) = match client.finish().await {
             Ok(summary) => (summary, self.failed),
             Err(failure) => (failure.summary, Some(failure.error)),
         };
         let answered = summary.acknowledged_readings + summary.refused_readings;
-        let origins = &self.origins;
-        let refused = summary.refused.into_iter().map(|frame| {
-            let origin = origins.get(&frame.sequence).copied();
-            (frame, origin)
-        });
-        Outcome {
-            acknowledged_readings: summary.acknowledged_readings,
-            acknowledged_frames: summary.acknowledged_frames,
-            refused_readings: summary.refused_readings,
-            refused: refused.collect(),
-            unanswered_readings: self.taken.saturating_sub(answered),
-            reconnects: summary.reconnects,
-            elapsed: self.started.map_or(Duration::ZERO, |started| started.elapsed()),
-            error,
-        }
+        let refused = summary.refused.into_iter().filter(|frame| !self.repacked.contains(&frame.sequence));
+        outcome.acknowledged_readings = summary.acknowledged_readings;
+        outcome.acknowledged_frames = summary.acknowledged_frames;
+        outcome.refused_readings = summary.refused_readings.saturating_sub(self.repacked_readings);
+        outcome.refused = refused.map(|frame| (frame.clone(), self.frames.origin(frame.sequence))).collect();
+        outcome.unanswered_readings = (self.taken + self.sent_again).saturating_sub(answered);
+        outcome.reconnects = summary.reconnects;
+        outcome.elapsed = self.started.map_or(Duration::ZERO, |started| started.elapsed());
+        outcome.error = error;
+        outcome
     }
 }
 
@@ -214,102 +320,5 @@ fn explain(error: &ClientError) -> Problem {
              there already is kept once",
         ),
         _ => problem,
-    }
-}
-
-/// A number of things, by the word for one of them.
-fn counted(number: u64, one: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
-}
-
-/// What to do about a refusal. Readings that come from no file cannot be corrected in one.
-fn refusal_help(code: RefusalCode, from_file: bool) -> &'static str {
-    match code {
-        RefusalCode::OrgSuspended => {
-            "nothing is wrong with the readings: ask the server's operator, who lifts the suspension with \
-             `icecore org resume`, and send again, which is safe"
-        }
-        RefusalCode::CertificateRevoked => {
-            "nothing is wrong with the readings: enroll the gateway again (`icecore gateway enroll`), and send again, \
-             which is safe"
-        }
-        RefusalCode::NotKept => "the server's log says why; sending again is safe",
-        RefusalCode::TooLarge => "--frame-readings makes frames smaller; sending again is safe",
-        _ if from_file => "a frame is refused as a whole: correct what is named and send the file again, which is safe",
-        RefusalCode::TimeOutOfRange => {
-            "a frame is refused as a whole: --start and --days have to stay within the times that the server accepts"
-        }
-        _ => "are this program and the server of the same version?",
-    }
-}
-
-impl Outcome {
-    /// One line that says it all.
-    #[must_use]
-    pub fn summary(&self) -> String {
-        let seconds = self.elapsed.as_secs_f64();
-        let mut text = format!(
-            "{} acknowledged, {} refused, {}, {seconds:.2} s",
-            counted(self.acknowledged_readings, "reading"),
-            self.refused_readings,
-            counted(self.acknowledged_frames, "frame")
-        );
-        if seconds > 0.0 && self.acknowledged_readings > 0 {
-            // Readings are far below 2^53.
-            #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-            let rate = self.acknowledged_readings as f64 / seconds;
-            text.push_str(&format!(", {rate:.0} readings/s"));
-        }
-        if self.unanswered_readings > 0 {
-            text.push_str(&format!(", {} without an answer", self.unanswered_readings));
-        }
-        if self.reconnects > 0 {
-            text.push_str(&format!(", {}", counted(self.reconnects, "reconnect")));
-        }
-        text
-    }
-
-    /// Fails unless every reading was acknowledged. `unit` is what readings are numbered by, such as `line`.
-    ///
-    /// # Errors
-    /// What ended the sending, or which frames were refused and why.
-    pub fn check(&self, unit: &str) -> Result<()> {
-        /// As many refusals are listed; their number is told in any case.
-        const LISTED: usize = 20;
-        if let Some(error) = &self.error {
-            return Err(explain(error));
-        }
-        if self.refused_readings == 0 && self.unanswered_readings == 0 {
-            return Ok(());
-        }
-        let mut lines: Vec<String> = Vec::new();
-        for (frame, origin) in self.refused.iter().take(LISTED) {
-            let place = origin
-                .map_or_else(String::new, |origin| format!(" beginning at {unit} {} ({})", origin.line, origin.time));
-            // Some reasons have nothing to add to their code, and say it again.
-            let said = frame.code.to_string();
-            let reason = match frame.detail.as_str() {
-                "" => said,
-                detail if detail == said => said,
-                detail => format!("{said}: {detail}"),
-            };
-            lines.push(format!(
-                "{reason}; the frame of {}{place} was refused whole",
-                counted(frame.readings, "reading")
-            ));
-        }
-        if self.refused.len() > LISTED {
-            lines.push(format!("and {} more", counted((self.refused.len() - LISTED) as u64, "frame")));
-        }
-        let they = if self.refused_readings == 1 { "it is" } else { "they are" };
-        let what = format!("the server refused {}; {they} not stored", counted(self.refused_readings, "reading"));
-        let mut helps: Vec<&str> = Vec::new();
-        for (frame, _) in &self.refused {
-            let help = refusal_help(frame.code, unit == "line");
-            if !helps.contains(&help) {
-                helps.push(help);
-            }
-        }
-        Err(Problem::new(what).detail(lines.join("\n")).help(helps.join("\n")))
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream, WriteError};
 use tokio::time::{sleep, timeout};
 
+use super::accepted::AcceptedTimes;
 use super::config::ClientConfig;
 use super::error::{ClientError, ConnectionFailure};
 use super::session::ClientInner;
@@ -31,6 +32,7 @@ pub(super) async fn run(
 ) -> Result<(), ConnectionFailure> {
     let timed_out = |_| ConnectionFailure::Temporary("the server does not respond in time".into());
     let welcome = timeout(config.open_timeout, receive_welcome(connection)).await.map_err(timed_out)??;
+    let accepted_times = AcceptedTimes::of(&welcome);
     let (mut send, mut receive) = connection.open_bi().await?;
     let spool = shared.state().spool.id();
     send.write_all(&Message::Open { spool }.to_bytes()).await?;
@@ -51,7 +53,7 @@ pub(super) async fn run(
             observer.acknowledged(acknowledged);
         }
     }
-    shared.connected(std::mem::replace(was_connected, true));
+    shared.connected(std::mem::replace(was_connected, true), accepted_times);
     // The server may stop reading with a code, and still respond to the frames that it has accepted.
     let stop_code = OnceLock::new();
     let stopped = send.stopped();

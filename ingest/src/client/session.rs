@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::accepted::AcceptedTimes;
 use super::config::ClientConfig;
 use super::error::ClientError;
 use super::reconnect;
@@ -22,6 +23,8 @@ pub struct Progress {
     pub connected: bool,
     /// Number of connections after the first.
     pub reconnects: u64,
+    /// Times that the server accepts, from the last connection's welcome.
+    pub accepted_times: Option<AcceptedTimes>,
     /// Last error, while there is no connection.
     pub trouble: Option<String>,
     /// Frames that are durable.
@@ -132,9 +135,10 @@ impl ClientInner {
         self.work.notify_one();
     }
 
-    pub(super) fn connected(&self, reconnected: bool) {
+    pub(super) fn connected(&self, reconnected: bool, accepted_times: AcceptedTimes) {
         self.progress.send_modify(|progress| {
             progress.connected = true;
+            progress.accepted_times = Some(accepted_times);
             progress.trouble = None;
             progress.reconnects += u64::from(reconnected);
         });
@@ -298,6 +302,12 @@ impl Client {
     #[must_use]
     pub fn spool(&self) -> SpoolId {
         self.shared.state().spool.id()
+    }
+
+    /// Returns the times that the server accepts, from the last connection's welcome; `None` before the first.
+    #[must_use]
+    pub fn accepted_times(&self) -> Option<AcceptedTimes> {
+        self.shared.progress.borrow().accepted_times
     }
 
     /// Returns the progress, and every change of it.

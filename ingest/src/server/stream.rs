@@ -5,6 +5,7 @@
 //! about one datagram is reserved in the `budget`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -65,9 +66,10 @@ pub(super) async fn serve(
             Err(abort) => abort,
         }
     };
+    let writing = AtomicBool::new(false);
     let ended = tokio::select! {
         abort = read => Err(abort),
-        written = write_responses(&responses, &mut send, shared.limits.answer_timeout) => written,
+        written = write_responses(&responses, &mut send, shared.limits.answer_timeout, &writing) => written,
     };
     metrics::stream_closed();
     let code = match ended {
@@ -87,8 +89,10 @@ pub(super) async fn serve(
     // Each of these fails only when that half has ended already. Responses in flight may still arrive, unless the
     // client violated the protocol: then the stream is reset, because the client must learn the reason even when it has
     // nothing more to send.
+    // A message that was cut off is never followed by the orderly end.
+    let is_reset = code == CloseCode::ProtocolViolation || writing.load(Ordering::Relaxed);
     let _ = receive.stop(code.var_int());
-    let _ = if code == CloseCode::ProtocolViolation { send.reset(code.var_int()) } else { send.finish() };
+    let _ = if is_reset { send.reset(code.var_int()) } else { send.finish() };
     if *shared.draining.borrow() {
         // Closing the connection drops responses that were not sent yet, so a shutdown waits for this stream until the
         // client has received them.
@@ -300,15 +304,25 @@ fn unavailable(why: &str) -> Abort {
     Abort::Close(CloseCode::Unavailable, String::from(why))
 }
 
-/// Sends responses until every submitted frame has one and no further frame will arrive.
-async fn write_responses(responses: &Responses, send: &mut SendStream, answer_timeout: Duration) -> Result<(), Abort> {
+/// Sends responses until every submitted frame has one and no further frame will arrive. `writing` is set while a message
+/// may have been sent in part.
+async fn write_responses(
+    responses: &Responses,
+    send: &mut SendStream,
+    answer_timeout: Duration,
+    writing: &AtomicBool,
+) -> Result<(), Abort> {
     let mut sent = 0;
     let mut out = BytesMut::new();
     loop {
         let encoded = responses.encode_pending(&mut sent, &mut out);
         if !out.is_empty() {
+            writing.store(true, Ordering::Relaxed);
             match timeout(answer_timeout, send.write_all(&out)).await {
-                Ok(Ok(())) => out.clear(),
+                Ok(Ok(())) => {
+                    writing.store(false, Ordering::Relaxed);
+                    out.clear();
+                }
                 Ok(Err(error)) => {
                     debug!(%error, "stream lost");
                     return Err(Abort::Lost);

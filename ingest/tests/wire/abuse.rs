@@ -72,6 +72,35 @@ async fn an_announced_frame_of_gigabytes_is_refused_before_it_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_cut_off_does_not_end_as_if_all_was_well() {
+    let mut harness = Harness::new();
+    harness.limits.answer_timeout = Duration::from_millis(300);
+    let gateway = harness.enrolled(1);
+    let server = harness.serve(&harness.sink(10, Mode::Immediate));
+    // There is room for `opened` and for a part of the first `ack`.
+    let mut transport = quinn::TransportConfig::default();
+    transport.stream_receive_window(quinn::VarInt::from_u32(20));
+    let mut config = raw::client_config(&harness.ca, Some(&gateway), ingest::protocol::ALPN);
+    config.transport_config(std::sync::Arc::new(transport));
+    let raw = within(raw::connect_over(&raw::endpoint(), config, server.addr())).await.expect("connected");
+    let mut stream = raw.stream().await;
+    let frame = readings(1, 0, 1).encode(spool(1), sequence(1));
+    for message in [Message::Open { spool: spool(1) }, Message::Frame { sequence: sequence(1), frame }] {
+        within(stream.send.write_all(&message.to_bytes())).await.expect("written");
+    }
+    let stopped = within(stream.send.stopped()).await.expect("a stream");
+    assert_eq!(stopped.map(quinn::VarInt::into_inner), Some(code(CloseCode::TooSlow)));
+    let error = loop {
+        match within(stream.receive.read_chunk(1000, true)).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("ended as if all was well"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&error, ReadError::Reset(why) if why.into_inner() == code(CloseCode::TooSlow)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_protocol_violation_ends_only_the_stream() {
     let harness = Harness::new();
     let gateway = harness.enrolled(1);

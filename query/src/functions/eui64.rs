@@ -1,4 +1,4 @@
-//! `eui64('00124B000A6E0001')`: a logger's id from its text. Immutable, so that a literal becomes a number while the
+//! `eui64('00124B000A6E0001')`: a logger's id from its text, in every form that [`LoggerId`] takes. Immutable, so that a literal becomes a number while the
 //! query is planned, and prunes segments.
 
 use std::sync::Arc;

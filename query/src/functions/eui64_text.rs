@@ -1,12 +1,14 @@
-//! `eui64_text(logger)`: a logger's id as people write it, 16 upper-case hexadecimal digits.
+//! `eui64_text(logger)`: a logger's id as people write it, 16 upper-case hexadecimal digits, after `0x` if they could be
+//! taken for a decimal number: the form that `eui64`, `export` and `gateway send` take.
 
-use std::fmt::Write;
+use std::fmt::{self, Display as _, Write};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, StringBuilder};
 use arrow::datatypes::{DataType, UInt64Type};
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
+use storage_format::LoggerId;
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Eui64Text {
@@ -35,7 +37,7 @@ impl ScalarUDFImpl for Eui64Text {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         match args.args.first() {
             Some(ColumnarValue::Scalar(ScalarValue::UInt64(id))) => {
-                Ok(ColumnarValue::Scalar(ScalarValue::Utf8(id.map(|id| format!("{id:016X}")))))
+                Ok(ColumnarValue::Scalar(ScalarValue::Utf8(id.map(|id| text(id).to_string()))))
             }
             Some(ColumnarValue::Array(array)) => {
                 let ids = array
@@ -45,7 +47,7 @@ impl ScalarUDFImpl for Eui64Text {
                 for id in ids {
                     match id {
                         Some(id) => {
-                            write!(texts, "{id:016X}").map_err(|error| exec_datafusion_err!("{error}"))?;
+                            write!(texts, "{}", text(id)).map_err(|error| exec_datafusion_err!("{error}"))?;
                             texts.append_value("");
                         }
                         None => texts.append_null(),
@@ -56,4 +58,12 @@ impl ScalarUDFImpl for Eui64Text {
             _ => Err(exec_datafusion_err!("eui64_text takes an unsigned number")),
         }
     }
+}
+
+/// How an id is written; zero, which is none, as 16 zeros.
+fn text(id: u64) -> impl fmt::Display {
+    fmt::from_fn(move |f| match LoggerId::new(id) {
+        Ok(logger) => logger.fmt(f),
+        Err(_) => write!(f, "{id:016X}"),
+    })
 }

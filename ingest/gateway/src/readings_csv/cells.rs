@@ -2,28 +2,35 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
+
 /// Splits a line into its cells; a line always has at least one.
-pub(super) fn cells(line: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
+pub(super) fn cells(line: &[u8], delimiter: u8) -> impl Iterator<Item = Cow<'_, [u8]>> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
         let here = rest?;
-        let trimmed = here.trim_ascii_start();
-        let (cell, after) = match trimmed.strip_prefix(b"\"") {
-            Some(quoted) => quoted_cell(quoted),
+        let (cell, after) = match trim_start(here, delimiter).strip_prefix(b"\"") {
+            Some(quoted) => quoted_cell(quoted, delimiter),
             None => {
-                let end = here.iter().position(|byte| *byte == b',').unwrap_or(here.len());
+                let end = memchr(delimiter, here).unwrap_or(here.len());
                 (Cow::Borrowed(here[..end].trim_ascii()), &here[end..])
             }
         };
-        // What stands before the next comma is the end of this cell.
-        rest = after.iter().position(|byte| *byte == b',').map(|comma| &after[comma + 1..]);
+        // `after` is empty or begins with the delimiter.
+        rest = after.get(1..);
         Some(cell)
     })
 }
 
-/// The cell up to its closing quote, and what comes after. Without one, or with more text behind it, the cell keeps
-/// that text, so that it is seen in the error that it leads to.
-fn quoted_cell(text: &[u8]) -> (Cow<'_, [u8]>, &[u8]) {
+/// Without the blanks at the start; a tab that separates cells is none.
+fn trim_start(text: &[u8], delimiter: u8) -> &[u8] {
+    let blanks = text.iter().take_while(|byte| byte.is_ascii_whitespace() && **byte != delimiter).count();
+    &text[blanks..]
+}
+
+/// The cell up to its closing quote, and what comes after, from the next delimiter on. Without a closing quote, or with
+/// more text behind it, the cell keeps that text, so that it is seen in the error that it leads to.
+fn quoted_cell(text: &[u8], delimiter: u8) -> (Cow<'_, [u8]>, &[u8]) {
     let mut cell = Vec::new();
     let mut at = 0;
     while let Some(byte) = text.get(at) {
@@ -34,9 +41,9 @@ fn quoted_cell(text: &[u8]) -> (Cow<'_, [u8]>, &[u8]) {
             }
             (b'"', _) => {
                 let after = &text[at + 1..];
-                let end = after.iter().position(|byte| *byte == b',').unwrap_or(after.len());
+                let end = memchr(delimiter, after).unwrap_or(after.len());
                 cell.extend_from_slice(after[..end].trim_ascii());
-                return (trimmed(cell), &after[end..]);
+                return (Cow::Owned(cell.trim_ascii().to_vec()), &after[end..]);
             }
             (byte, _) => {
                 cell.push(*byte);
@@ -48,16 +55,16 @@ fn quoted_cell(text: &[u8]) -> (Cow<'_, [u8]>, &[u8]) {
     (Cow::Owned(cell), &[])
 }
 
-fn trimmed(cell: Vec<u8>) -> Cow<'static, [u8]> {
-    Cow::Owned(cell.trim_ascii().to_vec())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn split(line: &str) -> Vec<String> {
-        cells(line.as_bytes()).map(|cell| String::from_utf8_lossy(&cell).into_owned()).collect()
+        by(line, b',')
+    }
+
+    fn by(line: &str, delimiter: u8) -> Vec<String> {
+        cells(line.as_bytes(), delimiter).map(|cell| String::from_utf8_lossy(&cell).into_owned()).collect()
     }
 
     #[test]
@@ -69,5 +76,11 @@ mod tests {
         assert_eq!(split("\"a\"b,c"), ["ab", "c"]);
         assert_eq!(split("\"open,c"), ["\"open,c"]);
         assert_eq!(split("a\"b,c"), ["a\"b", "c"]);
+    }
+
+    #[test]
+    fn other_delimiters() {
+        assert_eq!(by("a;\"b;c\";1,5;", b';'), ["a", "b;c", "1,5", ""]);
+        assert_eq!(by("\t a\t\t\"b\" \t", b'\t'), ["", "a", "", "b", ""]);
     }
 }
