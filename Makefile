@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test sim soak loom check lint deps deny bench fuzz kill
+.PHONY: help demo test sim soak loom check lint deps deny doc bench fuzz kill
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -37,6 +37,9 @@ deps: ## Dependency directions between the crates
 
 deny: ## Licences, duplicates, sources and advisories of the dependencies (installs cargo-deny into the user's cache)
 	bash .ci/deny
+
+doc: ## The documentation of the crates' interfaces, warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --locked
 
 bench: ## Criterion micro-benchmarks
 	$(CARGO) bench --locked -p benches

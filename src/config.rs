@@ -42,7 +42,7 @@ pub fn load(file: &Path, overrides: &Overrides) -> Result<Config> {
 /// The same, of a file's text that was read already.
 ///
 /// # Errors
-/// As [`load`].
+/// As [`load()`].
 pub fn parse(text: &str, file: &Path, overrides: &Overrides) -> Result<Config> {
     let environment = Env::prefixed("ICECORE_").filter(|key| key.as_str().contains("__")).split("__").lowercase(true);
     let mut figment = Figment::from(Toml::string(DEFAULT_TOML)).merge(Toml::string(text)).merge(environment);
