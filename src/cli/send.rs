@@ -166,7 +166,7 @@ impl Sending {
         }
         summary.push_str(&left_out.summary());
         output::line(format_args!("{}: {summary}", files.names()))?;
-        let left_out = left_out.check("left out; everything else was sent");
+        let left_out = left_out.check("left out, and not stored");
         let sent = outcome.check_sent(true, |origin| format!("{}, line {}", files.name(origin.file), origin.line));
         let stopped = match stop {
             None | Some(Stop::Sender) => Ok(()),

@@ -320,7 +320,10 @@ impl<R: BufRead> ReadingsCsv<R> {
                     Some((text, logger)) if **text == *cell => *logger,
                     _ => {
                         let read = read_logger(&cell, options).map_err(|what| wrong(index, Reason::Logger, what))?;
-                        last_logger.insert((cell.into_owned(), read)).1
+                        let (mut text, _) = last_logger.take().unwrap_or((Vec::new(), read));
+                        text.clear();
+                        text.extend_from_slice(&cell);
+                        last_logger.insert((text, read)).1
                     }
                 }
             }

@@ -40,7 +40,11 @@ impl Files {
 
     /// The name of a file, for messages.
     pub(super) fn name(&self, index: usize) -> String {
-        self.paths.get(index).map_or_else(String::new, |path| path.display().to_string())
+        match self.paths.get(index) {
+            Some(path) if is_stdin(path) => "stdin".to_owned(),
+            Some(path) => path.display().to_string(),
+            None => String::new(),
+        }
     }
 
     /// The name of all of them, for the summary.

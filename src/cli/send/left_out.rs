@@ -90,9 +90,7 @@ impl LeftOut {
                     .to_owned(),
             );
         }
-        helps.push(
-            "all other rows are not affected; sending a file again is safe: what is there already is kept once".into(),
-        );
+        helps.push("sending a file again is safe: what is there already is kept once".into());
         Err(Problem::new(format!("{} {left_out}", counted(count, "row")))
             .detail(lines.join("\n"))
             .help(helps.join("\n")))

@@ -96,12 +96,26 @@ fn hex(text: &str) -> Option<u64> {
     digits(&plain)
 }
 
-fn digits(bytes: &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for byte in bytes {
-        value = value << 4 | u64::from(char::from(*byte).to_digit(16)?);
+/// The value of each hexadecimal digit; others have a high bit. A table, because a file has an id in every row.
+const DIGIT_VALUES: [u8; 256] = {
+    let mut values = [0xF0; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        values[b"0123456789ABCDEF"[digit as usize] as usize] = digit;
+        values[b"0123456789abcdef"[digit as usize] as usize] = digit;
+        digit += 1;
     }
-    Some(value)
+    values
+};
+
+fn digits(bytes: &[u8]) -> Option<u64> {
+    let (mut value, mut all) = (0, 0);
+    for byte in bytes {
+        let digit = DIGIT_VALUES[usize::from(*byte)];
+        all |= digit;
+        value = value << 4 | u64::from(digit & 0xF);
+    }
+    (all < 16).then_some(value)
 }
 
 impl fmt::Display for LoggerId {

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr;
-
 /// Splits a line into its cells; a line always has at least one.
 pub(super) fn cells(line: &[u8], delimiter: u8) -> impl Iterator<Item = Cow<'_, [u8]>> {
     let mut rest = Some(line);
@@ -12,7 +10,7 @@ pub(super) fn cells(line: &[u8], delimiter: u8) -> impl Iterator<Item = Cow<'_, 
         let (cell, after) = match trim_start(here, delimiter).strip_prefix(b"\"") {
             Some(quoted) => quoted_cell(quoted, delimiter),
             None => {
-                let end = memchr(delimiter, here).unwrap_or(here.len());
+                let end = find(delimiter, here);
                 (Cow::Borrowed(here[..end].trim_ascii()), &here[end..])
             }
         };
@@ -20,6 +18,12 @@ pub(super) fn cells(line: &[u8], delimiter: u8) -> impl Iterator<Item = Cow<'_, 
         rest = after.get(1..);
         Some(cell)
     })
+}
+
+/// Where the delimiter stands, or the end. Cells are too short for a vectorised search to be worth its start.
+#[inline]
+fn find(delimiter: u8, text: &[u8]) -> usize {
+    text.iter().position(|byte| *byte == delimiter).unwrap_or(text.len())
 }
 
 /// Without the blanks at the start; a tab that separates cells is none.
@@ -41,7 +45,7 @@ fn quoted_cell(text: &[u8], delimiter: u8) -> (Cow<'_, [u8]>, &[u8]) {
             }
             (b'"', _) => {
                 let after = &text[at + 1..];
-                let end = memchr(delimiter, after).unwrap_or(after.len());
+                let end = find(delimiter, after);
                 cell.extend_from_slice(after[..end].trim_ascii());
                 return (Cow::Owned(cell.trim_ascii().to_vec()), &after[end..]);
             }

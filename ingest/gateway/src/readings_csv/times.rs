@@ -152,7 +152,47 @@ fn cut(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
+/// The time of `2024-05-01T12:00:00Z` or `2024-05-01T12:00:00.000Z`, the forms that nearly all rows have: this is several
+/// times faster than a parser for all forms. `None` for every other text, which may be a time all the same.
+fn plain_utc(text: &[u8]) -> Option<Millis> {
+    let (date_time, fraction) = match text.len() {
+        20 => (&text[..19], None),
+        24 if text[19] == b'.' => (&text[..19], Some(&text[20..23])),
+        _ => return None,
+    };
+    let has_marks =
+        [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')].iter().all(|(at, mark)| text[*at] == *mark);
+    if !has_marks || text.last() != Some(&b'Z') {
+        return None;
+    }
+    let digits = |text: &[u8]| {
+        text.iter().try_fold(0, |value, byte| byte.is_ascii_digit().then(|| value * 10 + i64::from(byte - b'0')))
+    };
+    let (year, month, day) = (digits(&date_time[..4])?, digits(&date_time[5..7])?, digits(&date_time[8..10])?);
+    let (hour, minute, second) = (digits(&date_time[11..13])?, digits(&date_time[14..16])?, digits(&date_time[17..])?);
+    let millisecond = fraction.map_or(Some(0), digits)?;
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days_in_month = match month {
+        2 => 28 + i64::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    if !(1..=days_in_month).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    // Days since 1970 by counting years from March, so that the leap day is a year's last: no time is before the year 0.
+    let from_march = (month + 9) % 12;
+    let year = year - i64::from(month < 3);
+    let day_of_year = (153 * from_march + 2) / 5 + day - 1;
+    let days = year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year - 719_468;
+    Millis::new((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + millisecond).ok()
+}
+
 fn rfc3339(text: &str, truncate: bool) -> Result<Millis, Wrong> {
+    if let Some(time) = plain_utc(text.as_bytes()) {
+        return Ok(time);
+    }
     match text.parse::<Millis>() {
         Ok(time) => Ok(time),
         Err(TimeError::TooFine(_)) if truncate => {
@@ -247,6 +287,8 @@ fn time_of_day(text: &str) -> Option<(i8, i8, i8, i32)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn local(shape: Shape, zone: &str, repeated: Repeated) -> TimeForm {
@@ -313,6 +355,35 @@ mod tests {
             assert!(reason == Reason::TooFine && what.contains("--truncate-times"), "{what}");
             let cut = form.read(&text, true).map(|time| time.to_string());
             assert_eq!(cut.as_deref(), Ok("1969-06-07T12:00:09.123Z"));
+        }
+    }
+
+    #[test]
+    fn the_fast_way_knows_the_calendar() {
+        for (text, is_time) in [
+            ("2000-02-29T23:59:59Z", true),
+            ("2024-02-29T00:00:00Z", true),
+            ("1900-02-29T00:00:00Z", false),
+            ("2023-02-29T00:00:00Z", false),
+            ("2024-04-31T00:00:00Z", false),
+            ("2024-12-31T23:59:59.999Z", true),
+        ] {
+            assert_eq!(plain_utc(text.as_bytes()), text.parse().ok(), "{text}");
+            assert_eq!(plain_utc(text.as_bytes()).is_some(), is_time, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_fast_way_agrees_with_the_parser(
+            text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{3})?Z",
+            ms in Millis::MIN.get()..=Millis::MAX.get(),
+        ) {
+            if let Some(time) = plain_utc(text.as_bytes()) {
+                prop_assert_eq!(text.parse(), Ok(time));
+            }
+            let time = Millis::new(ms).expect("in range");
+            prop_assert_eq!(plain_utc(time.to_string().as_bytes()), Some(time));
         }
     }
 

@@ -104,7 +104,15 @@ mod tests {
 
     #[test]
     fn fahrenheit_becomes_celsius_without_noise() {
-        for (text, celsius) in [("40.1", 4.5), ("32", 0.0), ("-40", -40.0), ("41.0", 5.0), ("39.9", 4.389)] {
+        for (text, celsius) in [
+            ("40.1", 4.5),
+            ("32", 0.0),
+            ("-40", -40.0),
+            ("41.0", 5.0),
+            ("39.9", 4.389),
+            ("212.0", 100.0),
+            ("98.6", 37.0),
+        ] {
             assert_eq!(value(text.as_bytes(), false, Unit::Fahrenheit), Ok(celsius), "{text}");
         }
         assert_eq!(value(b"40,1", true, Unit::Fahrenheit), Ok(4.5));

@@ -87,6 +87,14 @@ fn an_export_in_another_encoding_with_short_rows() {
 }
 
 #[test]
+fn delimiters_within_quotes_separate_nothing() {
+    let file = "\"When; local; time\",\"T; °C\"\n28.06.2024 12:00,5\n";
+    let text = "[time]\ncolumn = \"When*\"\ndate_order = \"dmy\"\nzone = \"UTC\"\n[channels]\ntemperature = \"T; °C\"\n\
+        [logger]\nid = \"00124B000A6E0001\"\n";
+    assert_eq!(through(text, CsvOptions::default(), file).expect("good").0.len(), 1);
+}
+
+#[test]
 fn what_a_mapping_gets_wrong_is_named() {
     let time = "[time]\ncolumn = \"When\"\ndate_order = \"dmy\"\nzone = \"UTC\"\n";
     let text = format!("{time}[channels]\ntemperature = \"T*\"\n");
