@@ -1,7 +1,7 @@
-//! The engine's stages over a real directory: append, flush, recovery. Times are CPU time of all threads, so that a busy
-//! machine changes little; throughput is in readings per second of one core.
+//! The engine's stages in a real directory: append, snapshot, flush, recovery. Times are CPU times of all threads,
+//! which a busy machine affects little; throughput is in readings per second of one core.
 
-#![allow(clippy::print_stdout, reason = "a report is what this program is for")]
+#![allow(clippy::print_stdout, reason = "this program prints a report")]
 
 use std::time::Duration;
 
@@ -17,20 +17,21 @@ fn frames(loggers: usize, per_frame: usize) -> Vec<Frame> {
     (0..READINGS / per_frame).map(|n| fleet.frame(spool, FrameSequence::new(n as u64 + 1), per_frame)).collect()
 }
 
-/// Loggers of a gateway, and readings of a frame.
+/// Loggers of the gateway, and readings in a frame.
 const SHAPES: [(usize, usize); 3] = [(20, 1000), (1000, 1000), (10_000, 20)];
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
 }
 
-fn never(config: &mut engine::EngineConfig) {
+/// Prevents flushes during a measurement.
+fn disable_flushes(config: &mut engine::EngineConfig) {
     config.flush_bytes = 1 << 30;
     config.buffer_bytes_max = 4 << 30;
 }
 
-fn timed(rounds: u64, mut once: impl FnMut() -> Duration) -> Duration {
-    (0..rounds).map(|_| once()).sum()
+fn total_time(rounds: u64, mut run: impl FnMut() -> Duration) -> Duration {
+    (0..rounds).map(|_| run()).sum()
 }
 
 fn bench(criterion: &mut Criterion) {
@@ -40,17 +41,17 @@ fn bench(criterion: &mut Criterion) {
     for (loggers, per_frame) in SHAPES {
         let frames = frames(loggers, per_frame);
         let shape = format!("{loggers} loggers, {per_frame} a frame");
-        let told = std::cell::Cell::new(false);
+        let printed = std::cell::Cell::new(false);
         group.bench_function(BenchmarkId::new("append", &shape), |bencher| {
             bencher.iter_custom(|rounds| {
-                timed(rounds, || {
+                total_time(rounds, || {
                     runtime.block_on(async {
                         let dir = tempfile::tempdir().expect("a directory");
-                        let engine = open(dir.path(), never).await;
+                        let engine = open(dir.path(), disable_flushes).await;
                         let frames = frames.clone();
-                        let begun = cpu_time();
+                        let started = cpu_time();
                         send(&engine, frames).await;
-                        cpu_time() - begun
+                        cpu_time() - started
                     })
                 })
             });
@@ -58,21 +59,21 @@ fn bench(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("snapshot", &shape), |bencher| {
             let dir = tempfile::tempdir().expect("a directory");
             let engine = runtime.block_on(async {
-                let engine = open(dir.path(), never).await;
+                let engine = open(dir.path(), disable_flushes).await;
                 send(&engine, frames.clone()).await;
                 engine
             });
             bencher.iter_custom(|rounds| {
-                timed(rounds, || {
+                total_time(rounds, || {
                     runtime.block_on(async {
-                        let begun = cpu_time();
+                        let started = cpu_time();
                         let snapshot = engine.snapshot(org()).await.expect("a snapshot");
                         let channels = snapshot.channels();
                         let batches = snapshot.buffers.iter().map(|buffer| buffer.batches(None, None, &channels));
                         let rows: usize =
                             batches.map(|batches| batches.map(|batch| batch.num_rows()).sum::<usize>()).sum();
                         assert_eq!(rows, READINGS);
-                        cpu_time() - begun
+                        cpu_time() - started
                     })
                 })
             });
@@ -80,17 +81,20 @@ fn bench(criterion: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("flush", &shape), |bencher| {
             bencher.iter_custom(|rounds| {
-                timed(rounds, || {
+                total_time(rounds, || {
                     runtime.block_on(async {
                         let dir = tempfile::tempdir().expect("a directory");
-                        let engine = open(dir.path(), never).await;
+                        let engine = open(dir.path(), disable_flushes).await;
                         send(&engine, frames.clone()).await;
-                        let begun = cpu_time();
+                        let started = cpu_time();
                         let report = engine.flush(None).await.expect("a flush");
-                        let took = cpu_time() - begun;
+                        let took = cpu_time() - started;
                         assert_eq!(report.readings, READINGS as u64);
-                        if !told.replace(true) {
-                            println!("{shape}: {:.3} B a reading at rest", report.bytes as f64 / READINGS as f64);
+                        if !printed.replace(true) {
+                            println!(
+                                "{shape}: {:.3} B a reading in the segment",
+                                report.bytes as f64 / READINGS as f64
+                            );
                         }
                         took
                     })
@@ -99,7 +103,7 @@ fn bench(criterion: &mut Criterion) {
         });
         for (log, several) in [("recovery", false), ("recovery of several files", true)] {
             let config = |config: &mut engine::EngineConfig| {
-                never(config);
+                disable_flushes(config);
                 if several {
                     config.group_bytes_max = 2 << 20;
                     config.wal_file_bytes = 3 << 20;
@@ -114,11 +118,11 @@ fn bench(criterion: &mut Criterion) {
                     engine.close().await.expect("closed");
                 });
                 bencher.iter_custom(|rounds| {
-                    timed(rounds, || {
+                    total_time(rounds, || {
                         runtime.block_on(async {
-                            let begun = cpu_time();
+                            let started = cpu_time();
                             let engine = open(dir.path(), config).await;
-                            let took = cpu_time() - begun;
+                            let took = cpu_time() - started;
                             assert_eq!(engine.recovery().readings, READINGS as u64);
                             wall.borrow_mut().push(engine.recovery().took);
                             engine.close().await.expect("closed");
@@ -127,7 +131,7 @@ fn bench(criterion: &mut Criterion) {
                     })
                 });
             });
-            // Beside the CPU time: what is done on several cores shows here only.
+            // The wall-clock time shows how much is done on several cores, which the CPU time does not.
             let mut wall = wall.into_inner();
             wall.sort_unstable();
             if let [least, ..] = wall[..] {

@@ -1,4 +1,4 @@
-//! What the benchmarks share: readings like a fleet's, and an engine on a temporary directory.
+//! Common parts of the benchmarks: readings like a fleet's, and an engine in a directory.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,24 +10,24 @@ use storage_format::{ChannelCode, Frame, FrameBuilder, FrameSequence, GatewayId,
 
 /// Time between two readings of a logger, in milliseconds.
 const INTERVAL_MS: i64 = 300_000;
-/// 2020-01-01T00:00:00Z.
+/// Time of the first reading, 2020-01-01T00:00:00Z.
 const START_MS: i64 = 1_577_836_800_000;
 
-/// One gateway's loggers: temperature and humidity that wander by a few steps of their sensor, at jittered times.
+/// The loggers of one gateway. Temperature and humidity change by a few steps of the sensor, and times have jitter.
 #[derive(Debug)]
 pub struct Loggers {
     first: u64,
     round: i64,
     next: usize,
     state: Vec<(i64, i64)>,
-    /// Seeded: the same readings in every run.
+    /// Seeded, so that every run has the same readings.
     dice: fastrand::Rng,
     channels: [ChannelCode; 2],
     builder: FrameBuilder,
 }
 
 impl Loggers {
-    /// So many loggers, with ids from `first` on.
+    /// Creates `count` loggers, with ids from `first` on.
     #[must_use]
     pub fn new(first: u64, count: usize) -> Self {
         let channels = [1, 2].map(|code| ChannelCode::new(code).expect("a code"));
@@ -43,7 +43,7 @@ impl Loggers {
         }
     }
 
-    /// The next frame of so many readings: round by round, logger by logger.
+    /// Returns the next frame, with one reading of each logger in turn.
     pub fn frame(&mut self, spool: SpoolId, sequence: FrameSequence, readings: usize) -> Frame {
         for _ in 0..readings {
             let number = self.next;
@@ -68,15 +68,15 @@ impl Loggers {
     }
 }
 
-/// Waits for answers.
+/// Waits for acknowledgements of the engine.
 #[derive(Debug, Default)]
-pub struct Acks {
+pub struct AckWaiter {
     durable: Mutex<u64>,
     changed: Condvar,
     calls: AtomicU64,
 }
 
-impl AckSink for Acks {
+impl AckSink for AckWaiter {
     fn durable(&self, up_to: FrameSequence) {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let mut durable = self.durable.lock().expect("no panic");
@@ -89,11 +89,11 @@ impl AckSink for Acks {
     }
 }
 
-impl Acks {
+impl AckWaiter {
     /// Waits until this frame is durable.
     ///
     /// # Panics
-    /// When another thread has.
+    /// When another thread has panicked.
     pub fn wait(&self, sequence: u64) {
         let mut durable = self.durable.lock().expect("no panic");
         while *durable < sequence {
@@ -102,14 +102,14 @@ impl Acks {
     }
 }
 
-/// CPU time of this process so far: what others do on the machine does not count.
+/// Returns the CPU time of this process so far, which other processes do not affect.
 #[must_use]
 pub fn cpu_time() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// The organisation of all benchmarks.
+/// Returns the organisation of all benchmarks.
 ///
 /// # Panics
 /// Never.
@@ -118,10 +118,10 @@ pub fn org() -> OrgId {
     OrgId::new(1).expect("not zero")
 }
 
-/// An engine on this directory.
+/// Opens an engine in this directory.
 ///
 /// # Panics
-/// When it does not open.
+/// When the engine does not open.
 pub async fn open(dir: &Path, config: impl FnOnce(&mut EngineConfig)) -> Arc<Engine> {
     let mut settings = EngineConfig::new(dir);
     config(&mut settings);
@@ -135,17 +135,17 @@ pub async fn open(dir: &Path, config: impl FnOnce(&mut EngineConfig)) -> Arc<Eng
 /// Sends frames to an engine and waits until they are durable.
 ///
 /// # Panics
-/// When the engine refuses.
+/// When the engine refuses a frame.
 pub async fn send(engine: &Engine, frames: Vec<Frame>) {
-    let acks = Arc::<Acks>::default();
+    let acks = Arc::<AckWaiter>::default();
     let gateway = GatewayId::new(1).expect("not zero");
     let Some(last) = frames.last().map(Frame::sequence) else { return };
-    // Now: a buffer whose readings arrived long ago is flushed at once.
+    // The present time, because a buffer whose readings arrived long ago is flushed at once.
     let received = SystemClock::new().now();
     for frame in frames {
         let sink = Arc::clone(&acks) as Arc<dyn AckSink>;
         let submission = Submission { org: org(), gateway, received, frame, acks: sink };
-        engine.submit(submission).await.expect("taken");
+        engine.submit(submission).await.expect("accepted");
     }
     tokio::task::block_in_place(|| acks.wait(last.get()));
 }

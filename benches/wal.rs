@@ -1,4 +1,4 @@
-//! The WAL codec: sealing a block of frames and scanning a file. Throughput is in bytes of frames. No disk.
+//! The WAL codec: building and sealing a block of frames, without a disk. Throughput is in bytes of frames.
 
 use std::hint::black_box;
 

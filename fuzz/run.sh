@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets: `run.sh SECONDS [TARGET…]`, each target for so many seconds, all of them when none is named.
-# The canary goes first: it must fail, or nothing else that is said here means anything.
+# Runs the fuzz targets: `run.sh SECONDS [TARGET…]` runs each target for SECONDS, and all targets when none is named.
+# The canary runs first and must fail; otherwise the results of the other targets mean nothing.
 #
-# Inputs that reach something new are kept in fuzz/corpus/<target> and are where the next run begins; what breaks a
-# promise is kept in fuzz/artifacts/<target>. Neither is committed: seeds are, in fuzz/corpora/<target>.
+# Inputs that reach new code are kept in fuzz/corpus/<target>, from which the next run starts. Inputs that violate a
+# property are kept in fuzz/artifacts/<target>. Neither is committed; seeds are, in fuzz/corpora/<target>.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -18,7 +18,7 @@ server=(csv units config wal_replay sql)
 if [ ${#wanted[@]} -eq 0 ]; then wanted=("${light[@]}" "${server[@]}"); fi
 for target in "${wanted[@]}"; do
     if [[ " ${light[*]} ${server[*]} " != *" $target "* ]]; then
-        echo "there is no target $target; there are: ${light[*]} ${server[*]}" >&2
+        echo "unknown target $target; the targets are: ${light[*]} ${server[*]}" >&2
         exit 2
     fi
 done
@@ -26,7 +26,7 @@ done
 rustup toolchain list | grep -q "^$toolchain" || rustup toolchain install "$toolchain" --profile minimal
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 
-# No sanitizer: there is no `unsafe` of ours. No `cfg(fuzzing)`: what is fuzzed is what is shipped.
+# No sanitizer, because icecore has no `unsafe` code. No `cfg(fuzzing)`, so that the fuzzed code is the shipped code.
 cargo_fuzz() { # build or run, target, more arguments
     local verb=$1 target=$2
     shift 2
@@ -34,8 +34,8 @@ cargo_fuzz() { # build or run, target, more arguments
         --target-dir "${FUZZ_TARGET_DIR:-$PWD/target}" "$target" "$@"
 }
 
-# cargo-fuzz instruments whatever is below a target, and below these is all of DataFusion: an hour of building. So only
-# the crates of this workspace are instrumented here, and the others are those of the release build.
+# cargo-fuzz instruments all dependencies of a target. These targets depend on DataFusion, so that would take an hour to
+# build. Therefore only the crates of this workspace are instrumented; the others are as in the release build.
 build_server() { # target
     (cd server && RUSTC_WORKSPACE_WRAPPER="$PWD/../cover.sh" cargo build --release --locked --features libfuzzer \
         --bin "$1")
@@ -49,7 +49,7 @@ server_binary() { # target
 
 is_server() { [[ " ${server[*]} " == *" $1 "* ]]; }
 
-# What a run of a target gets beside the seconds.
+# Prints the libFuzzer options of a target.
 settings() { # target
     case $1 in
         sql) echo "-rss_limit_mb=2048 -timeout=120 -max_len=2048 -only_ascii=1 -dict=dictionaries/sql.dict" ;;
@@ -58,7 +58,7 @@ settings() { # target
         wal_replay) echo "-rss_limit_mb=2048 -timeout=120 -max_len=2048" ;;
         units) echo "-rss_limit_mb=2048 -timeout=20 -max_len=64" ;;
         names | object_key) echo "-rss_limit_mb=512 -timeout=10 -max_len=128" ;;
-        # Far above what any of them needs: an input that unfolds ends here.
+        # Far more than any of these targets needs, so that a decompression bomb is reported.
         *) echo "-rss_limit_mb=512 -timeout=10 -max_len=16384" ;;
     esac
 }
@@ -67,7 +67,7 @@ run() { # target, log, more arguments of libFuzzer
     local target=$1 log=$2
     shift 2
     local seeds=()
-    # Some have no seeds beside the golden files.
+    # Some targets have no seeds besides the golden files.
     if [ -d "corpora/$target" ]; then seeds+=("corpora/$target"); fi
     case $target in
         frame | wal_scan | manifest | segment_tail | segment) seeds+=(../storage-format/fixtures/v1) ;;
@@ -92,7 +92,7 @@ for target in canary "${wanted[@]}"; do
     echo "building $target" >&2
     build=(cargo_fuzz build "$target")
     if is_server "$target"; then build=(build_server "$target"); fi
-    # Whoever waits for it sees cargo at work; in a log only errors are of interest.
+    # Show cargo's progress on a terminal. In a log, show only errors.
     if [ -t 2 ]; then
         "${build[@]}" >&2
     else
@@ -103,10 +103,10 @@ done
 rm -rf corpus/canary artifacts/canary
 if run canary "$logs/canary" -runs=50000000 -max_total_time=120 || ! grep -q 'the canary: ' "$logs/canary"; then
     tail -n 20 "$logs/canary" >&2
-    echo "the canary was not reported: this machinery would report nothing" >&2
+    echo "the canary was not reported, so no violation would be: check the build and its coverage instrumentation" >&2
     exit 1
 fi
-echo "canary           reported, as it must be, after $(last 'number_of_executed_units: +([0-9]+)' "$logs/canary") executions"
+echo "canary           reported as expected, after $(last 'number_of_executed_units: +([0-9]+)' "$logs/canary") executions"
 
 passed=0 failed=0
 for target in "${wanted[@]}"; do

@@ -46,6 +46,7 @@ fn help(kind: ErrorKind, subject: &Subject) -> Option<String> {
         (ErrorKind::NotFound, Subject::Token) => {
             "give the id (16 hex digits) that `icecore token list` shows, not the token itself"
         }
+        (ErrorKind::Corrupt, Subject::ServerKey) => "remove it, and a new key and certificate are made",
         (ErrorKind::NotFound, Subject::Database) => {
             "make a data directory with `icecore init --data-dir DIR`, or name the right one"
         }

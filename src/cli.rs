@@ -10,10 +10,12 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use engine::{Clock, SystemClock};
 use storage_format::Millis;
 
+use control::Caller;
 use control::data_dir::DataDir;
 use problem::{Context, Problem, Result};
 
 mod api;
+mod audit;
 mod bench;
 mod config;
 mod conflicts;
@@ -67,6 +69,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Enroll, list and revoke gateways; send readings as one
     Gateway(gateway::GatewayArgs),
+    /// Show who changed what (works beside a running server)
+    Audit(audit::AuditArgs),
     /// Ask a question in SQL
     Query(query::QueryArgs),
     /// Write readings to a CSV file
@@ -112,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Org(args) => org::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Gateway(args) => gateway::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Conflicts(args) => conflicts::run(&args),
@@ -141,6 +146,12 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 /// The wall clock.
 fn now() -> Millis {
     SystemClock::new().now()
+}
+
+/// Who runs this command: the number that the operating system knows, and the name that the environment says.
+fn caller() -> Caller {
+    let name = std::env::var("USER").unwrap_or_else(|_| "operator".to_owned());
+    Caller::command(rustix::process::getuid().as_raw(), name)
 }
 
 /// A duration argument.

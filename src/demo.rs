@@ -118,10 +118,11 @@ async fn owners(data: &DataDir, dir: &Path, days: u32) -> Result<Vec<Owner>> {
     let control = data.open_control().await.advise()?;
     let mut owners = Vec::new();
     for (seed, (name, loggers)) in (1..).zip(FLEETS) {
-        let org = control.create_org(name, demo_tools::now()).await.advise()?;
+        let org = control.create_org(&demo_tools::caller(), name, demo_tools::now()).await.advise()?;
         let identity = dir.join(format!("gateway-{name}"));
         demo_tools::enroll(&control, data, name, &identity).await?;
-        let (_, token) = control.create_token(org.id, "demo", demo_tools::now()).await.advise()?;
+        let (_, token) =
+            control.create_token(&demo_tools::caller(), org.id, "demo", demo_tools::now()).await.advise()?;
         let fleet = FleetConfig { seed, loggers, interval: Duration::from_secs(300), start, days };
         owners.push(Owner { name, identity, token: token.expose().to_owned(), fleet });
     }

@@ -1,4 +1,4 @@
-//! The ports of the wire, wired: frames go to the engine, certificates are looked up in the control database.
+//! The ports of the wire, wired: frames go to the engine, certificates are looked up among the standings.
 //!
 //! Invariant: an organisation that a certificate or a token names is made in the store before anything of it is asked
 //! or kept; commands only write the control database, so that they work beside a server.
@@ -11,15 +11,14 @@ use rustls_pki_types::CertificateDer;
 use storage_format::{Frame, FrameSequence, Millis, SpoolId};
 
 use control::pki;
-use control::{Control, Standing};
-use problem::Problem;
+use control::{GatewayStanding, Standing, Standings};
 
 /// The wall clock.
 pub type Now = Arc<dyn Fn() -> Millis + Send + Sync>;
 
-/// Who a certificate is, by the control database.
+/// Who a certificate is, by what the control database says.
 pub struct Directory {
-    control: Control,
+    standings: Standings,
     engine: Arc<Engine>,
     now: Now,
 }
@@ -31,31 +30,28 @@ impl std::fmt::Debug for Directory {
 }
 
 impl Directory {
-    /// Over this control database.
+    /// With these standings.
     #[must_use]
-    pub fn new(control: Control, engine: Arc<Engine>, now: Now) -> Self {
-        Self { control, engine, now }
+    pub fn new(standings: Standings, engine: Arc<Engine>, now: Now) -> Self {
+        Self { standings, engine, now }
     }
 
     async fn look_up(&self, certificate: &CertificateDer<'_>) -> std::result::Result<GatewayIdentity, Refusal> {
-        let unavailable = |error: &dyn std::error::Error| {
-            tracing::error!(%error, "the directory of gateways does not answer");
-            Refusal::Unavailable
-        };
         let (org, gateway) = pki::parse_gateway(certificate).ok_or(Refusal::Unknown)?;
-        let found =
-            self.control.gateway_standing(&pki::fingerprint(certificate)).await.map_err(|error| unavailable(&error))?;
-        let (known, expires, standing) = found.ok_or(Refusal::Unknown)?;
+        // Why the database cannot be read is logged where it is watched.
+        let found = self.standings.gateway(&pki::fingerprint(certificate)).await.map_err(|_| Refusal::Unavailable)?;
+        let GatewayStanding { id, expires, standing } = found.ok_or(Refusal::Unknown)?;
         match standing {
             Standing::Revoked => Err(Refusal::Revoked),
             _ if expires <= (self.now)() => Err(Refusal::Expired),
             Standing::Suspended => Err(Refusal::OrgSuspended),
             // What the certificate says and what the database says are the same, or one of them is forged.
-            Standing::Good(of) if of != org || known != gateway => Err(Refusal::Unknown),
+            Standing::Good(of) if of != org || id != gateway => Err(Refusal::Unknown),
             Standing::Good(org) => {
                 let loaded = self.engine.ensure_org(org).await;
                 loaded.map_err(|error| {
-                    unavailable(&Problem::new(format!("organisation {org} cannot be loaded")).detail(error))
+                    tracing::error!(%org, %error, "an organisation cannot be loaded, so its gateway has to wait");
+                    Refusal::Unavailable
                 })?;
                 Ok(GatewayIdentity { org, gateway })
             }
@@ -65,14 +61,12 @@ impl Directory {
 
 impl GatewayDirectory for Directory {
     fn lookup(&self, certificate: &CertificateDer<'_>) -> std::result::Result<GatewayIdentity, Refusal> {
-        // The caller has told the runtime that this may block.
+        // Known gateways are found in memory. For others the caller has told the runtime that this may block.
         tokio::runtime::Handle::current().block_on(self.look_up(certificate))
     }
 
     fn version(&self) -> Option<u64> {
-        let version = tokio::runtime::Handle::current().block_on(self.control.version());
-        // Then everybody is asked about, which tells the same.
-        version.map_err(|error| tracing::debug!(%error, "the control database tells no version")).ok()
+        self.standings.version()
     }
 }
 

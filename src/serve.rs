@@ -1,6 +1,6 @@
 //! The server, put together: engine, query, wire and HTTP over one data directory.
 //!
-//! Order of a start: lock, spilled rows cleared, keys, control database, HTTP (which says "not ready"), recovery,
+//! Order of a start: lock, control database, spilled rows cleared, keys, standings, HTTP (which says "not ready"), recovery,
 //! readiness, wire. Order of a stop: wire (what was submitted is answered), HTTP (answers under way come to an end), engine. A fatal error of the
 //! engine ends the server with that error; what was acknowledged is in the WAL.
 
@@ -20,10 +20,10 @@ use crate::health;
 use crate::open_files;
 use crate::ports::{Directory, Now, Sink};
 use crate::telemetry::Metrics;
-use control::Control;
 use control::data_dir::{DataDir, DirLock};
 use control::master_key;
 use control::pki::{self, Authority};
+use control::{Control, Standings};
 use problem::{Context, Problem, Result, chain};
 use server::{Backend, HttpState};
 
@@ -33,6 +33,7 @@ pub struct Running {
     engine: Arc<Engine>,
     ingest: Server,
     http: HttpServer,
+    standings: Standings,
     control: Control,
     config: Config,
     upkeep: JoinHandle<()>,
@@ -93,8 +94,10 @@ impl Running {
     /// When the directory is none or taken, a key does not fit, an address is taken, or recovery finds damage.
     pub async fn start(data: &DataDir, config: Config) -> Result<Self> {
         let metrics = Metrics::install()?;
-        let control = data.open_control().await.advise()?;
+        data.check().advise()?;
+        // Before the control database is opened, let alone changed: another server may have it.
         let lock = data.lock().advise()?;
+        let control = data.open_control_locked(&lock).await.advise()?;
         data.clear_spill().advise()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let now: Now = {
@@ -106,10 +109,11 @@ impl Running {
         let authority = Authority::load(&data.keys()).advise()?;
         authority.ensure_server_certificate(&data.keys(), &config.ingest.server_names, now()).advise()?;
 
+        let standings = Standings::start(&control).await.advise()?;
         let (backend, ready) = watch::channel(None);
         let render = metrics.clone();
         let render = Arc::new(move || render.render());
-        let state = HttpState::new(config.http.clone(), control.clone(), render, ready);
+        let state = HttpState::new(config.http.clone(), standings.clone(), render, ready);
         let http = HttpServer::start(&config, state).await?;
 
         let random = Arc::new(SystemRandom);
@@ -132,7 +136,7 @@ impl Running {
             config.metadata_cache_bytes_max,
             data.spill(),
         );
-        let ingest = Self::start_ingest(data, &config, &control, &engine, now)?;
+        let ingest = Self::start_ingest(data, &config, standings.clone(), &engine, now)?;
         backend.send_replace(Some(Backend {
             health: health::check(Arc::clone(&engine)),
             engine: Arc::clone(&engine),
@@ -140,13 +144,13 @@ impl Running {
         }));
         let upkeep = tokio::spawn(upkeep(metrics, backend));
         tracing::info!(http = %http.addr, ingest = %ingest.local_addr(), "ready");
-        Ok(Self { engine, ingest, http, control, config, upkeep, _lock: lock })
+        Ok(Self { engine, ingest, http, standings, control, config, upkeep, _lock: lock })
     }
 
     fn start_ingest(
         data: &DataDir,
         config: &Config,
-        control: &Control,
+        standings: Standings,
         engine: &Arc<Engine>,
         now: Now,
     ) -> Result<Server> {
@@ -160,7 +164,7 @@ impl Running {
             times: TimePolicy { time_min: config.ingest.time_min, ahead_max: config.ingest.future_max },
             now: Arc::clone(&now),
         };
-        let directory = Arc::new(Directory::new(control.clone(), Arc::clone(engine), now));
+        let directory = Arc::new(Directory::new(standings, Arc::clone(engine), now));
         Server::bind(ingest_config, Arc::new(Sink::new(Arc::clone(engine))), directory).map_err(|error| {
             let problem = Problem::new("cannot listen for gateways").detail(chain(&error));
             match error {
@@ -218,6 +222,7 @@ impl Running {
         self.http.stop(self.config.http.shutdown_grace).await;
         self.upkeep.abort();
         let closed = self.engine.close().await;
+        self.standings.stop().await;
         self.control.close().await;
         closed.map_err(|error| Problem::new("the engine did not close cleanly").detail(error))?;
         tracing::info!("stopped");

@@ -32,9 +32,11 @@ never -p gateway -- arrow parquet object_store datafusion engine query sqlx axum
 never -p query -- quinn axum sqlx ingest control server icecore
 never -p problem -- tokio storage_format
 never -p client -- arrow datafusion engine query sqlx axum quinn clap control server icecore
+# It replaces files with durable's function; the object store of that crate is not its business.
 never -p control -- engine datafusion query axum quinn clap ingest server problem icecore
 never -p export -- tokio axum sqlx datafusion engine query icecore
 never -p server -- quinn clap ingest gateway icecore
+never -p control --depth 1 -- object_store
 # SQL is behind control: the server itself must not name it.
 never -p server --depth 1 -- sqlx
 never -p load -- engine datafusion query axum clap server icecore

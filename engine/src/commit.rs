@@ -22,6 +22,7 @@ use tokio::sync::MutexGuard;
 
 use crate::buffer::WriteBuffer;
 use crate::error::{EngineError, EngineErrorKind};
+use crate::health::{Condition, Health};
 use crate::manifest::{CommitError, ManifestChange, ManifestStore};
 use crate::org::{Frontier, Org};
 use crate::planted::{self, PlantedBug};
@@ -61,6 +62,7 @@ pub(crate) struct Committer {
     manifests: Arc<ManifestStore>,
     /// Where the log ended when this process began: records up to there may be flushed by earlier processes.
     log_end: Arc<OnceLock<Lsn>>,
+    health: Arc<Health>,
 }
 
 /// The right to change one organisation's manifest, and what is known of the times of its loggers meanwhile.
@@ -72,8 +74,8 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Committer {
-    pub(crate) fn new(manifests: Arc<ManifestStore>, log_end: Arc<OnceLock<Lsn>>) -> Self {
-        Self { manifests, log_end }
+    pub(crate) fn new(manifests: Arc<ManifestStore>, log_end: Arc<OnceLock<Lsn>>, health: Arc<Health>) -> Self {
+        Self { manifests, log_end, health }
     }
 
     /// Waits for the organisation's turn. Until it is dropped, nobody else changes the manifest.
@@ -132,6 +134,18 @@ impl Turn<'_> {
     /// now, so that the caller decides anew. [`EngineErrorKind::Fenced`] when another process has taken over. Others
     /// from store, keys and format; then nothing has changed.
     pub(crate) async fn commit(&mut self, commit: Commit<'_>) -> Result<Arc<Manifest>, EngineError> {
+        let committed = self.make(commit).await;
+        match &committed {
+            Ok(_) => self.committer.health.end(Condition::StoreUnavailable),
+            Err(error) if error.is_of_the_store() => {
+                self.committer.health.begin_with(Condition::StoreUnavailable, error);
+            }
+            Err(_) => {}
+        }
+        committed
+    }
+
+    async fn make(&mut self, commit: Commit<'_>) -> Result<Arc<Manifest>, EngineError> {
         let Commit { reason, change, flushed } = commit;
         let (current, org) = (self.manifest(), self.org.id());
         debug_assert!(

@@ -9,6 +9,7 @@
 
 mod load;
 mod lock;
+mod monitor;
 mod open;
 mod status;
 #[cfg(any(test, feature = "fault"))]
@@ -31,6 +32,7 @@ use crate::append::{AppendQueue, Submission, SubmitError, SubmitFailure};
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushReport, FlushRequest, FlushStep, writer_gone};
+use crate::health::{Condition, Health};
 use crate::keys::KeyProvider;
 use crate::maintain::{Maintenance, Stop, maintain};
 use crate::manifest::ManifestStore;
@@ -41,7 +43,7 @@ use crate::snapshot::Snapshot;
 use crate::wal::WalDirectory;
 
 pub(crate) use load::Loader;
-pub use status::{EngineStatus, FlushTrouble};
+pub use status::{EngineHealth, EngineStatus, FlushTrouble};
 #[cfg(any(test, feature = "fault"))]
 pub use stepped::{Appended, Stepped};
 use threads::Threads;
@@ -78,6 +80,7 @@ struct Core {
     loader: Arc<Loader>,
     queue: Arc<AppendQueue>,
     flush: Arc<FlushStep>,
+    health: Arc<Health>,
     /// Every kind of work in the background.
     maintenance: Vec<Arc<dyn Maintenance>>,
     wal: Arc<WalDirectory>,
@@ -153,6 +156,7 @@ impl Engine {
             return self.submit_unloaded(submission);
         };
         if org.must_wait(core.orgs.budget()) {
+            core.health.begin(Condition::WriteBuffersFull);
             core.orgs.flush_wanted().notify_one();
             return Err(SubmitError::Full(Box::new(submission)));
         }
@@ -258,8 +262,12 @@ impl Engine {
             if error.ends_the_engine() {
                 self.core.fail(&error);
             }
+            if error.is_of_the_store() {
+                self.core.health.begin_with(Condition::StoreUnavailable, &error);
+            }
             return Err(error);
         }
+        self.core.health.end(Condition::StoreUnavailable);
         tracing::info!(%org, "organisation made");
         self.load(org).await
     }

@@ -7,6 +7,8 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use durable::{LocalDurableError, TaskLost};
+
 /// What a caller can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -106,6 +108,18 @@ impl EngineError {
         self.kind() == EngineErrorKind::Fenced
     }
 
+    /// Does it come from the object store: a response that it gave, or that it did not give?
+    pub(crate) fn is_of_the_store(&self) -> bool {
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            if error.is::<object_store::Error>() {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// What happened, without place, cause and advice.
     #[must_use]
     pub fn what(&self) -> &str {
@@ -188,4 +202,3 @@ mod tests {
         assert_eq!(error.clone().kind(), EngineErrorKind::Corrupt);
     }
 }
-use durable::{LocalDurableError, TaskLost};

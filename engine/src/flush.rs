@@ -24,11 +24,12 @@ use async_trait::async_trait;
 use durable::Clock;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
-use storage_format::OrgId;
+use storage_format::{Millis, OrgId};
 use tokio::sync::oneshot;
 
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
+use crate::health::{Condition, Health};
 use crate::maintain::{Maintenance, Pace, Progress, Stop};
 use crate::metrics;
 use crate::org::{Org, Orgs};
@@ -91,6 +92,10 @@ pub(crate) struct FlushRequest {
 pub(crate) struct FlushFailure {
     /// How many in a row.
     pub(crate) failures: u32,
+    /// When the first of them was, by the clock of day.
+    pub(crate) since: Millis,
+    /// Whether the log has it. It has not what is the store's trouble, and everybody's.
+    logged: bool,
     /// Not tried again before this monotonic time.
     pub(crate) not_before: Duration,
     /// The last one.
@@ -104,6 +109,7 @@ pub(crate) struct FlushStep {
     freezer: Box<dyn Freezer>,
     wal: Arc<WalDirectory>,
     clock: Arc<dyn Clock>,
+    health: Arc<Health>,
     age: Duration,
     interval: Duration,
     retry: (Duration, Duration),
@@ -137,6 +143,7 @@ impl FlushStep {
         freezer: Box<dyn Freezer>,
         wal: Arc<WalDirectory>,
         clock: Arc<dyn Clock>,
+        health: Arc<Health>,
         config: &EngineConfig,
     ) -> Self {
         Self {
@@ -145,6 +152,7 @@ impl FlushStep {
             freezer,
             wal,
             clock,
+            health,
             age: config.flush_age,
             interval: config.schedule_interval,
             retry: (config.flush_retry_min, config.flush_retry_max),
@@ -163,6 +171,11 @@ impl FlushStep {
     /// Organisations whose last flush failed.
     pub(crate) fn failures(&self) -> HashMap<OrgId, FlushFailure> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many organisations' last flush failed.
+    pub(crate) fn failing(&self) -> usize {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Flushes what was asked for and what is due, several organisations at a time, then lets the WAL go as far as it
@@ -199,7 +212,6 @@ impl FlushStep {
             let _gone = request.done.send(answer(request.org, &results));
         }
         self.trim(&mut outcome);
-        metrics::sizes(self.orgs.budget().used(), self.wal.bytes(), self.orgs.len());
         outcome
     }
 
@@ -277,40 +289,57 @@ impl FlushStep {
             self.flusher.flush_frozen(org).await
         }
         .await;
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         match &result {
-            Ok(report) => {
-                failures.remove(&org.id());
-                if report.buffers > 0 {
-                    let took = self.clock.monotonic().saturating_sub(start);
-                    metrics::flushed(reason.as_str(), took.as_secs_f64());
-                    metrics::flush_wrote(
-                        report.readings,
-                        report.duplicates,
-                        report.conflicts,
-                        report.segments,
-                        report.bytes,
-                    );
-                    tracing::debug!(org = %org.id(), reason = reason.as_str(), ?took, ?report, "flushed");
-                }
-            }
-            Err(error) => {
-                org.suspect();
-                let known = failures.entry(org.id()).or_insert_with(|| FlushFailure {
-                    failures: 0,
-                    not_before: Duration::ZERO,
-                    error: error.clone(),
-                });
-                known.failures = known.failures.saturating_add(1);
-                let pause = back_off(known.failures, self.retry.0, self.retry.1);
-                known.not_before = self.clock.monotonic().saturating_add(pause);
-                known.error = error.clone();
-                metrics::flush_failed(error);
-                tracing::warn!(org = %org.id(), reason = reason.as_str(), failures = known.failures, ?pause, %error,
-                    "a flush failed; the readings stay in the WAL and in memory, and it is tried again");
-            }
+            Ok(report) => self.succeeded(org, reason, report, start),
+            Err(error) => self.failed(org, reason, error),
         }
         result
+    }
+
+    fn succeeded(&self, org: &Org, reason: FlushReason, report: &FlushReport, start: Duration) {
+        let failure = self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&org.id());
+        if let Some(failure) = failure.filter(|failure| failure.logged) {
+            tracing::info!(org = %org.id(), failures = failure.failures, since = %failure.since,
+                "an organisation that could not flush can again");
+        }
+        if report.buffers > 0 {
+            let took = self.clock.monotonic().saturating_sub(start);
+            metrics::flushed(reason.as_str(), took.as_secs_f64());
+            metrics::flush_wrote(report.readings, report.duplicates, report.conflicts, report.segments, report.bytes);
+            tracing::debug!(org = %org.id(), reason = reason.as_str(), ?took, ?report, "flushed");
+        }
+    }
+
+    fn failed(&self, org: &Org, reason: FlushReason, error: &EngineError) {
+        org.suspect();
+        metrics::flush_failed(error);
+        let of_the_store = error.is_of_the_store();
+        if of_the_store {
+            self.health.begin_with(Condition::StoreUnavailable, error);
+        }
+        let (failures, pause, first) = {
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = failures.entry(org.id()).or_insert_with(|| FlushFailure {
+                failures: 0,
+                since: self.clock.now(),
+                logged: false,
+                not_before: Duration::ZERO,
+                error: error.clone(),
+            });
+            known.failures = known.failures.saturating_add(1);
+            let pause = back_off(known.failures, self.retry.0, self.retry.1);
+            known.not_before = self.clock.monotonic().saturating_add(pause);
+            known.error = error.clone();
+            let first = !known.logged && !of_the_store;
+            known.logged |= first;
+            (known.failures, pause, first)
+        };
+        if first {
+            tracing::warn!(org = %org.id(), reason = reason.as_str(), failures, %error,
+                "an organisation cannot flush; its readings stay in the WAL and in memory, and it is tried again");
+        } else {
+            tracing::debug!(org = %org.id(), reason = reason.as_str(), failures, ?pause, %error, "a flush failed");
+        }
     }
 }
 

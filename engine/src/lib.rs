@@ -19,6 +19,7 @@ mod error;
 mod first_wins;
 mod flush;
 mod garbage;
+mod health;
 mod keys;
 mod limits;
 mod maintain;
@@ -43,12 +44,13 @@ pub use durable::{
 pub use durable::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};
 #[cfg(any(test, feature = "fault"))]
 pub use engine::{Appended, Stepped};
-pub use engine::{Engine, EngineParts, EngineStatus, FlushTrouble};
+pub use engine::{Engine, EngineHealth, EngineParts, EngineStatus, FlushTrouble};
 pub use error::{EngineError, EngineErrorKind};
 pub use first_wins::{
     MERGE_BATCH_ROWS, Merge, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
 };
 pub use flush::FlushReport;
+pub use health::Trouble;
 pub use keys::{KeyError, KeyProvider, MasterKey};
 pub use manifest::{BASE_EVERY, CommitError, InvariantError, ManifestChange, ManifestError, ManifestStore, OrgKeys};
 #[cfg(any(test, feature = "fault"))]

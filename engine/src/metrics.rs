@@ -17,6 +17,11 @@ const COLLECTED: &str = "icecore_orphaned_objects_removed_total";
 const BUFFER_BYTES: &str = "icecore_write_buffer_bytes";
 const WAL_BYTES: &str = "icecore_wal_bytes";
 const ORGS_LOADED: &str = "icecore_orgs_loaded";
+const WAL_FULL: &str = "icecore_wal_full";
+const WAL_WITHOUT_FILE: &str = "icecore_wal_without_file";
+const WRITE_BUFFERS_FULL: &str = "icecore_write_buffers_full";
+const STORE_UNAVAILABLE: &str = "icecore_store_unavailable";
+const ORGS_NOT_FLUSHING: &str = "icecore_orgs_not_flushing";
 
 /// Tells a recorder what the names mean.
 pub(crate) fn describe() {
@@ -32,6 +37,11 @@ pub(crate) fn describe() {
     describe_gauge!(BUFFER_BYTES, Unit::Bytes, "Memory of all write buffers");
     describe_gauge!(WAL_BYTES, Unit::Bytes, "Bytes of all WAL files");
     describe_gauge!(ORGS_LOADED, Unit::Count, "Organisations whose manifest is in memory");
+    describe_gauge!(WAL_FULL, Unit::Count, "1 while frames are not taken because the WAL is as long as it may be");
+    describe_gauge!(WAL_WITHOUT_FILE, Unit::Count, "1 while nothing is acknowledged because no WAL file can be made");
+    describe_gauge!(WRITE_BUFFERS_FULL, Unit::Count, "1 while frames are not taken because write buffers are full");
+    describe_gauge!(STORE_UNAVAILABLE, Unit::Count, "1 while the object store does not take objects");
+    describe_gauge!(ORGS_NOT_FLUSHING, Unit::Count, "Organisations whose last flush failed");
 }
 
 pub(crate) fn flushed(reason: &'static str, seconds: f64) {
@@ -60,4 +70,18 @@ pub(crate) fn sizes(buffer_bytes: u64, wal_bytes: u64, orgs: usize) {
     gauge!(BUFFER_BYTES).set(buffer_bytes as f64);
     gauge!(WAL_BYTES).set(wal_bytes as f64);
     gauge!(ORGS_LOADED).set(orgs as f64);
+}
+
+#[allow(clippy::cast_precision_loss, reason = "gauges are f64; organisations are few")]
+pub(crate) fn health(wal_full: bool, wal_without_file: bool, buffers_full: bool, store: bool, orgs: usize) {
+    let gauges = [
+        (WAL_FULL, wal_full),
+        (WAL_WITHOUT_FILE, wal_without_file),
+        (WRITE_BUFFERS_FULL, buffers_full),
+        (STORE_UNAVAILABLE, store),
+    ];
+    for (name, holds) in gauges {
+        gauge!(name).set(if holds { 1.0 } else { 0.0 });
+    }
+    gauge!(ORGS_NOT_FLUSHING).set(orgs as f64);
 }

@@ -1,9 +1,9 @@
-//! A decoder that breaks its promise on purpose: whoever runs the targets sees first that this one is reported.
+//! A decoder with a deliberate defect. Every run of the targets first checks that this defect is reported.
 
-/// Believes a length that it was told, behind a magic that only a fuzzer guided by coverage finds.
+/// Trusts a length field behind a magic that only a coverage-guided fuzzer finds.
 pub fn canary(data: &[u8]) -> bool {
     let Some(rest) = data.strip_prefix(b"ICEF") else { return false };
     let Some((&length, body)) = rest.split_first() else { return false };
-    assert!(usize::from(length) <= body.len(), "the canary: {length} bytes claimed, {} there", body.len());
+    assert!(usize::from(length) <= body.len(), "the canary: {length} bytes claimed, {} present", body.len());
     true
 }

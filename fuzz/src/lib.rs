@@ -1,9 +1,9 @@
-//! The bodies of the fuzz targets: plain functions that take any bytes and panic only when a promise is broken.
-//! Each answers whether the bytes were good, so that a test can see that its seeds reach what is behind the checks.
+//! Bodies of the fuzz targets: plain functions that take any bytes and panic only when a property is violated. Each
+//! returns whether the bytes were valid, so that a test can check that its seeds get past the first checks.
 //!
-//! The ordinary tests replay `corpora/` and mutations of the golden files through the same functions, so that a body
-//! that no longer finds anything is noticed without a fuzzer. A canary shows that a broken promise would be reported.
-//! What needs the whole server (SQL, CSV, configuration) is in `server/`, apart, so that these build in minutes.
+//! Ordinary tests replay `corpora/` and mutations of the golden files through the same functions, so that a body that
+//! no longer checks anything is detected without a fuzzer. A canary shows that a violation would be reported. Targets
+//! that need the complete server (SQL, CSV, configuration) are in `server/`, so that those here build in minutes.
 
 mod canary;
 mod frame;

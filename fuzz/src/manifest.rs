@@ -1,4 +1,4 @@
-//! Manifest objects: as they lie in the store, and with bodies that only the holder of the key could have sealed.
+//! Manifest objects: as they are in the store, and with bodies that only a holder of the key could have sealed.
 
 use storage_format::encryption::{SecretKey, seal};
 use storage_format::manifest::{
@@ -9,29 +9,29 @@ use storage_format::{FlushNumber, ManifestVersion, ObjectKey, OrgId};
 
 use crate::Script;
 
-/// The organisation key of the golden manifests.
+/// Organisation key of the golden manifests.
 pub(crate) const ORG_KEY: [u8; 32] = [7; 32];
-/// Their organisation.
+/// Organisation of the golden manifests.
 pub(crate) const ORG: u64 = 0xA1;
 const KEY_VERSION: u32 = 1;
 const SEAL_NONCE: [u8; 12] = [1; 12];
-/// The checksum covers everything from here on.
+/// Offset from which the checksum covers everything.
 const CHECKED_FROM: usize = 12;
 
 pub(crate) fn org() -> OrgId {
     OrgId::new(ORG).expect("not zero")
 }
 
-/// A manifest object: decoding ends in a state or an error.
+/// Decodes a manifest object, which must give a state or an error.
 pub fn manifest(data: &[u8]) -> bool {
     let key = SecretKey::from_bytes(ORG_KEY);
-    // Under the name that it gives itself, or everything would end at the first comparison.
+    // Use the name that the header states, because any other fails at the first comparison.
     let Ok(header) = ManifestHeader::decode(data) else { return false };
     decode_manifest(header.org, header.version, data, &key).is_ok()
 }
 
-/// A manifest's body behind the seal: the bytes are its plain text. What decodes keeps every rule of a state, and is
-/// encoded to the same bytes again.
+/// Seals the bytes as a manifest's body and decodes it. A body that decodes keeps every invariant of a state, and is
+/// re-encoded to the same bytes.
 pub fn manifest_body(data: &[u8]) -> bool {
     let mut script = Script::new(data);
     let choice = script.u8();
@@ -46,12 +46,13 @@ pub fn manifest_body(data: &[u8]) -> bool {
         }
     };
     assert_eq!(matches!(object, ManifestObject::Base(_)), is_base);
-    let again = encode_manifest(org(), &object, &key, KEY_VERSION, SEAL_NONCE).expect("it fitted before");
+    let again =
+        encode_manifest(org(), &object, &key, KEY_VERSION, SEAL_NONCE).expect("within the size limit, as before");
     assert_eq!(again, sealed, "a manifest has one form");
     if let ManifestObject::Base(base) = &object {
         check_state(&base.state);
     }
-    // As the first commit of all, and after the state that it came with.
+    // Apply the commit to the empty manifest, and to the state of the base.
     let mut states = vec![Manifest::empty()];
     if let ManifestObject::Base(base) = &object {
         states.push(base.state.clone());
@@ -60,20 +61,20 @@ pub fn manifest_body(data: &[u8]) -> bool {
         let before = state.clone();
         match state.apply(object.delta()) {
             Ok(()) => check_state(&state),
-            Err(_) => assert_eq!(state, before, "what is refused changes nothing"),
+            Err(_) => assert_eq!(state, before, "a rejected commit changes nothing"),
         }
     }
     true
 }
 
-/// Seals a body that perhaps no encoder would make, as `docs/manifest.md` says.
+/// Seals a body as `docs/manifest.md` describes it, even if no encoder would write it.
 fn seal_body(is_base: bool, version: u64, body: &[u8]) -> Vec<u8> {
     let mut bytes = b"icemanif".to_vec();
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&1_u16.to_le_bytes());
     bytes.extend_from_slice(&[if is_base { 2 } else { 1 }, 0]);
     bytes.extend_from_slice(&KEY_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&u32::try_from(body.len()).expect("a fuzzer's bytes are few").to_le_bytes());
+    bytes.extend_from_slice(&u32::try_from(body.len()).expect("the input is small").to_le_bytes());
     bytes.extend_from_slice(&ORG.to_le_bytes());
     bytes.extend_from_slice(&version.to_le_bytes());
     bytes.extend_from_slice(&2_u64.to_le_bytes());
@@ -91,7 +92,7 @@ fn seal_body(is_base: bool, version: u64, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What `docs/manifest.md` says of every state, written down a second time.
+/// Checks the invariants of a state: an independent implementation of the rules in `docs/manifest.md`.
 pub(crate) fn check_state(state: &Manifest) {
     let mut ids = Vec::new();
     for (entries, kind) in [(state.segments(), SegmentKind::Readings), (state.conflicts(), SegmentKind::Conflicts)] {
@@ -132,7 +133,7 @@ fn check_entry(entry: &SegmentEntry, flush: FlushNumber) {
     assert_eq!(rules, [true; 7], "{entry:?}");
 }
 
-/// The plain text of a golden manifest: a seed of [`manifest_body`].
+/// Returns the plaintext of a golden manifest, which is a seed of [`manifest_body`].
 #[cfg(test)]
 pub(crate) fn golden_body(sealed: &[u8]) -> Vec<u8> {
     use storage_format::FileKind;

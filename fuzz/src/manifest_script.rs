@@ -1,5 +1,5 @@
-//! Scripts of commits: each follows the rules or breaks one. It applies and every rule of a state holds, or it is
-//! refused and nothing has changed; and a reader who has a base and the deltas after it comes to the same state.
+//! Scripts of commits, some of which break a rule. Either a commit applies and every invariant of a state holds, or it
+//! is rejected and nothing changes. A reader with a base and the deltas after it must arrive at the same state.
 
 use std::collections::BTreeSet;
 
@@ -16,10 +16,10 @@ use storage_format::{
 use crate::Script;
 use crate::manifest::{ORG_KEY, check_state, org};
 
-/// Longer scripts find nothing new, and cost more each.
+/// Most commits of a script. Longer scripts find nothing new and take more time.
 const COMMITS_MAX: usize = 64;
 
-/// A script of commits.
+/// Runs a script of commits.
 pub fn manifest_script(data: &[u8]) -> bool {
     let mut script = Script::new(data);
     let key = SecretKey::from_bytes(ORG_KEY);
@@ -33,9 +33,9 @@ pub fn manifest_script(data: &[u8]) -> bool {
         let delta = commit(&mut script, &state, &live);
         let before = state.clone();
         let applied = state.apply(&delta);
-        check_answer(&applied, &delta, &before, &live);
+        check_result(&applied, &delta, &before, &live);
         if applied.is_err() {
-            assert_eq!(state, before, "what is refused changes nothing");
+            assert_eq!(state, before, "a rejected commit changes nothing");
             continue;
         }
         check_state(&state);
@@ -46,9 +46,9 @@ pub fn manifest_script(data: &[u8]) -> bool {
         let listed: BTreeSet<_> = state.segments().iter().chain(state.conflicts()).map(|entry| entry.id).collect();
         assert_eq!(listed, live);
         assert_eq!(Some(state.totals()), before.totals().checked_add(delta.totals));
-        let told = (state.version(), state.epoch(), state.lsn_covered(), state.flush());
-        assert_eq!(told, (delta.version, delta.epoch, delta.lsn_covered, delta.flush));
-        // Everything that applies can be written and read again, alone and with the state after it.
+        let found = (state.version(), state.epoch(), state.lsn_covered(), state.flush());
+        assert_eq!(found, (delta.version, delta.epoch, delta.lsn_covered, delta.flush));
+        // Every applied commit can be encoded and decoded, both alone and with the state after it.
         let base = ManifestObject::Base(Box::new(ManifestBase { delta: delta.clone(), state: state.clone() }));
         for object in [ManifestObject::Delta(delta), base] {
             let bytes = encode_manifest(org(), &object, &key, 1, [1; 12]).expect("small");
@@ -56,7 +56,7 @@ pub fn manifest_script(data: &[u8]) -> bool {
             objects.push(bytes);
         }
     }
-    // From the first base, and from one in the middle.
+    // Start from the first base, and from one in the middle.
     let pairs = objects.len() / 2;
     for start in [0, pairs / 2] {
         read_back(&objects, start, &state, &key);
@@ -64,23 +64,25 @@ pub fn manifest_script(data: &[u8]) -> bool {
     pairs > 0
 }
 
-/// Objects are pairs of a delta and a base of the same version, from version 1 on.
+/// Reads a base and the deltas after it. `objects` has pairs of a delta and a base, from version 1 on.
 fn read_back(objects: &[Vec<u8>], start: usize, state: &Manifest, key: &SecretKey) {
     let mut read: Option<Manifest> = None;
     for (index, pair) in objects.chunks_exact(2).enumerate().skip(start) {
         let version = ManifestVersion::new(index as u64 + 1);
         let bytes = if index == start { &pair[1] } else { &pair[0] };
-        match (decode_manifest(org(), version, bytes, key).expect("read before"), read.as_mut()) {
+        match (decode_manifest(org(), version, bytes, key).expect("an object that was decoded before"), read.as_mut()) {
             (ManifestObject::Base(base), None) => read = Some(base.state),
-            (ManifestObject::Delta(delta), Some(state)) => state.apply(&delta).expect("it was applied before"),
+            (ManifestObject::Delta(delta), Some(state)) => {
+                state.apply(&delta).expect("a commit that was applied before")
+            }
             _ => panic!("the first is a base, the others are deltas"),
         }
     }
     assert!(read.is_none_or(|read| read == *state), "a base and its deltas lead to the same state");
 }
 
-/// Holds the answer against what the page says, for the rules that can be told from outside.
-fn check_answer(
+/// Checks the result against the rules of the format page that can be evaluated here.
+fn check_result(
     applied: &Result<(), ApplyError>,
     delta: &ManifestDelta,
     before: &Manifest,
@@ -97,12 +99,12 @@ fn check_answer(
         && removed.is_subset(live)
         && added.len() == delta.added.len()
         && added.is_disjoint(live);
-    assert!(follows || applied.is_err(), "{delta:?} does not follow, and was applied");
+    assert!(follows || applied.is_err(), "{delta:?} breaks a rule, but was applied");
     let is_plain = delta.added.is_empty() && delta.spools.is_empty() && delta.epoch > WriterEpoch::ZERO;
-    assert!(!(follows && is_plain) || applied.is_ok(), "{delta:?} follows, and was refused: {applied:?}");
+    assert!(!(follows && is_plain) || applied.is_ok(), "{delta:?} is valid, but was rejected: {applied:?}");
 }
 
-/// A commit that follows `state`; now and then with one thing wrong.
+/// Generates a commit that follows `state`, sometimes with one error.
 fn commit(script: &mut Script<'_>, state: &Manifest, live: &BTreeSet<SegmentId>) -> ManifestDelta {
     let flush = FlushNumber::new(step(script, state.flush().get()));
     let lsn_covered = Lsn::new(step(script, state.lsn_covered().get()));
@@ -137,7 +139,7 @@ fn commit(script: &mut Script<'_>, state: &Manifest, live: &BTreeSet<SegmentId>)
         });
     }
     if script.one_in(4) {
-        spoil(script, &mut delta);
+        add_error(script, &mut delta);
     }
     delta
 }
@@ -188,8 +190,8 @@ fn entry(script: &mut Script<'_>, flush: FlushNumber) -> SegmentEntry {
     entry
 }
 
-/// Changes one thing, mostly so that the commit does not follow any more.
-fn spoil(script: &mut Script<'_>, delta: &mut ManifestDelta) {
+/// Changes one field, in most cases so that the commit becomes invalid.
+fn add_error(script: &mut Script<'_>, delta: &mut ManifestDelta) {
     match script.below(8) {
         0 => delta.version = ManifestVersion::new(script.u64()),
         1 => delta.epoch = WriterEpoch::new(script.u64()),

@@ -1,4 +1,4 @@
-//! Texts and numbers that name things: what parses has one text form, and what is printed parses to the same again.
+//! Names as texts and numbers: every value has one text form, and a printed value parses to the same value.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -10,29 +10,29 @@ use storage_format::{
 
 use crate::Script;
 
-/// Names of objects, and of the windows in them.
+/// Parses object keys, and the windows in them.
 pub fn object_key(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
-    let key = same_text::<ObjectKey>(text, text);
+    let key = round_trips::<ObjectKey>(text, text);
     if key {
-        assert!(!text.contains("..") && text.is_ascii(), "a name stays where it is");
+        assert!(!text.contains("..") && text.is_ascii(), "a name cannot leave its prefix");
     }
-    let window = same_text::<Window>(text, text);
+    let window = round_trips::<Window>(text, text);
     key || window
 }
 
-/// Channels, ids and times: as texts, and as numbers taken from the same bytes.
+/// Parses channels, ids and times, both as texts and as numbers taken from the same bytes.
 pub fn names(data: &[u8]) -> bool {
     numbers(data);
     let Ok(text) = std::str::from_utf8(data) else { return false };
     let (lower, upper) = (text.to_lowercase(), text.to_uppercase());
     let ids = [
-        same_text::<LoggerId>(text, &upper),
-        same_text::<OrgId>(text, &lower),
-        same_text::<GatewayId>(text, &lower),
-        same_text::<SpoolId>(text, &lower),
-        same_text::<SegmentId>(text, &lower),
-        same_text::<WalFileId>(text, text),
+        round_trips::<LoggerId>(text, &upper),
+        round_trips::<OrgId>(text, &lower),
+        round_trips::<GatewayId>(text, &lower),
+        round_trips::<SpoolId>(text, &lower),
+        round_trips::<SegmentId>(text, &lower),
+        round_trips::<WalFileId>(text, text),
     ];
     let channel = Channel::by_name(text);
     if let Some(channel) = channel {
@@ -43,10 +43,10 @@ pub fn names(data: &[u8]) -> bool {
     ids.contains(&true) || channel.is_some() || time(text)
 }
 
-fn same_text<T: FromStr<Err: Debug> + Display + PartialEq + Debug>(text: &str, canonical: &str) -> bool {
+fn round_trips<T: FromStr<Err: Debug> + Display + PartialEq + Debug>(text: &str, canonical: &str) -> bool {
     let Ok(value) = text.parse::<T>() else { return false };
     assert_eq!(value.to_string(), canonical);
-    assert_eq!(canonical.parse::<T>().expect("what is printed parses"), value);
+    assert_eq!(canonical.parse::<T>().expect("a printed value parses"), value);
     true
 }
 
@@ -55,11 +55,11 @@ fn numbers(data: &[u8]) {
     if let Some(code) = ChannelCode::new(script.u16()) {
         let known = usize::from(code.get()) <= channels().len();
         assert_eq!(code.channel().is_some(), known, "the registry is dense");
-        assert_eq!(Channel::by_name(&code.to_string()).is_some(), known, "only known channels have a channel's name");
+        assert_eq!(Channel::by_name(&code.to_string()).is_some(), known, "only known channels have a name");
     }
     let mut script = Script::new(data);
     let (first, second) = (script.i64(), script.i64());
-    // Nearly no number is a whole hour.
+    // Rounded to whole hours too, because random numbers almost never are.
     let hours = (first / 3_600_000 * 3_600_000, second / 3_600_000 * 3_600_000);
     for (start, end) in [(first, second), hours] {
         if let Ok(window) = Window::from_bounds(start, end) {
@@ -72,17 +72,17 @@ fn numbers(data: &[u8]) {
         assert!(month.range().contains(time));
         assert_eq!(month.to_string().parse::<Window>(), Ok(month));
         assert_eq!(time.to_string().parse::<Millis>(), Ok(time));
-        assert_eq!(strict_rfc3339(&time.to_string()), Some(first), "what is printed is RFC 3339");
-        let whole = time.whole_seconds();
-        assert!(whole <= time && time.get() - whole.get() < 1000);
+        assert_eq!(strict_rfc3339(&time.to_string()), Some(first), "the printed form is RFC 3339");
+        let seconds = time.whole_seconds();
+        assert!(seconds <= time && time.get() - seconds.get() < 1000);
     }
 }
 
-/// A time's text: what is RFC 3339 to the letter parses to what a calendar of other make says, or is out of range.
+/// Parses a time. A strict RFC 3339 text must parse to the value of an independent calendar, or be out of range.
 fn time(text: &str) -> bool {
     let parsed = text.parse::<Millis>();
     if let Ok(time) = parsed {
-        assert_eq!(time.to_string().parse::<Millis>(), Ok(time), "what is printed parses");
+        assert_eq!(time.to_string().parse::<Millis>(), Ok(time), "a printed value parses");
     }
     if let Some(ms) = strict_rfc3339(text) {
         match Millis::new(ms) {
@@ -93,8 +93,8 @@ fn time(text: &str) -> bool {
     parsed.is_ok()
 }
 
-/// Milliseconds since 1970 of `YYYY-MM-DDTHH:MM:SS[.fff](Z|±HH:MM)`, with at most three digits of a second's fraction;
-/// `None` for everything else, leap seconds included.
+/// Returns the milliseconds since 1970 of `YYYY-MM-DDTHH:MM:SS[.fff](Z|±HH:MM)`, with at most three digits of a
+/// second's fraction; `None` for any other text, including leap seconds.
 fn strict_rfc3339(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let digits = |from: usize, to: usize| -> Option<i64> {
@@ -135,7 +135,7 @@ fn strict_rfc3339(text: &str) -> Option<i64> {
     if year == 0 || !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 59 {
         return None;
     }
-    // Days from 1970, years beginning in March (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+    // Days since 1970, with years that start in March (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms").
     let shifted = if month <= 2 { year - 1 } else { year };
     let era = shifted.div_euclid(400);
     let of_era = shifted.rem_euclid(400);

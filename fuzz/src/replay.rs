@@ -1,20 +1,20 @@
-//! Runs fuzz bodies without a fuzzer: over kept inputs, over golden files, over mutations of both. Used by the tests
-//! of both packages of fuzz targets.
+//! Replay of fuzz bodies without a fuzzer: on seeds, on golden files, and on mutations of both. The tests of both
+//! packages of fuzz targets use it.
 //!
-//! A file of `corpora/<target>/` is good to its target's body, unless its name begins with `bad-`.
+//! A file of `corpora/<target>/` is a valid input of the target, unless its name starts with `bad-`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// One target.
+/// Fuzz target.
 pub(crate) struct Target {
     pub(crate) name: &'static str,
     pub(crate) body: fn(&[u8]) -> bool,
-    /// What the names of its golden files hold, if it has any.
+    /// Part of the names of its golden files, if it has any.
     pub(crate) golden: Option<&'static str>,
 }
 
-/// The directory that holds `corpora`, `server` and this package.
+/// Returns the directory that contains `corpora`, `server` and this package.
 pub(crate) fn fuzz_dir() -> PathBuf {
     let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     if own.join("corpora").is_dir() { own } else { own.join("..") }
@@ -33,7 +33,7 @@ fn name(path: &Path) -> String {
     path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Every seed of a target: its name and its bytes.
+/// Returns the name and the bytes of every seed of a target.
 pub(crate) fn seeds(target: &Target) -> Vec<(String, Vec<u8>)> {
     let mut paths = files(&fuzz_dir().join("corpora").join(target.name), "");
     if let Some(part) = target.golden {
@@ -42,23 +42,23 @@ pub(crate) fn seeds(target: &Target) -> Vec<(String, Vec<u8>)> {
     paths.into_iter().map(|path| (name(&path), fs::read(&path).expect("a seed can be read"))).collect()
 }
 
-/// Good seeds are good, bad ones are not, and there is a good one for every target.
+/// Checks that valid seeds are accepted, that `bad-` seeds are rejected, and that every target has a valid seed.
 pub(crate) fn check_seeds(targets: &[Target]) {
     for target in targets {
-        let (mut good, mut wrong) = (0, Vec::new());
+        let (mut valid, mut wrong) = (0, Vec::new());
         for (name, seed) in seeds(target) {
-            let is_good = (target.body)(&seed);
-            good += usize::from(is_good);
-            if is_good == name.starts_with("bad-") {
+            let is_valid = (target.body)(&seed);
+            valid += usize::from(is_valid);
+            if is_valid == name.starts_with("bad-") {
                 wrong.push(name);
             }
         }
-        assert!(wrong.is_empty(), "seeds of {} that are not what their names say: {wrong:?}", target.name);
-        assert!(good > 0, "{} has no good seed: nothing behind the first checks is reached", target.name);
+        assert!(wrong.is_empty(), "seeds of {} whose names state the wrong result: {wrong:?}", target.name);
+        assert!(valid > 0, "{} has no valid seed, so no input gets past the first checks", target.name);
     }
 }
 
-/// Every target of the fuzzer is one of these.
+/// Checks that the files in `fuzz_targets`, the `[[bin]]` entries and `targets` are the same targets.
 pub(crate) fn check_names(targets: &[Target]) {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets");
     let mut names: Vec<_> = files(&dir, "").iter().map(|path| name(path)).collect();
@@ -73,26 +73,27 @@ pub(crate) fn check_names(targets: &[Target]) {
     }
 }
 
-/// A change of a seed: bytes at places (as parts of 2^32 of its length), and perhaps an end.
+/// Mutation of a seed: bytes to XOR at positions (as fractions of the length, in units of 2^-32), and optionally a new
+/// length.
 pub(crate) type Mutation = (Vec<(u32, u8)>, Option<u32>);
 
-fn place(part: u32, length: usize) -> usize {
-    let place = (u64::from(part) * length as u64) >> 32;
-    usize::try_from(place).unwrap_or(0)
+fn position(part: u32, length: usize) -> usize {
+    let position = (u64::from(part) * length as u64) >> 32;
+    usize::try_from(position).unwrap_or(0)
 }
 
-/// Runs every seed of a target, changed so.
+/// Runs a target on all of its seeds, each with this mutation applied.
 pub(crate) fn run_mutated(target: &Target, (bytes, cut): &Mutation) {
     for (_, mut seed) in seeds(target) {
         if seed.is_empty() {
             continue;
         }
         for (part, value) in bytes {
-            let at = place(*part, seed.len());
+            let at = position(*part, seed.len());
             seed[at] ^= value;
         }
         if let Some(part) = cut {
-            seed.truncate(place(*part, seed.len()));
+            seed.truncate(position(*part, seed.len()));
         }
         (target.body)(&seed);
     }

@@ -1,6 +1,6 @@
-//! A fuzzer's bytes as a source of choices. Past its end it gives zeros, so that any bytes are a whole script.
+//! The bytes of a fuzzer as a source of choices. After the last byte it returns zeros, so that any bytes are a script.
 
-/// Reads choices from the front of the bytes.
+/// Source of choices, read from the front of the bytes.
 #[derive(Debug, Clone)]
 pub struct Script<'a> {
     bytes: &'a [u8],
@@ -8,7 +8,7 @@ pub struct Script<'a> {
 
 macro_rules! number {
     ($name:ident, $type:ty) => {
-        /// The next number, little endian.
+        /// Returns the next number, little endian.
         pub fn $name(&mut self) -> $type {
             <$type>::from_le_bytes(self.array())
         }
@@ -16,13 +16,13 @@ macro_rules! number {
 }
 
 impl<'a> Script<'a> {
-    /// A script of these bytes.
+    /// Creates a script of these bytes.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
-    /// Are all bytes used?
+    /// Returns whether all bytes are used.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
@@ -42,24 +42,24 @@ impl<'a> Script<'a> {
     number!(u128, u128);
     number!(i64, i64);
 
-    /// The next bytes, at most so many.
-    pub fn take(&mut self, most: usize) -> &'a [u8] {
-        let (taken, rest) = self.bytes.split_at(most.min(self.bytes.len()));
+    /// Returns the next bytes, at most `count_max`.
+    pub fn take(&mut self, count_max: usize) -> &'a [u8] {
+        let (taken, rest) = self.bytes.split_at(count_max.min(self.bytes.len()));
         self.bytes = rest;
         taken
     }
 
-    /// All that is left.
+    /// Returns all remaining bytes.
     pub fn rest(&mut self) -> &'a [u8] {
         self.take(usize::MAX)
     }
 
-    /// A choice below this number.
+    /// Returns a number below `end`.
     pub fn below(&mut self, end: u8) -> u8 {
         self.u8() % end.max(1)
     }
 
-    /// Yes, one time in so many.
+    /// Returns true with a probability of one in `times`.
     pub fn one_in(&mut self, times: u8) -> bool {
         self.below(times) == 1
     }

@@ -1,7 +1,7 @@
-//! Segments: a tail of any bytes, and whole segments with parts changed, cut, moved or taken from another one.
+//! Segments: tails of any bytes, and complete segments with parts changed, removed, moved or taken from another one.
 //!
-//! Behind authenticated encryption there are two answers to a changed byte: an error, or that it did not matter. Rows
-//! that were never written are the third, which these targets look for.
+//! With authenticated encryption, a changed byte must either cause an error or have no effect. These targets search for
+//! the third case: rows that were never written.
 
 use std::sync::{Arc, LazyLock};
 
@@ -22,10 +22,10 @@ use crate::manifest::{ORG_KEY, org};
 
 const READINGS: &[u8] = include_bytes!("../../storage-format/fixtures/v1/segment.parquet");
 const CONFLICTS: &[u8] = include_bytes!("../../storage-format/fixtures/v1/conflicts.parquet");
-/// More edits find nothing new.
+/// Most edits of a script. More edits find nothing new.
 const EDITS_MAX: usize = 32;
 
-/// A segment's tail: decoding ends in key metadata or an error whose offset lies in the file.
+/// Decodes a segment's tail, which must give key metadata or an error whose offset is inside the file.
 pub fn segment_tail(data: &[u8]) -> bool {
     let length = data.len() as u64;
     match read_tail(length, data) {
@@ -40,15 +40,15 @@ pub fn segment_tail(data: &[u8]) -> bool {
     }
 }
 
-/// A whole segment: bytes that end as one does, or else a script of edits to a good one. An error, or the rows that
-/// were written.
+/// Reads a complete segment: the bytes themselves if they end with its magic, otherwise a valid segment after a script
+/// of edits. The result must be an error or the rows that were written.
 pub fn segment(data: &[u8]) -> bool {
     static GOLDEN: LazyLock<Golden> = LazyLock::new(Golden::open);
     let bytes = if data.ends_with(b"PARE") { data.to_vec() } else { edited(&mut Script::new(data)) };
     match read(&Bytes::from(bytes), &GOLDEN.entry) {
         Ok(batches) => {
             let rows = concat_batches(GOLDEN.rows.schema_ref(), &batches).expect("one schema");
-            assert_eq!(rows, GOLDEN.rows, "other rows than were written, and no error");
+            assert_eq!(rows, GOLDEN.rows, "wrong rows were read without an error");
             assert_eq!(digest(&GOLDEN.entry, &batches), GOLDEN.entry.digest);
             true
         }
@@ -56,7 +56,7 @@ pub fn segment(data: &[u8]) -> bool {
     }
 }
 
-/// The golden segment, and what a manifest would say of it.
+/// The golden segment and its manifest entry.
 struct Golden {
     entry: SegmentEntry,
     rows: RecordBatch,
@@ -79,7 +79,7 @@ impl Golden {
             flush_last: spec.flush_last,
             rows: footer.rows,
             bytes: bytes.len() as u64,
-            // Nothing of what follows is looked at when a segment is read.
+            // Reading a segment does not use the fields below, except the key version and the digest.
             time_min: start,
             time_max: start,
             logger_min: LoggerId::MIN,
@@ -103,11 +103,15 @@ fn digest(entry: &SegmentEntry, batches: &[RecordBatch]) -> [u8; 32] {
     digest.finish()
 }
 
-/// The bytes of a range, if they are there.
+/// Returns the bytes of a range, if they exist.
 fn range(bytes: &Bytes, range: &std::ops::Range<u64>) -> Result<Bytes, String> {
     let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
     let (start, end) = (at(range.start), at(range.end));
-    if start <= end && end <= bytes.len() { Ok(bytes.slice(start..end)) } else { Err("cut short".to_owned()) }
+    if start <= end && end <= bytes.len() {
+        Ok(bytes.slice(start..end))
+    } else {
+        Err("the file is too short".to_owned())
+    }
 }
 
 fn metadata(bytes: &Bytes, key: &SecretKey) -> Result<Arc<ParquetMetaData>, String> {
@@ -125,9 +129,9 @@ fn metadata(bytes: &Bytes, key: &SecretKey) -> Result<Arc<ParquetMetaData>, Stri
     }
 }
 
-/// Reads a whole segment as the engine does: tail, key, metadata, footer, then rows, every range checked before
-/// parquet-rs gets it. The engine refuses another length than the manifest's at once; here, damage has to be noticed
-/// without that.
+/// Reads a complete segment as the engine does: tail, key, metadata, footer, then rows, with every range checked before
+/// it is passed to parquet-rs. Unlike the engine, it does not reject a length that differs from the manifest's, so that
+/// damage must be detected without that check.
 fn read(bytes: &Bytes, entry: &SegmentEntry) -> Result<Vec<RecordBatch>, String> {
     let tail = read_tail(bytes.len() as u64, bytes).map_err(|error| error.to_string())?;
     let key = tail.key_metadata.unwrap_for(org(), entry, &SecretKey::from_bytes(ORG_KEY));
@@ -156,7 +160,7 @@ fn read(bytes: &Bytes, entry: &SegmentEntry) -> Result<Vec<RecordBatch>, String>
     }
 }
 
-/// The golden segment after a script of edits.
+/// Applies a script of edits to the golden segment.
 fn edited(script: &mut Script<'_>) -> Vec<u8> {
     let mut bytes = READINGS.to_vec();
     for _ in 0..EDITS_MAX {
@@ -183,13 +187,13 @@ fn edit(script: &mut Script<'_>, bytes: &mut Vec<u8>) {
         }
         4 => swap_modules(bytes, at, length),
         5 => {
-            // A part of an object of the same organisation, under the same key.
+            // Overwrite with a part of another object of the same organisation, under the same key.
             let from = usize::from(script.u16()) % CONFLICTS.len();
             let length = length.min(CONFLICTS.len() - from).min(bytes.len() - at);
             bytes[at..at + length].copy_from_slice(&CONFLICTS[from..from + length]);
         }
         6 => {
-            // From here to there, within the file.
+            // Copy a part to another position in the file.
             let to = usize::from(script.u16()) % bytes.len();
             let length = (end - at).min(bytes.len() - to);
             bytes.copy_within(at..at + length, to);
@@ -200,17 +204,17 @@ fn edit(script: &mut Script<'_>, bytes: &mut Vec<u8>) {
             bytes[at..end].copy_from_slice(&number[..end - at]);
         }
         _ => {
-            // Everything at once, and the original back: nothing may be remembered.
+            // Restore the original from this position on.
             bytes.truncate(at);
             bytes.extend_from_slice(&READINGS[at.min(READINGS.len())..]);
         }
     }
 }
 
-/// Exchanges two modules, each with its length: whole and authentic, but in each other's place.
+/// Swaps two modules with their lengths: each is complete and authentic, but in the position of the other.
 fn swap_modules(bytes: &mut Vec<u8>, first: usize, second: usize) {
     let mut starts = Vec::new();
-    // After the magic; pages follow each other without gaps.
+    // Start after the magic; pages follow each other without gaps.
     let mut at = 4;
     while let Some(length) = bytes.get(at..).and_then(|rest| rest.first_chunk()).map(|raw| u32::from_le_bytes(*raw)) {
         let end = at.saturating_add(4).saturating_add(usize::try_from(length).unwrap_or(usize::MAX));

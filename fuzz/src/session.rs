@@ -1,5 +1,5 @@
-//! The wire's state machines: however a stream is cut, both ends tell the same events, keep little, and never panic;
-//! what one side encodes the other decodes.
+//! State machines of the wire protocol: however a stream is divided, both ends report the same events, buffer little
+//! and never panic. Each end decodes what the other encodes.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use storage_format::{FrameSequence, Millis, SpoolId};
 
 use crate::Script;
 
-/// What the server allows a frame to have, small and large.
+/// Limits of the server for a frame, small and large.
 const FRAME_BYTES_MAX: [u32; 4] = [256, 1000, 40_000, 1 << 20];
-/// Longer streams find nothing new, and cost more each.
+/// Longest stream. Longer streams find nothing new and take more time.
 const STREAM_BYTES_MAX: usize = 256 << 10;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// A script: what the server allows, how the stream is cut, then what is in it: messages and noise.
+/// Runs a script: the limit of the server, the division of the stream into pieces, then messages and noise.
 pub fn session(data: &[u8]) -> bool {
     let mut script = Script::new(data);
     let frame_bytes_max = FRAME_BYTES_MAX[usize::from(script.below(4))];
@@ -31,28 +31,28 @@ pub fn session(data: &[u8]) -> bool {
     }
     let (stream, messages) = stream(&mut script);
 
-    let whole = serve(&stream, &[], frame_bytes_max);
-    let pieced = serve(&stream, &pieces, frame_bytes_max);
-    assert_eq!((&whole.events, &whole.end), (&pieced.events, &pieced.end), "cut by {pieces:?}");
-    check_served(&whole, &stream);
-    for told in [&whole, &pieced] {
-        let most = frame_bytes_max.max(CONTROL_BYTES_MAX) as usize + ingest::protocol::FRAME_HEAD_BYTES;
-        assert!(told.memory_bytes_max <= most, "{} bytes held, {most} allowed", told.memory_bytes_max);
+    let undivided = serve(&stream, &[], frame_bytes_max);
+    let divided = serve(&stream, &pieces, frame_bytes_max);
+    assert_eq!((&undivided.events, &undivided.end), (&divided.events, &divided.end), "pieces {pieces:?}");
+    check_served(&undivided, &stream);
+    for served in [&undivided, &divided] {
+        let memory_max = frame_bytes_max.max(CONTROL_BYTES_MAX) as usize + ingest::protocol::FRAME_HEAD_BYTES;
+        assert!(served.memory_bytes_max <= memory_max, "{} bytes held, {memory_max} allowed", served.memory_bytes_max);
     }
-    let heard = listen(&stream, &[], sent);
-    assert_eq!(heard, listen(&stream, &pieces, sent), "cut by {pieces:?}");
-    check_heard(&heard.0, sent);
+    let received = listen(&stream, &[], sent);
+    assert_eq!(received, listen(&stream, &pieces, sent), "pieces {pieces:?}");
+    check_received(&received.0, sent);
     let welcome = welcome(&stream, &[]);
-    assert_eq!(welcome, self::welcome(&stream, &pieces), "cut by {pieces:?}");
+    assert_eq!(welcome, self::welcome(&stream, &pieces), "pieces {pieces:?}");
 
     let read = read(&stream);
     if let Some(messages) = messages {
-        assert_eq!(read, messages, "what is encoded is decoded");
+        assert_eq!(read, messages, "encoded messages decode");
     }
-    !whole.events.is_empty() || !heard.0.is_empty() || matches!(welcome, Ok(Some(_)))
+    !undivided.events.is_empty() || !received.0.is_empty() || matches!(welcome, Ok(Some(_)))
 }
 
-/// The stream, and its messages if there is no noise in it.
+/// Generates the stream, and returns its messages if it has no noise.
 fn stream(script: &mut Script<'_>) -> (Vec<u8>, Option<Vec<Message>>) {
     let mut out = BytesMut::new();
     let mut messages = Some(Vec::new());
@@ -77,7 +77,7 @@ fn stream(script: &mut Script<'_>) -> (Vec<u8>, Option<Vec<Message>>) {
     (out.to_vec(), messages)
 }
 
-/// The next message; `None` for noise.
+/// Generates the next message; `None` for noise.
 fn message(script: &mut Script<'_>) -> Option<Message> {
     let kind = script.below(9);
     let sequence = FrameSequence::new(u64::from(script.u8()).max(1));
@@ -114,7 +114,7 @@ fn message(script: &mut Script<'_>) -> Option<Message> {
     })
 }
 
-fn cut<'a>(bytes: &'a [u8], pieces: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+fn divide<'a>(bytes: &'a [u8], pieces: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     let mut rest = bytes;
     let mut lengths = pieces.iter().copied().cycle();
     std::iter::from_fn(move || {
@@ -124,38 +124,41 @@ fn cut<'a>(bytes: &'a [u8], pieces: &'a [usize]) -> impl Iterator<Item = &'a [u8
     })
 }
 
-struct Served {
+struct ServerOutcome {
     events: Vec<ServerEvent>,
     end: Result<(), ProtocolError>,
     memory_bytes_max: usize,
 }
 
-fn serve(stream: &[u8], pieces: &[usize], frame_bytes_max: u32) -> Served {
+fn serve(stream: &[u8], pieces: &[usize], frame_bytes_max: u32) -> ServerOutcome {
     let mut session = ServerSession::new(Duration::ZERO, frame_bytes_max, OPEN_TIMEOUT, MESSAGE_TIMEOUT);
     let (mut events, mut memory_bytes_max, mut now) = (Vec::new(), 0, Duration::ZERO);
-    for mut piece in cut(stream, pieces) {
+    for mut piece in divide(stream, pieces) {
         now += Duration::from_millis(1);
         loop {
             let received = session.receive(now, &mut piece);
             memory_bytes_max = memory_bytes_max.max(session.memory_bytes());
             let late = session.deadline().is_some_and(|at| at > now + OPEN_TIMEOUT.max(MESSAGE_TIMEOUT));
-            assert!(!late, "nobody has more time than that");
+            assert!(!late, "the deadline exceeds the timeouts");
             match received {
                 Ok(Some(event)) => events.push(event),
                 Ok(None) => break,
-                Err(error) => return Served { events, end: Err(error), memory_bytes_max },
+                Err(error) => return ServerOutcome { events, end: Err(error), memory_bytes_max },
             }
         }
-        assert!(piece.is_empty(), "what is given is taken");
+        assert!(piece.is_empty(), "the session consumes all bytes");
     }
-    Served { events, end: session.end(), memory_bytes_max }
+    ServerOutcome { events, end: session.end(), memory_bytes_max }
 }
 
-fn check_served(served: &Served, stream: &[u8]) {
+fn check_served(served: &ServerOutcome, stream: &[u8]) {
     let events = &served.events;
-    assert!(events.len() <= stream.len() / 5, "an event costs a message's head");
+    assert!(events.len() <= stream.len() / 5, "each event needs the head of a message");
     let opens: Vec<_> = events.iter().map(|event| matches!(event, ServerEvent::Open { .. })).collect();
-    assert!(opens.iter().enumerate().all(|(index, opens)| *opens == (index == 0)), "`open` first, and once");
+    assert!(
+        opens.iter().enumerate().all(|(index, opens)| *opens == (index == 0)),
+        "`open` must be first and occur once"
+    );
     let numbers: Vec<_> = events
         .iter()
         .filter_map(|event| match event {
@@ -163,7 +166,7 @@ fn check_served(served: &Served, stream: &[u8]) {
             ServerEvent::Open { .. } => None,
         })
         .collect();
-    assert!(numbers.is_sorted_by(|a, b| a < b), "sequence numbers grow");
+    assert!(numbers.is_sorted_by(|a, b| a < b), "sequence numbers ascend");
     let Some(ServerEvent::Open { spool }) = events.first() else { return };
     for event in events {
         if let ServerEvent::Frame { sequence, frame } = event {
@@ -175,12 +178,12 @@ fn check_served(served: &Served, stream: &[u8]) {
     }
 }
 
-type Heard = (Vec<ClientEvent>, Result<(), ProtocolError>);
+type ClientOutcome = (Vec<ClientEvent>, Result<(), ProtocolError>);
 
-fn listen(stream: &[u8], pieces: &[usize], sent: FrameSequence) -> Heard {
+fn listen(stream: &[u8], pieces: &[usize], sent: FrameSequence) -> ClientOutcome {
     let mut session = ClientSession::new();
     let mut events = Vec::new();
-    for mut piece in cut(stream, pieces) {
+    for mut piece in divide(stream, pieces) {
         loop {
             match session.receive(sent, &mut piece) {
                 Ok(Some(event)) => events.push(event),
@@ -192,11 +195,11 @@ fn listen(stream: &[u8], pieces: &[usize], sent: FrameSequence) -> Heard {
     (events, Ok(()))
 }
 
-fn check_heard(events: &[ClientEvent], sent: FrameSequence) {
+fn check_received(events: &[ClientEvent], sent: FrameSequence) {
     let mut acknowledged = FrameSequence::ZERO;
     for (index, event) in events.iter().enumerate() {
         match event {
-            ClientEvent::Opened { .. } => assert_eq!(index, 0, "`opened` first, and once"),
+            ClientEvent::Opened { .. } => assert_eq!(index, 0, "`opened` must be first and occur once"),
             ClientEvent::Acknowledged { up_to } => {
                 assert!(index > 0 && acknowledged < *up_to && *up_to <= sent);
                 acknowledged = *up_to;
@@ -210,7 +213,7 @@ fn check_heard(events: &[ClientEvent], sent: FrameSequence) {
 
 fn welcome(stream: &[u8], pieces: &[usize]) -> Result<Option<Welcome>, ProtocolError> {
     let mut session = WelcomeSession::new();
-    for mut piece in cut(stream, pieces) {
+    for mut piece in divide(stream, pieces) {
         if let Some(welcome) = session.receive(&mut piece)? {
             return Ok(Some(welcome));
         }
@@ -218,25 +221,25 @@ fn welcome(stream: &[u8], pieces: &[usize]) -> Result<Option<Welcome>, ProtocolE
     Ok(None)
 }
 
-/// All messages up to the first that is none, each of which comes back when it is encoded again.
+/// Reads all messages up to the first invalid one, and checks that each survives re-encoding.
 fn read(stream: &[u8]) -> Vec<Message> {
     let mut reader = MessageReader::with_frames(1 << 20);
     let mut input = stream;
     let mut messages = Vec::new();
     while let Ok(Some(received)) = reader.next(&mut input) {
         let Received::Message(message) = received else { continue };
-        check_again(&message);
+        check_round_trip(&message);
         messages.push(message);
     }
     messages
 }
 
-fn check_again(message: &Message) {
+fn check_round_trip(message: &Message) {
     let bytes = message.to_bytes();
-    let again = MessageReader::with_frames(1 << 20).next(&mut &bytes[..]).expect("what is encoded is decoded");
-    let Some(Received::Message(again)) = again else { panic!("{message:?} came back as {again:?}") };
+    let again = MessageReader::with_frames(1 << 20).next(&mut &bytes[..]).expect("encoded messages decode");
+    let Some(Received::Message(again)) = again else { panic!("{message:?} was decoded as {again:?}") };
     match (message, &again) {
-        // A longer text than ours is cut.
+        // The encoder truncates a text that exceeds its limit.
         (
             Message::Refused { sequence, code, detail },
             Message::Refused { sequence: same_sequence, code: same_code, detail: part },

@@ -1,4 +1,4 @@
-//! The fuzz bodies on the stable toolchain: over the kept inputs, over the golden files, and over mutations of both.
+//! Runs the fuzz bodies on the stable toolchain: on the seeds, on the golden files, and on mutations of both.
 
 use std::fs;
 use std::panic::catch_unwind;
@@ -21,34 +21,34 @@ const TARGETS: &[Target] = &[
     Target { name: "names", body: crate::names, golden: None },
 ];
 
-/// The one that must fail.
+/// Target that must fail.
 const CANARY: Target = Target { name: "canary", body: crate::canary, golden: None };
 
 #[test]
-fn seeds_are_what_their_names_say() {
+fn seeds_have_the_results_of_their_names() {
     check_seeds(TARGETS);
 }
 
 #[test]
-fn every_target_of_the_fuzzer_is_replayed_here() {
+fn all_fuzz_targets_are_replayed() {
     let mut all: Vec<Target> = TARGETS.iter().map(|target| Target { ..*target }).collect();
     all.push(CANARY);
     check_names(&all);
 }
 
 #[test]
-fn a_broken_promise_is_reported() {
+fn violations_are_reported() {
     check_seeds(&[CANARY]);
     let reported = catch_unwind(|| run_mutated(&CANARY, &(vec![(u32::MAX / 2, 0)], Some(u32::MAX))));
-    let message = reported.expect_err("the canary breaks its promise");
+    let message = reported.expect_err("the canary must panic");
     let message = message.downcast_ref::<String>().expect("a text");
     assert!(message.starts_with("the canary"), "{message}");
 }
 
-/// What is behind a seal is reached by plain texts of the golden files, which are seeds. To make them anew after a new
-/// version of a format: remove them, and `UPDATE_FIXTURES=1 cargo test -p fuzz`.
+/// Checks that the plaintexts of the golden files are seeds, so that the targets reach sealed content. To create them
+/// again for a new version of a format, remove them and run `UPDATE_FIXTURES=1 cargo test -p fuzz`.
 #[test]
-fn plain_texts_of_the_golden_files_are_seeds() {
+fn plaintexts_of_the_golden_files_are_seeds() {
     let golden =
         |name: &str| fs::read(fuzz_dir().join("../storage-format/fixtures/v1").join(name)).expect("a golden file");
     for (seed, bytes) in [
@@ -58,10 +58,10 @@ fn plain_texts_of_the_golden_files_are_seeds() {
     ] {
         let path = fuzz_dir().join("corpora").join(seed);
         if std::env::var_os("UPDATE_FIXTURES").is_some() && !path.exists() {
-            fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+            fs::create_dir_all(path.parent().expect("a directory")).expect("created");
             fs::write(&path, &bytes).expect("written");
         }
-        assert_eq!(fs::read(&path).expect("the seed is there"), bytes, "{seed}");
+        assert_eq!(fs::read(&path).expect("the seed exists"), bytes, "{seed}");
     }
 }
 
@@ -73,14 +73,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn mutated_seeds_pass_through_every_target(mutation in mutations()) {
+    fn mutated_seeds_violate_no_property(mutation in mutations()) {
         for target in TARGETS {
             run_mutated(target, &mutation);
         }
     }
 
     #[test]
-    fn any_bytes_pass_through_every_target(data in prop::collection::vec(any::<u8>(), 0..512)) {
+    fn random_bytes_violate_no_property(data in prop::collection::vec(any::<u8>(), 0..512)) {
         for target in TARGETS {
             (target.body)(&data);
         }
@@ -88,7 +88,7 @@ proptest! {
 }
 
 #[test]
-fn there_are_few_seeds_and_they_are_small() {
+fn seeds_are_few_and_small() {
     let all = TARGETS.iter().chain([&CANARY]).flat_map(seeds);
     let sizes: Vec<usize> = all.map(|(_, seed)| seed.len()).collect();
     assert!(sizes.len() < 200 && sizes.iter().sum::<usize>() < 256 << 10, "{} seeds", sizes.len());

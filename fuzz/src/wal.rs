@@ -1,4 +1,4 @@
-//! WAL files: as a crash or a disk may leave them, and with records that only the holder of the key could have sealed.
+//! WAL files: as a crash or a disk may leave them, and with records that only a holder of the key could have sealed.
 
 use std::cell::RefCell;
 
@@ -7,22 +7,22 @@ use storage_format::wal::{WalBlockBuilder, WalEnd, WalFileHeader, WalFileKey, Wa
 
 use crate::Script;
 
-/// The master key of the golden WAL files.
+/// Master key of the golden WAL files.
 const MASTER_KEY: [u8; 32] = [0x11; 32];
 const GOLDEN: &[u8] = include_bytes!("../../storage-format/fixtures/v1/closed.wal");
 const HEADER_BYTES: usize = 4096;
 const SECTOR_BYTES: usize = 512;
 const BLOCK_HEADER_BYTES: usize = 56;
-/// Kind, reserved, checksum, LSN; a frame's record has 28 bytes more.
+/// Size of a record's head: kind, reserved, checksum, LSN. A frame's record has 28 bytes more.
 const RECORD_HEAD_BYTES: usize = 16;
 const FRAME_HEAD_BYTES: usize = RECORD_HEAD_BYTES + 28;
 
-/// A WAL file: records come in order without holes, blocks do not overlap, and the end lies behind the last block.
+/// Scans a WAL file: records are in order without gaps, blocks do not overlap, and the end follows the last block.
 pub fn wal_scan(data: &[u8]) -> bool {
     scan(data).is_some_and(|records| !records.is_empty())
 }
 
-/// The records of a file that is good to its end.
+/// Returns the records of a file that is valid to its end.
 fn scan(file: &[u8]) -> Option<Vec<WalRecord>> {
     let master = SecretKey::from_bytes(MASTER_KEY);
     let mut scan = scan_wal(file, &|wrapped, aad| unwrap_key(&master, wrapped, aad)).ok()?;
@@ -41,7 +41,7 @@ fn scan(file: &[u8]) -> Option<Vec<WalRecord>> {
         last_end = block.offset + block.bytes;
         assert!(last_end <= file.len() as u64 && !block.records.is_empty());
         for record in block.records {
-            assert_eq!(record.lsn, next, "LSNs have no holes");
+            assert_eq!(record.lsn, next, "LSNs have no gaps");
             next = record.lsn.next().expect("not at the end of u64");
             records.push(record);
         }
@@ -54,19 +54,20 @@ fn scan(file: &[u8]) -> Option<Vec<WalRecord>> {
     Some(records)
 }
 
-/// Records behind the seal: the bytes are a block's plain text. What is read is written again to the same bytes.
+/// Seals the bytes as a block's plaintext and scans it. Records that decode are re-encoded to the same bytes.
 pub fn wal_records(data: &[u8]) -> bool {
     let mut script = Script::new(data);
-    let mend = script.u8() & 1 == 1;
+    let correct_checksums = script.u8() & 1 == 1;
     let room = GOLDEN.len() - HEADER_BYTES - BLOCK_HEADER_BYTES;
-    let mut plain = script.take(room).to_vec();
-    plain.resize((BLOCK_HEADER_BYTES + plain.len().max(1)).next_multiple_of(SECTOR_BYTES) - BLOCK_HEADER_BYTES, 0);
-    if mend {
-        mend_records(&mut plain);
+    let mut plaintext = script.take(room).to_vec();
+    plaintext
+        .resize((BLOCK_HEADER_BYTES + plaintext.len().max(1)).next_multiple_of(SECTOR_BYTES) - BLOCK_HEADER_BYTES, 0);
+    if correct_checksums {
+        set_checksums(&mut plaintext);
     }
     let (header, key) = golden();
     let mut file = GOLDEN[..HEADER_BYTES].to_vec();
-    put_block(&mut file, &key, header.first_lsn.get(), plain);
+    put_block(&mut file, &key, header.first_lsn.get(), plaintext);
     let written = file.len();
     file.resize(GOLDEN.len(), 0);
     let Some(records) = scan(&file) else { return false };
@@ -80,10 +81,10 @@ pub fn wal_records(data: &[u8]) -> bool {
         }
     }
     let again = builder.seal(&WalFileKey::new(&key), HEADER_BYTES as u64);
-    // Zeros after the last record may fill more sectors than ours would.
-    let plain_again = again.len();
-    assert!(plain_again <= written - HEADER_BYTES);
-    if plain_again == written - HEADER_BYTES {
+    // The zeros after the last record may fill more sectors than our encoder writes.
+    let block_bytes = again.len();
+    assert!(block_bytes <= written - HEADER_BYTES);
+    if block_bytes == written - HEADER_BYTES {
         assert_eq!(again, &file[HEADER_BYTES..written], "a block has one form");
     }
     true
@@ -101,31 +102,31 @@ fn golden() -> (WalFileHeader, SecretKey) {
     (header, key.take().expect("it was unwrapped"))
 }
 
-/// Puts right the checksums of records, as far as they can be followed.
-fn mend_records(plain: &mut [u8]) {
+/// Corrects the checksums of the records up to the first that cannot be parsed.
+fn set_checksums(plaintext: &mut [u8]) {
     let mut at = 0;
-    while let Some(&kind) = plain.get(at) {
+    while let Some(&kind) = plaintext.get(at) {
         let head_bytes = match kind {
             1 => FRAME_HEAD_BYTES,
             2 => RECORD_HEAD_BYTES,
             _ => return,
         };
-        let Some(head) = plain.get_mut(at..at + head_bytes) else { return };
+        let Some(head) = plaintext.get_mut(at..at + head_bytes) else { return };
         head[4..8].fill(0);
         let checksum = crc32c::crc32c(head);
         head[4..8].copy_from_slice(&checksum.to_le_bytes());
         at += head_bytes;
         if kind == 1 {
-            let length = plain[at - 4..at].first_chunk().map_or(0, |raw| u32::from_le_bytes(*raw));
+            let length = plaintext[at - 4..at].first_chunk().map_or(0, |raw| u32::from_le_bytes(*raw));
             at = at.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
         }
     }
 }
 
-/// Appends a block as `docs/wal.md` says it is sealed.
-fn put_block(file: &mut Vec<u8>, key: &SecretKey, first_lsn: u64, plain: Vec<u8>) {
+/// Appends a block sealed as `docs/wal.md` describes.
+fn put_block(file: &mut Vec<u8>, key: &SecretKey, first_lsn: u64, plaintext: Vec<u8>) {
     let offset = file.len() as u64;
-    let length = u32::try_from(BLOCK_HEADER_BYTES + plain.len()).expect("small");
+    let length = u32::try_from(BLOCK_HEADER_BYTES + plaintext.len()).expect("small");
     let mut header = [0; BLOCK_HEADER_BYTES];
     header[4..8].copy_from_slice(b"ICEB");
     header[8..12].copy_from_slice(&length.to_le_bytes());
@@ -133,7 +134,7 @@ fn put_block(file: &mut Vec<u8>, key: &SecretKey, first_lsn: u64, plain: Vec<u8>
     header[24..32].copy_from_slice(&offset.to_le_bytes());
     let mut nonce = [0; 12];
     nonce[..8].copy_from_slice(&offset.to_le_bytes());
-    let sealed = seal(key, nonce, &header[4..32], plain);
+    let sealed = seal(key, nonce, &header[4..32], plaintext);
     let (body, tag) = sealed.split_at(sealed.len() - TAG_BYTES);
     header[32..36].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
     header[40..].copy_from_slice(tag);
@@ -143,7 +144,7 @@ fn put_block(file: &mut Vec<u8>, key: &SecretKey, first_lsn: u64, plain: Vec<u8>
     file.extend_from_slice(body);
 }
 
-/// The plain text of the golden file's first block: the seed of [`wal_records`].
+/// Returns the plaintext of the golden file's first block, which is the seed of [`wal_records`].
 #[cfg(test)]
 pub(crate) fn golden_records() -> Vec<u8> {
     use storage_format::FileKind;
@@ -156,9 +157,9 @@ pub(crate) fn golden_records() -> Vec<u8> {
     let mut nonce = [0; 12];
     nonce[..8].copy_from_slice(&block[24..32]);
     let sealed = [body, &block[40..BLOCK_HEADER_BYTES]].concat();
-    let mut plain = open(FileKind::Wal, &key, nonce, &block[4..32], sealed).expect("the golden file");
-    while plain.last() == Some(&0) {
-        plain.pop();
+    let mut plaintext = open(FileKind::Wal, &key, nonce, &block[4..32], sealed).expect("the golden file");
+    while plaintext.last() == Some(&0) {
+        plaintext.pop();
     }
-    [&[0], &plain[..]].concat()
+    [&[0], &plaintext[..]].concat()
 }

@@ -1,10 +1,10 @@
-//! Codes and errors of the wire: why a frame is refused, why a connection or stream is closed, how bytes break the
-//! protocol. The numbers are the protocol's (`PROTOCOL.md`) and append-only.
+//! Codes and errors of the wire: why a frame is refused, why a connection or stream is closed, how bytes violate the
+//! protocol. The numbers are defined in `PROTOCOL.md` and are append-only.
 
 use std::fmt;
 
-/// Why a frame is refused. Final: the same bytes sent again would be refused again, for as long as nobody changes
-/// anything at the server.
+/// Reason for refusing a frame. It is final: the same bytes would be refused again until somebody changes something at
+/// the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RefusalCode {
@@ -12,7 +12,7 @@ pub enum RefusalCode {
     Malformed,
     /// The frame is larger than the server accepts.
     TooLarge,
-    /// A channel that the server's registry does not have.
+    /// The frame has a channel that the server's registry does not have.
     UnknownChannel,
     /// A reading's time is outside the range that the server accepts.
     TimeOutOfRange,
@@ -20,12 +20,12 @@ pub enum RefusalCode {
     OrgSuspended,
     /// The gateway's certificate has been revoked since it connected.
     CertificateRevoked,
-    /// The server took the frame and then could not keep it, for a reason that sending it again will not cure.
+    /// The server accepted the frame and then could not store it, for a reason that resending does not remove.
     NotKept,
 }
 
 impl RefusalCode {
-    /// Every code, by ascending number.
+    /// All codes, in ascending order of their numbers.
     pub const ALL: [Self; 7] = [
         Self::Malformed,
         Self::TooLarge,
@@ -36,7 +36,7 @@ impl RefusalCode {
         Self::NotKept,
     ];
 
-    /// The number on the wire; never zero.
+    /// Returns the number on the wire, which is never zero.
     #[must_use]
     pub const fn number(self) -> u16 {
         match self {
@@ -50,13 +50,13 @@ impl RefusalCode {
         }
     }
 
-    /// The code of this number.
+    /// Returns the code with this number.
     #[must_use]
     pub fn from_number(number: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|code| code.number() == number)
     }
 
-    /// The one name, for metrics and machine-readable output.
+    /// Returns the name for metrics and machine-readable output.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -85,28 +85,28 @@ impl fmt::Display for RefusalCode {
     }
 }
 
-/// Why a connection or a stream is closed: QUIC application error codes.
+/// Reason for closing a connection or a stream: a QUIC application error code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseCode {
-    /// Nothing is wrong: the sender has what it wanted.
+    /// The sender is finished; this is not an error.
     Done,
-    /// The server stops. Connect again later.
+    /// The server is shutting down. Reconnect later.
     ShuttingDown,
-    /// The other end broke the protocol. Trying again will not help.
+    /// The other end violated the protocol. A retry will not help.
     ProtocolViolation,
-    /// The server cannot keep anything at present. Keep the frames and connect again later.
+    /// The server cannot store anything at present. Keep the frames and reconnect later.
     Unavailable,
-    /// The other end was too slow. Connect again.
+    /// The other end was too slow. Reconnect.
     TooSlow,
-    /// The gateway's certificate is not, or no longer, accepted. Trying again will not help.
+    /// The gateway's certificate is not accepted, or no longer. A retry will not help.
     CertificateRefused,
-    /// The gateway has too many connections. Connect again later.
+    /// The gateway has too many connections. Reconnect later.
     TooManyConnections,
 }
 
 impl CloseCode {
-    /// Every code, by ascending number.
+    /// All codes, in ascending order of their numbers.
     pub const ALL: [Self; 7] = [
         Self::Done,
         Self::ShuttingDown,
@@ -117,7 +117,7 @@ impl CloseCode {
         Self::TooManyConnections,
     ];
 
-    /// The number on the wire.
+    /// Returns the number on the wire.
     #[must_use]
     pub const fn number(self) -> u32 {
         match self {
@@ -131,13 +131,13 @@ impl CloseCode {
         }
     }
 
-    /// The code of this number.
+    /// Returns the code with this number.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|code| u64::from(code.number()) == number)
     }
 
-    /// Will trying again never help?
+    /// Returns whether every retry would fail in the same way.
     #[must_use]
     pub const fn is_permanent(self) -> bool {
         matches!(self, Self::ProtocolViolation | Self::CertificateRefused)
@@ -162,52 +162,52 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// How bytes break the protocol. There is no going on after it on the same stream.
+/// A violation of the protocol. The stream cannot continue after it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
     /// A kind of message that this version does not have.
-    #[error("message kind {0} does not exist")]
+    #[error("unknown message kind {0}")]
     UnknownKind(u8),
-    /// A message that this end never receives, or not now.
-    #[error("a message of kind {0} may not come here")]
+    /// A message that this end never accepts, or does not accept at this point.
+    #[error("unexpected message of kind {0}")]
     Unexpected(u8),
     /// A length that this kind of message cannot have.
-    #[error("a message of kind {kind} cannot have {length} bytes")]
+    #[error("message kind {kind}: a length of {length} bytes is not valid")]
     Length {
-        /// The message's kind.
+        /// Kind of the message.
         kind: u8,
-        /// The length that it claims.
+        /// Length that the message declares.
         length: u32,
     },
-    /// A field with a value that it cannot have.
+    /// A field with an invalid value.
     #[error("message kind {kind}: {field} is not valid")]
     Field {
-        /// The message's kind.
+        /// Kind of the message.
         kind: u8,
-        /// The field's name in `PROTOCOL.md`.
+        /// Name of the field in `PROTOCOL.md`.
         field: &'static str,
     },
-    /// Sequence numbers on a stream must grow.
-    #[error("sequence number {found} after {last}")]
+    /// A sequence number that is not greater than the one before it on the stream.
+    #[error("sequence number {found} is not greater than {last}, the one before it")]
     Sequence {
-        /// The number before.
+        /// The previous number.
         last: u64,
         /// The number that does not grow.
         found: u64,
     },
-    /// An answer to something that was never sent.
-    #[error("an answer for sequence number {found}, but only {sent} was sent")]
+    /// A response to a frame that was never sent.
+    #[error("a response for sequence number {found}, but the last one sent is {sent}")]
     NotSent {
-        /// The last number sent.
+        /// The last sequence number sent.
         sent: u64,
-        /// The number answered.
+        /// The sequence number in the response.
         found: u64,
     },
     /// The stream ended inside a message.
     #[error("the stream ends inside a message")]
     Truncated,
-    /// A protocol version that this end does not speak.
-    #[error("protocol version {0} is not spoken here")]
+    /// A protocol version that this end does not support.
+    #[error("protocol version {0} is not supported")]
     Version(u16),
 }
 
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_unique_and_come_back() {
+    fn every_number_maps_back_to_its_code() {
         for code in RefusalCode::ALL {
             assert_eq!(RefusalCode::from_number(code.number()), Some(code));
             assert_ne!(code.number(), 0);

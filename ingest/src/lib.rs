@@ -1,8 +1,8 @@
 //! The wire: the protocol as state machines without I/O, the QUIC server, the gateway client.
 //!
-//! Knows `storage-format` only. Frames go to a port ([`FrameSink`]), and who a certificate is comes from a port
-//! ([`GatewayDirectory`]), so that the wire can be tested without a store, and the client is light: with the `client`
-//! feature alone it builds without engine and server. `PROTOCOL.md` is the page of the bytes.
+//! The crate depends on `storage-format` only. Frames go to one port ([`FrameSink`]), and another port maps
+//! certificates to gateways ([`GatewayDirectory`]), so that the wire can be tested without a store, and the client
+//! stays small: with the `client` feature alone it builds without engine and server. `PROTOCOL.md` describes the bytes.
 
 #[cfg(feature = "client")]
 pub mod client;
@@ -30,6 +30,6 @@ pub use protocol::TimePolicy;
 pub use protocol::{CONTROL_BYTES_MAX, DETAIL_BYTES_MAX};
 #[cfg(feature = "server")]
 pub use server::{NowFn, Server, ServerConfig, ServerError};
-#[cfg(feature = "server")]
-pub use tls::ServerTls;
 pub use tls::TlsError;
+#[cfg(feature = "server")]
+pub use tls::{ServerCertificate, ServerTls};

@@ -1,4 +1,4 @@
-//! What the server counts. No label tells an organisation or a gateway.
+//! The server's metrics. No label identifies an organisation or a gateway.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ pub(crate) fn connection_closed() {
     gauge!("icecore_ingest_connections").decrement(1.0);
 }
 
-/// `why`: `limit`, `waiting_limit`, `waited`, `handshake`, `certificate`, `gateway_limit`, `directory`.
+/// Counts a refused connection. `why` is `limit`, `waiting_limit`, `waited`, `handshake`, `certificate`,
+/// `gateway_limit` or `directory`.
 pub(crate) fn connection_refused(why: &'static str) {
     counter!("icecore_ingest_connections_refused_total", "why" => why).increment(1);
 }
@@ -28,12 +29,12 @@ pub(crate) fn stream_closed() {
     gauge!("icecore_ingest_streams").decrement(1.0);
 }
 
-/// `why`: `protocol`, `slow`, `unavailable`.
+/// Counts a stream that the server ended. `why` is `protocol`, `slow` or `unavailable`.
 pub(crate) fn stream_cut(why: &'static str) {
     counter!("icecore_ingest_streams_cut_total", "why" => why).increment(1);
 }
 
-/// Handles for what is counted per frame, so that no name is looked up for each.
+/// Handles of the counters per frame, so that no name is looked up for each frame.
 #[derive(Clone)]
 pub(crate) struct FrameCounters {
     frames: metrics::Counter,
@@ -50,7 +51,7 @@ impl FrameCounters {
         }
     }
 
-    pub(crate) fn taken(&self, readings: usize, bytes: usize) {
+    pub(crate) fn accepted(&self, readings: usize, bytes: usize) {
         self.frames.increment(1);
         self.readings.increment(readings as u64);
         self.bytes.increment(bytes as u64);
@@ -61,12 +62,12 @@ pub(crate) fn refused(code: RefusalCode) {
     counter!("icecore_ingest_frames_refused_total", "code" => code.name()).increment(1);
 }
 
-/// A stream was not read because the memory of frames was taken. `stage`: `receiving`, `decoded`.
+/// Counts a stream that was not read because the frame memory was in use. `stage` is `receiving` or `decoded`.
 pub(crate) fn memory_waited(stage: &'static str) {
     counter!("icecore_ingest_frame_memory_waits_total", "stage" => stage).increment(1);
 }
 
-/// Bytes held of the memory of frames.
+/// Sets the gauges of the frame memory in use, by stage.
 pub(crate) fn memory_held(bytes: [(&'static str, usize); 3]) {
     for (stage, bytes) in bytes {
         #[allow(clippy::cast_precision_loss, reason = "a gauge; exact up to 2^53 bytes")]
@@ -74,7 +75,7 @@ pub(crate) fn memory_held(bytes: [(&'static str, usize); 3]) {
     }
 }
 
-/// A stream was not read because the sink was full.
-pub(crate) fn held_back(time: Duration) {
+/// Records how long a stream was not read because the sink was full.
+pub(crate) fn blocked_by_sink(time: Duration) {
     histogram!("icecore_ingest_held_back_seconds").record(time.as_secs_f64());
 }

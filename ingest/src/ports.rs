@@ -1,6 +1,6 @@
-//! What the server needs from others: who a certificate is, and somebody who keeps frames.
+//! Ports of the server: a directory that maps certificates to gateways, and a sink that stores frames.
 //!
-//! The program wires these to its control data and to the engine; tests wire them to memory.
+//! The program connects them to its control data and to the engine; tests use implementations in memory.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,10 +11,10 @@ use storage_format::{Frame, FrameSequence, GatewayId, Millis, OrgId, SpoolId};
 
 use crate::error::RefusalCode;
 
-/// A future in a box, as ports return it.
+/// Boxed future that ports return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Who sends: taken from the verified certificate, never from a frame.
+/// Identity of a sender, taken from the verified certificate, never from a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GatewayIdentity {
     /// The organisation.
@@ -23,93 +23,95 @@ pub struct GatewayIdentity {
     pub gateway: GatewayId,
 }
 
-/// Why a certificate of the right CA is not accepted.
+/// Reason for not accepting a certificate that the right CA has signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     /// No gateway was ever enrolled with it.
     #[error("the certificate belongs to no gateway")]
     Unknown,
-    /// It was revoked.
+    /// The certificate was revoked.
     #[error("the certificate is revoked")]
     Revoked,
-    /// It is past its time.
+    /// The certificate has expired.
     #[error("the certificate is expired")]
     Expired,
-    /// The gateway is known, and its organisation suspended: the connection is accepted so that each frame can be
+    /// The gateway is known, and its organisation is suspended. The connection is accepted, so that each frame can be
     /// refused with that reason.
     #[error("the organisation is suspended")]
     OrgSuspended,
-    /// The directory cannot tell now. The client is told to come again.
-    #[error("the directory of gateways does not answer")]
+    /// The directory cannot respond, and has not been able to for longer than its last state may be used. Clients are
+    /// asked to reconnect later, also those that are connected.
+    #[error("the directory of gateways does not respond")]
     Unavailable,
 }
 
-/// Who a certificate is.
+/// Maps certificates to gateways.
 pub trait GatewayDirectory: Send + Sync + 'static {
-    /// The gateway of this certificate, which has been verified against the CA already.
+    /// Returns the gateway of this certificate, which has already been verified against the CA.
     ///
-    /// May block for about a millisecond. It is asked during the handshake (and after it, if that was longer than
+    /// Returns at once for a gateway that it knows, and may block for some tens of milliseconds for another. The server
+    /// calls it during the handshake (and after it, if that was longer than
     /// [`recheck_interval`](crate::IngestLimits::recheck_interval) ago), and again at that interval for as long as the
-    /// connection lives; seldom while [`version`](Self::version) tells that nothing has changed.
+    /// connection lives; seldom while [`version`](Self::version) does not change.
     ///
     /// # Errors
-    /// Why it is not accepted.
+    /// The reason why the certificate is not accepted.
     fn lookup(&self, certificate: &CertificateDer<'_>) -> Result<GatewayIdentity, Refusal>;
 
-    /// A number that becomes another one with every change that may change an answer, but for time that passes; none
-    /// when it cannot be told. It may block like a look-up, and is asked at every
+    /// Returns a number that changes with every change that may affect a result of [`lookup`](Self::lookup), except for
+    /// the passing of time; `None` when it is not known. May block like a look-up, and is called at every
     /// [`recheck_interval`](crate::IngestLimits::recheck_interval).
     fn version(&self) -> Option<u64> {
         None
     }
 }
 
-/// Where a frame's fate is told. One per stream; it costs nothing to call it often.
+/// Receives the outcome of the frames of one stream. Frequent calls are cheap.
 pub trait AckSink: Send + Sync {
-    /// Every frame submitted with this sink, up to and including this number, is durable and visible.
+    /// Reports that every frame submitted with this sink, up to and including this number, is durable and visible.
     fn durable(&self, up_to: FrameSequence);
 
-    /// This frame will not become durable, nor will any later one submitted with this sink. With a code: it is
-    /// refused, as every later frame of the stream will be. Without: the stream is closed as
-    /// [`Unavailable`](crate::CloseCode::Unavailable), and its sender keeps what was not acknowledged.
+    /// Reports that this frame will not become durable, nor any later one submitted with this sink. With a code, the
+    /// frame and every later one of the stream are refused. Without a code, the stream is closed as
+    /// [`Unavailable`](crate::CloseCode::Unavailable), and its sender keeps the frames that were not acknowledged.
     fn failed(&self, sequence: FrameSequence, code: Option<RefusalCode>);
 }
 
-/// Why a frame was not taken.
+/// Reason why a frame was not accepted.
 #[derive(Debug)]
 pub enum SinkError {
-    /// No room now; here is the frame back. [`FrameStream::submit`] waits for room.
+    /// The sink has no room now, and returns the frame. [`FrameStream::submit`] waits for room.
     Full(Frame),
-    /// The sink takes nothing any more: the program shuts down.
+    /// The sink accepts no more frames, because the program shuts down.
     Closed,
-    /// The sink cannot keep anything: a disk failed, for example.
+    /// The sink cannot store anything, for example because a disk failed.
     Unavailable,
 }
 
-/// Who keeps frames.
+/// Stores frames.
 pub trait FrameSink: Send + Sync + 'static {
-    /// Begins a stream of a gateway's frames, whose fate is told to `acks`.
+    /// Opens a stream of a gateway's frames, whose outcome is reported to `acks`.
     fn stream(&self, from: GatewayIdentity, acks: Arc<dyn AckSink>) -> Box<dyn FrameStream>;
 
-    /// The highest durable sequence number of this gateway's spool; zero when there is none.
+    /// Returns the highest durable sequence number of this gateway's spool; zero when there is none.
     fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence;
 }
 
-/// One stream's way into the sink. Its frames are taken, made durable and told in their order.
+/// One stream into the sink. Its frames are accepted, made durable and reported in their order.
 pub trait FrameStream: Send + Sync {
-    /// Takes a valid frame without waiting.
+    /// Submits a valid frame without waiting.
     ///
     /// `received` is the server's clock in whole seconds.
     ///
     /// # Errors
-    /// [`SinkError::Full`] gives the frame back.
-    #[allow(clippy::result_large_err, reason = "a frame that finds no room goes back as it is, without an allocation")]
+    /// [`SinkError`]; [`SinkError::Full`] contains the frame.
+    #[allow(clippy::result_large_err, reason = "a frame without room is returned without an allocation")]
     fn try_submit(&self, received: Millis, frame: Frame) -> Result<(), SinkError>;
 
-    /// Takes a frame that found no room as soon as there is some; who waits longest is served first. Dropped before it
-    /// is ready, it has taken nothing.
+    /// Waits for room and submits a frame; the stream that has waited longest is served first. When the future is
+    /// dropped before it is ready, the frame was not submitted.
     ///
     /// # Errors
-    /// As [`FrameStream::try_submit`], but never [`SinkError::Full`].
+    /// [`SinkError`], but never [`SinkError::Full`].
     fn submit(&self, received: Millis, frame: Frame) -> BoxFuture<'_, Result<(), SinkError>>;
 }

@@ -1,7 +1,7 @@
 //! The protocol without I/O and without a clock: bytes and `now` in, messages and actions out.
 //!
-//! `PROTOCOL.md` is the page of it. Both ends are here, so that each can be tested against the other, and a test can
-//! be a client that behaves as no client should.
+//! `PROTOCOL.md` describes it. Both ends are here, so that each can be tested against the other, and a test can play a
+//! misbehaving client.
 
 mod message;
 mod session;

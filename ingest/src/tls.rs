@@ -19,9 +19,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 #[cfg(feature = "client")]
 pub(crate) use client::client_crypto;
 #[cfg(feature = "server")]
-pub use server::ServerTls;
-#[cfg(feature = "server")]
 pub(crate) use server::{Answered, ConnectionIds, StableReset, server_crypto};
+#[cfg(feature = "server")]
+pub use server::{ServerCertificate, ServerTls};
 
 /// Certificates or keys that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

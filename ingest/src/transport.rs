@@ -1,15 +1,16 @@
-//! What both ends ask of QUIC beyond its defaults.
+//! QUIC settings of both ends that differ from the defaults.
 
 use quinn::{AckFrequencyConfig, VarInt};
 
-/// Packets that the other end may take before it acknowledges one, unless something comes out of order or too much time
-/// passes. QUIC's default, every other packet, has a sender of small frames and their answers send and receive as many
-/// packets again. Congestion control hears less often; on the links that gateways have, still many times a second.
-const PACKETS_AN_ACK: u32 = 10;
+/// Packets that the other end may receive before it acknowledges one, unless one arrives out of order or too much time
+/// passes. With QUIC's default, an acknowledgement for every other packet, small frames and their responses would
+/// double the number of packets. Congestion control gets fewer samples, but on gateway links still many a second.
+const PACKETS_PER_ACK: u32 = 10;
 
-/// Has the other end acknowledge packets less often. It agrees only if it knows the extension, as our own does.
+/// Asks the other end to acknowledge packets less often. Only an end that supports the extension complies, as both of
+/// ours do.
 pub(crate) fn fewer_acks() -> AckFrequencyConfig {
     let mut config = AckFrequencyConfig::default();
-    config.ack_eliciting_threshold(VarInt::from_u32(PACKETS_AN_ACK));
+    config.ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK));
     config
 }

@@ -1,4 +1,4 @@
-//! Holds `PROTOCOL.md` and the code together: the worked example byte by byte, and every number in its tables.
+//! Compares `PROTOCOL.md` with the code: the worked example byte by byte, and every number in its tables.
 
 use bytes::{Bytes, BytesMut};
 use ingest::protocol::{ALPN, ClientEvent, ClientSession, Message, ProtocolVersion, ServerEvent, ServerSession};
@@ -9,7 +9,7 @@ use storage_format::{ChannelCode, Frame, FrameBuilder, FrameSequence, LoggerId, 
 
 const PAGE: &str = include_str!("../PROTOCOL.md");
 
-/// The bytes of the example, by the letter that its lines start with: what was sent on which stream in which direction.
+/// Returns the bytes of the example whose lines start with this letter, which stands for a stream and a direction.
 fn example(letter: &str) -> Vec<u8> {
     let block = PAGE.split("```hex\n").nth(1).expect("an example").split("```").next().expect("an end");
     let mut bytes = Vec::new();
@@ -71,7 +71,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn the_worked_example() {
+fn the_worked_example_matches_the_code() {
     let one = FrameSequence::new(1);
     let (code, detail) = (RefusalCode::TooLarge, String::from("2000000 bytes, where 1048576 are accepted"));
     let refused = Message::Refused { sequence: FrameSequence::new(2), code, detail };
@@ -80,33 +80,33 @@ fn the_worked_example() {
         ("C", vec![Message::Open { spool: spool() }, Message::Frame { sequence: one, frame: frame() }]),
         ("S", vec![Message::Opened { durable: FrameSequence::ZERO }, Message::Ack { up_to: one }, refused]),
     ] {
-        // As text, so that a failure shows what the page should say.
+        // Compared as text, so that a failure shows what the page should contain.
         assert_eq!(hex(&example(letter)), hex(&bytes_of(&messages)), "{letter}");
     }
 
-    // And read as the two ends would.
+    // Both ends read the example as expected.
     let read = WelcomeSession::new().receive(&mut &example("W")[..]);
     assert_eq!(read, Ok(Some(welcome())));
     let mut server = ServerSession::new(Duration::ZERO, 1 << 20, Duration::MAX, Duration::MAX);
-    let said = example("C");
-    let mut said = &said[..];
-    assert_eq!(server.receive(Duration::ZERO, &mut said), Ok(Some(ServerEvent::Open { spool: spool() })));
-    match server.receive(Duration::ZERO, &mut said) {
+    let bytes = example("C");
+    let mut input = &bytes[..];
+    assert_eq!(server.receive(Duration::ZERO, &mut input), Ok(Some(ServerEvent::Open { spool: spool() })));
+    match server.receive(Duration::ZERO, &mut input) {
         Ok(Some(ServerEvent::Frame { sequence, frame })) => {
             let frame = Frame::decode(frame).expect("a frame");
             assert_eq!((sequence, frame.sequence(), frame.len()), (one, one, 2));
         }
         other => panic!("{other:?}"),
     }
-    let answers = example("S");
-    let mut answers = &answers[..];
+    let bytes = example("S");
+    let mut input = &bytes[..];
     let mut client = ClientSession::new();
-    let mut told = Vec::new();
-    while let Some(event) = client.receive(FrameSequence::new(2), &mut answers).expect("valid") {
-        told.push(event);
+    let mut events = Vec::new();
+    while let Some(event) = client.receive(FrameSequence::new(2), &mut input).expect("valid") {
+        events.push(event);
     }
     assert!(matches!(
-        told[..],
+        events[..],
         [
             ClientEvent::Opened { .. },
             ClientEvent::Acknowledged { .. },
@@ -130,12 +130,12 @@ fn every_number_is_on_the_page() {
     let limits = IngestLimits::default();
     for (name, value) in [
         ("frame size", format!("{} bytes", limits.frame_bytes_max)),
-        ("streams at once", limits.streams_max.to_string()),
+        ("concurrent streams", limits.streams_max.to_string()),
         ("idle timeout", format!("{} s", limits.idle_timeout.as_secs())),
         ("handshake", format!("{} s", limits.handshake_timeout.as_secs())),
         ("`open`", format!("{} s", limits.open_timeout.as_secs())),
         ("a message", format!("{} s", limits.message_timeout.as_secs())),
-        ("answers unread", format!("{} s", limits.answer_timeout.as_secs())),
+        ("unread responses", format!("{} s", limits.answer_timeout.as_secs())),
         ("connections of one gateway", limits.connections_per_gateway_max.to_string()),
         ("stream window", format!("{} bytes", limits.stream_window_bytes)),
         ("connection window", format!("{} bytes", limits.connection_window_bytes)),

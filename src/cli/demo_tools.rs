@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use control::Control;
 use control::data_dir::DataDir;
 use control::pki::GATEWAY_DAYS;
+use control::{Caller, Control};
 use problem::{Context, Result};
 use serde_json::json;
 use storage_format::Millis;
@@ -23,6 +23,11 @@ pub(crate) struct Question {
 /// The wall clock.
 pub(crate) fn now() -> Millis {
     super::now()
+}
+
+/// Who runs the demo.
+pub(crate) fn caller() -> Caller {
+    super::caller()
 }
 
 /// Runs what waits for the server beside the threads that the server needs.

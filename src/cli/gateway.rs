@@ -6,13 +6,13 @@ use clap::{Args, Subcommand};
 use ingest::client::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, SERVER_NAME_FILE};
 
 use super::table::text_table;
-use super::{DataDirArgs, block_on, now, output, send, simulate};
+use super::{DataDirArgs, block_on, caller, now, output, send, simulate};
 use crate::advice::Advise as _;
 use crate::config::{self, Overrides};
 use control::data_dir::DataDir;
-use control::pki::{Authority, GATEWAY_DAYS};
+use control::pki::GATEWAY_DAYS;
 use control::private_file;
-use control::{Control, NewGateway};
+use control::{Control, Enrolment, Identity, NewGateway};
 use problem::{Problem, Result};
 
 /// Enroll, list and revoke gateways (beside a running server, which learns of it at once); send readings as one.
@@ -34,7 +34,7 @@ enum GatewayCommand {
         #[command(flatten)]
         data_dir: DataDirArgs,
     },
-    /// Take a gateway's certificate back; it is shut out within a second or so
+    /// Revoke a gateway's certificate; it is shut out within two seconds
     Revoke {
         /// Its name
         name: String,
@@ -61,7 +61,7 @@ struct EnrollArgs {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// How long the certificate is good for
-    #[arg(long, value_name = "DAYS", default_value_t = GATEWAY_DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    #[arg(long, value_name = "DAYS", default_value_t = GATEWAY_DAYS)]
     days: u32,
     /// The name that the server's certificate bears, instead of the first of ingest.server_names
     #[arg(long, value_name = "NAME")]
@@ -88,7 +88,7 @@ pub(super) fn run(args: &GatewayArgs) -> Result<()> {
         GatewayCommand::Revoke { name, org, data_dir } => block_on(async {
             let control = data_dir.open().open_control().await.advise()?;
             let org = control.org(org).await.advise()?;
-            let id = control.revoke_gateway(org.id, name, now()).await.advise()?;
+            let id = control.revoke_gateway(&caller(), org.id, name, now()).await.advise()?;
             control.close().await;
             output::line(format_args!("revoked gateway {name} {id} of {}", org.name))
         }),
@@ -118,42 +118,35 @@ pub(super) struct Enrollment<'a> {
     pub(super) days: u32,
 }
 
-/// Makes a gateway's identity and lets the control database know it.
-///
-/// Crash consistency: the files are written first. Files of an enrolment that did not get into the database open
-/// nothing, and their directory has to be removed before the next try.
+/// Enrolls a gateway, and writes its identity into a new directory before the control database knows it. Files of an
+/// enrolment that did not get into the database open nothing, and their directory has to be removed before the next try.
 pub(super) async fn enroll(control: &Control, data: &DataDir, gateway: &Enrollment<'_>, out: &Path) -> Result<()> {
-    let org = control.org(gateway.org).await.advise()?;
-    control.check_gateway_name(org.id, gateway.name).await.advise()?;
     if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || out.is_file() {
         return Err(Problem::new(format!("{} is there already, and not empty", out.display()))
             .help("name a new directory: an identity is never overwritten"));
     }
-    let id = Control::new_gateway_id().advise()?;
-    let authority = Authority::load(&data.keys()).advise()?;
-    let issued = authority.issue_gateway(org.id, id, now(), gateway.days).advise()?;
-    private_file::create_dir(out).advise()?;
-    private_file::create(&out.join(KEY_FILE), &issued.key_pem).advise()?;
-    private_file::create(&out.join(CERTIFICATE_FILE), &issued.certificate_pem).advise()?;
-    private_file::create(&out.join(CA_FILE), authority.pem()).advise()?;
-    private_file::create(&out.join(SERVER_NAME_FILE), &format!("{}\n", gateway.server_name)).advise()?;
-    private_file::create(&out.join("gateway.toml"), &description(gateway, org.id, id, issued.expires)).advise()?;
-    let fingerprint = issued.fingerprint;
-    let new = NewGateway { id, org: org.id, name: gateway.name, fingerprint, expires: issued.expires };
-    control.add_gateway(new, now()).await.advise()
+    let new = NewGateway { org: gateway.org, name: gateway.name, days: gateway.days };
+    let enrolment = Enrolment::open(control, data).advise()?;
+    let keep = |identity: &Identity| write(identity, gateway.server_name, out);
+    enrolment.enroll(&caller(), &new, now(), keep).await.advise().map(drop)
+}
+
+fn write(identity: &Identity, server_name: &str, out: &Path) -> control::Result<()> {
+    private_file::create_dir(out)?;
+    private_file::create(&out.join(KEY_FILE), &identity.key_pem)?;
+    private_file::create(&out.join(CERTIFICATE_FILE), &identity.certificate_pem)?;
+    private_file::create(&out.join(CA_FILE), &identity.ca_pem)?;
+    private_file::create(&out.join(SERVER_NAME_FILE), &format!("{server_name}\n"))?;
+    private_file::create(&out.join("gateway.toml"), &description(identity, server_name))
 }
 
 /// Says, for people, what an identity is. Names have no quotes or backslashes in them.
-fn description(
-    gateway: &Enrollment<'_>,
-    org: storage_format::OrgId,
-    id: storage_format::GatewayId,
-    expires: storage_format::Millis,
-) -> String {
+fn description(identity: &Identity, server_name: &str) -> String {
+    let Identity { gateway, name, org, org_name, expires, .. } = identity;
     format!(
         "# A gateway's identity for icecore. Keep gateway.key.pem secret: whoever holds it can send as this gateway.\n\
-         name = \"{}\"\ngateway = \"{id}\"\norg = \"{}\"\norg_id = \"{org}\"\nserver_name = \"{}\"\nexpires = \"{expires}\"\n",
-        gateway.name, gateway.org, gateway.server_name
+         name = \"{name}\"\ngateway = \"{gateway}\"\norg = \"{org_name}\"\norg_id = \"{org}\"\n\
+         server_name = \"{server_name}\"\nexpires = \"{expires}\"\n"
     )
 }
 

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::table::text_table;
-use super::{DataDirArgs, block_on, now, output};
+use super::{DataDirArgs, block_on, caller, now, output};
 use crate::advice::Advise as _;
 use problem::Result;
 
@@ -28,7 +28,7 @@ enum OrgCommand {
         #[command(flatten)]
         data_dir: DataDirArgs,
     },
-    /// Suspend an organisation: its frames and questions are refused, its readings stay
+    /// Suspend an organisation: its frames and queries are refused, its readings stay
     Suspend {
         /// Its name
         name: String,
@@ -49,7 +49,7 @@ pub(super) fn run(args: &OrgArgs) -> Result<()> {
         match &args.command {
             OrgCommand::Create { name, data_dir } => {
                 let control = data_dir.open().open_control().await.advise()?;
-                let org = control.create_org(name, now()).await.advise()?;
+                let org = control.create_org(&caller(), name, now()).await.advise()?;
                 control.close().await;
                 output::line(format_args!("created organisation {} {}", org.name, org.id))
             }
@@ -63,13 +63,13 @@ pub(super) fn run(args: &OrgArgs) -> Result<()> {
             }
             OrgCommand::Suspend { name, data_dir } => {
                 let control = data_dir.open().open_control().await.advise()?;
-                let org = control.set_suspended(name, true, now()).await.advise()?;
+                let org = control.set_suspended(&caller(), name, true, now()).await.advise()?;
                 control.close().await;
                 output::line(format_args!("suspended organisation {} {}", org.name, org.id))
             }
             OrgCommand::Resume { name, data_dir } => {
                 let control = data_dir.open().open_control().await.advise()?;
-                let org = control.set_suspended(name, false, now()).await.advise()?;
+                let org = control.set_suspended(&caller(), name, false, now()).await.advise()?;
                 control.close().await;
                 output::line(format_args!("resumed organisation {} {}", org.name, org.id))
             }

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::table::text_table;
-use super::{DataDirArgs, block_on, now, output};
+use super::{DataDirArgs, block_on, caller, now, output};
 use crate::advice::Advise as _;
 use problem::Result;
 
@@ -38,7 +38,7 @@ enum TokenCommand {
         #[command(flatten)]
         data_dir: DataDirArgs,
     },
-    /// Take a token back
+    /// Revoke a token; it is refused within a second or so
     Revoke {
         /// Its id, as `token list` shows it
         id: String,
@@ -53,7 +53,7 @@ pub(super) fn run(args: &TokenArgs) -> Result<()> {
             TokenCommand::Create { org, name, data_dir } => {
                 let control = data_dir.open().open_control().await.advise()?;
                 let org = control.org(org).await.advise()?;
-                let (id, secret) = control.create_token(org.id, name, now()).await.advise()?;
+                let (id, secret) = control.create_token(&caller(), org.id, name, now()).await.advise()?;
                 control.close().await;
                 output::line(format_args!("created token {id} of {}; it is not shown again:", org.name))?;
                 output::line(secret.expose())
@@ -75,7 +75,7 @@ pub(super) fn run(args: &TokenArgs) -> Result<()> {
             }
             TokenCommand::Revoke { id, data_dir } => {
                 let control = data_dir.open().open_control().await.advise()?;
-                control.revoke_token(id, now()).await.advise()?;
+                control.revoke_token(&caller(), id, now()).await.advise()?;
                 control.close().await;
                 output::line(format_args!("revoked token {id}"))
             }

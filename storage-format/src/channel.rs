@@ -1,15 +1,15 @@
-//! The channel registry: what a logger can measure. Codes are append-only: a new meaning gets a new code.
+//! The channel registry: the quantities that a logger can measure. Codes are append-only: a new meaning, a new code.
 
 use std::fmt;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
-/// A channel's code on the wire, in the WAL and in the manifest. Zero is never valid.
+/// Code of a channel on the wire, in the WAL and in the manifest. Zero is never valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelCode(NonZeroU16);
 
 impl ChannelCode {
-    /// The code of this number; `None` for zero. It need not be in the registry.
+    /// Creates the code with this number; `None` for zero. The code need not be in the registry.
     #[must_use]
     pub const fn new(value: u16) -> Option<Self> {
         match NonZeroU16::new(value) {
@@ -18,16 +18,16 @@ impl ChannelCode {
         }
     }
 
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u16 {
         self.0.get()
     }
 
-    /// The registry's entry for this code; `None` for a channel that this program does not know.
+    /// Returns the registry entry of this code; `None` for a channel that this program does not know.
     #[must_use]
     pub fn channel(self) -> Option<&'static Channel> {
-        // Codes are dense from 1, which a test holds.
+        // Codes are dense from 1, which a test checks.
         CHANNELS.get(usize::from(self.0.get()) - 1)
     }
 }
@@ -41,23 +41,24 @@ impl fmt::Display for ChannelCode {
     }
 }
 
-/// One entry of the registry.
+/// An entry of the registry.
 #[derive(Debug, PartialEq)]
 pub struct Channel {
-    /// The code, for bytes.
+    /// Code used in the byte formats.
     pub code: ChannelCode,
-    /// The name, for people: also the column's name in `readings`.
+    /// Name shown to users, and name of the column in `readings`.
     pub name: &'static str,
-    /// The unit in UCUM's case-sensitive form.
+    /// Unit in UCUM's case-sensitive form.
     pub unit: &'static str,
-    /// What a working sensor can say. Values outside are kept all the same: a broken sensor is worth knowing about.
+    /// Range of values that a working sensor can report. Values outside it are stored too, because they show that a
+    /// sensor is broken.
     pub plausible: RangeInclusive<f64>,
 }
 
 const fn entry(code: u16, name: &'static str, unit: &'static str, low: f64, high: f64) -> Channel {
     let code = match ChannelCode::new(code) {
         Some(code) => code,
-        None => panic!("a channel's code is never zero"),
+        None => panic!("a channel code must not be zero"),
     };
     Channel { code, name, unit, plausible: RangeInclusive::new(low, high) }
 }
@@ -73,14 +74,14 @@ static CHANNELS: [Channel; 8] = [
     entry(8, "differential_pressure", "Pa", -10_000.0, 10_000.0),
 ];
 
-/// The whole registry, by ascending code.
+/// Returns the whole registry, by ascending code.
 #[must_use]
 pub fn channels() -> &'static [Channel] {
     &CHANNELS
 }
 
 impl Channel {
-    /// The entry of this name.
+    /// Returns the entry with this name.
     #[must_use]
     pub fn by_name(name: &str) -> Option<&'static Self> {
         CHANNELS.iter().find(|channel| channel.name == name)

@@ -1,6 +1,6 @@
-//! CRC32C (Castagnoli, RFC 3720 appendix B.4), stored little endian: notices damage, proves nothing about intent.
+//! CRC32C (Castagnoli, RFC 3720 appendix B.4), stored little endian. Detects damage, not tampering.
 
-/// The CRC32C of these bytes.
+/// Returns the CRC32C of `bytes`.
 #[must_use]
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     ::crc32c::crc32c(bytes)

@@ -1,9 +1,9 @@
-//! Little-endian reading and writing within bounds: a cursor that answers with offsets when bytes run out, varints
-//! (LEB128: seven bits a byte, least significant first, the top bit says that more follow) and zigzag.
+//! Bounds-checked little-endian reading and writing: a cursor whose errors carry the offset, varints (LEB128: seven
+//! bits per byte, least significant first, the top bit set when more bytes follow) and zigzag.
 
 use crate::{FileKind, FormatError, FormatErrorKind};
 
-/// Varints of a `u64` are never longer.
+/// Largest size of a varint that encodes a `u64`.
 pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
 /// Maps small numbers of either sign to small numbers: 0, -1, 1, -2 become 0, 1, 2, 3.
@@ -12,13 +12,13 @@ pub(crate) const fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)).cast_unsigned()
 }
 
-/// The inverse of [`zigzag`].
+/// Inverts [`zigzag`].
 #[must_use]
 pub(crate) const fn unzigzag(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ (value & 1).cast_signed().wrapping_neg()
 }
 
-/// Appends a varint.
+/// Appends `value` as a varint.
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(low_byte(value) | 0x80);
@@ -31,7 +31,7 @@ const fn low_byte(value: u64) -> u8 {
     value.to_le_bytes()[0]
 }
 
-/// Reads forward through bytes, and never past them.
+/// Forward reader over bytes that never reads past their end.
 #[derive(Debug, Clone)]
 pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
@@ -61,7 +61,7 @@ impl<'a> Cursor<'a> {
         self.bytes.len() - self.position
     }
 
-    /// An error at this place.
+    /// Creates an error at the current position.
     #[cold]
     pub(crate) fn error(&self, kind: FormatErrorKind, detail: impl Into<String>) -> FormatError {
         FormatError::new(self.file, kind, self.position as u64, detail)
@@ -73,7 +73,7 @@ impl<'a> Cursor<'a> {
         self.error(FormatErrorKind::Truncated, format!("{wanted} bytes expected, {left} left"))
     }
 
-    /// The next `len` bytes.
+    /// Reads the next `len` bytes.
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], FormatError> {
         match self.bytes[self.position..].get(..len) {
             Some(taken) => {
@@ -84,7 +84,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The next `N` bytes.
+    /// Reads the next `N` bytes.
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
         match self.bytes[self.position..].first_chunk::<N>() {
             Some(taken) => {
@@ -101,7 +101,7 @@ impl<'a> Cursor<'a> {
     read_number!(u64, u64);
     read_number!(i64, i64);
 
-    /// The next varint.
+    /// Reads the next varint.
     pub(crate) fn varint(&mut self) -> Result<u64, FormatError> {
         match varint_at(self.bytes, self.position) {
             Some((value, len)) => {
@@ -112,7 +112,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// So many varints, each handed to `each`. One bounds check a value on the way, none of them allocates.
+    /// Reads `count` varints and passes each to `each`. Costs one bounds check per value and no allocation.
     #[inline]
     pub(crate) fn varints(&mut self, count: usize, mut each: impl FnMut(u64)) -> Result<(), FormatError> {
         let bytes = self.bytes;
@@ -136,18 +136,18 @@ impl<'a> Cursor<'a> {
     #[cold]
     fn varint_error(&self) -> FormatError {
         if self.remaining() < VARINT_BYTES_MAX {
-            self.error(FormatErrorKind::Truncated, "the bytes end within a varint")
+            self.error(FormatErrorKind::Truncated, "the bytes end inside a varint")
         } else {
             self.error(FormatErrorKind::Invalid, "a varint that does not fit 64 bits")
         }
     }
 }
 
-/// The varint at this position and its length; `None` when the bytes end before it does, or it does not fit.
+/// Returns the varint at this position and its length; `None` when the bytes end first, or when it exceeds 64 bits.
 #[inline]
 fn varint_at(bytes: &[u8], position: usize) -> Option<(u64, usize)> {
     let rest = bytes.get(position..)?;
-    // One and two bytes are nearly all there are; both are answered from one load.
+    // Nearly all varints have one or two bytes; one load serves both cases.
     if let Some(pair) = rest.first_chunk::<2>() {
         let pair = u64::from(u16::from_le_bytes(*pair));
         if pair & 0x80 == 0 {
@@ -157,13 +157,13 @@ fn varint_at(bytes: &[u8], position: usize) -> Option<(u64, usize)> {
             return Some((pair & 0x7F | pair >> 1 & 0x3F80, 2));
         }
     }
-    varint_slowly(rest)
+    varint_slow_path(rest)
 }
 
-fn varint_slowly(bytes: &[u8]) -> Option<(u64, usize)> {
+fn varint_slow_path(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut value = 0_u64;
     for (index, &byte) in bytes.iter().take(VARINT_BYTES_MAX).enumerate() {
-        // The tenth byte has room for one bit.
+        // The tenth byte holds one bit.
         if index == VARINT_BYTES_MAX - 1 && byte > 1 {
             return None;
         }
@@ -181,7 +181,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn varints_that_do_not_fit_are_refused() {
+    fn oversized_varints_are_rejected() {
         let kind = |bytes: &[u8]| Cursor::new(FileKind::Frame, bytes).varint().map_err(|error| error.kind);
         assert_eq!(kind(&[]), Err(FormatErrorKind::Truncated));
         assert_eq!(kind(&[0x80]), Err(FormatErrorKind::Truncated));
@@ -193,7 +193,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn varints_come_back(values in prop::collection::vec(any::<u64>().prop_flat_map(|v| (0..64_u32).prop_map(move |s| v >> s)), 0..50)) {
+        fn varints_round_trip(values in prop::collection::vec(any::<u64>().prop_flat_map(|v| (0..64_u32).prop_map(move |s| v >> s)), 0..50)) {
             let mut bytes = Vec::new();
             for &value in &values {
                 put_varint(&mut bytes, value);
@@ -207,7 +207,7 @@ mod tests {
         }
 
         #[test]
-        fn zigzag_comes_back(value in any::<i64>()) {
+        fn zigzag_round_trips(value in any::<i64>()) {
             prop_assert_eq!(unzigzag(zigzag(value)), value);
         }
     }

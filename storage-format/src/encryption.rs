@@ -1,8 +1,8 @@
 //! The key hierarchy: a master key wraps organisation keys and WAL data keys, an organisation key wraps segment data
-//! keys; data keys seal bytes. AES-256-GCM throughout. `docs/encryption.md` holds the bytes.
+//! keys, and data keys seal bytes. All of them use AES-256-GCM. `docs/encryption.md` describes the bytes.
 //!
-//! Nonces come from the caller, who answers for their never repeating under one key: random for wrapping, a counter or
-//! an offset for data under a key of its own.
+//! The caller supplies the nonces and must ensure that none repeats under one key: a random nonce for wrapping, a
+//! counter or an offset for data under a key of its own.
 
 mod aad;
 mod key;

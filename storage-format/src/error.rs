@@ -1,8 +1,8 @@
-//! What can be wrong with stored bytes: which kind of file, where, and what.
+//! Errors in stored or received bytes: the kind of file, the offset and the fault.
 
 use std::fmt;
 
-/// The kinds of file and message that this crate gives meaning to.
+/// Kind of file or message that this crate decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FileKind {
@@ -10,9 +10,9 @@ pub enum FileKind {
     Frame,
     /// A write-ahead log file.
     Wal,
-    /// A segment: Parquet.
+    /// A segment (Parquet).
     Segment,
-    /// A conflicts object: Parquet.
+    /// A conflicts object (Parquet).
     Conflicts,
     /// A manifest base or delta.
     Manifest,
@@ -36,23 +36,23 @@ impl fmt::Display for FileKind {
     }
 }
 
-/// What is wrong.
+/// Kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FormatErrorKind {
-    /// The bytes end before the value does.
+    /// The bytes end inside a value.
     Truncated,
-    /// A checksum or an authentication tag does not fit: the bytes were damaged, or moved from elsewhere.
+    /// A checksum or an authentication tag does not match: the bytes were damaged, or moved from elsewhere.
     Damaged,
-    /// The bytes are whole, and break a rule of the format.
+    /// The bytes are intact, but break a rule of the format.
     Invalid,
     /// A version that this program does not read.
     UnknownVersion,
-    /// A number of bytes, readings or entries past the format's limit.
+    /// A number of bytes, readings or entries above the format's limit.
     TooLarge,
     /// A channel that is not in the registry.
     UnknownChannel,
-    /// The key does not open it.
+    /// The key does not decrypt the bytes.
     WrongKey,
 }
 
@@ -60,18 +60,18 @@ pub enum FormatErrorKind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file} at byte {offset}: {detail}")]
 pub struct FormatError {
-    /// What it is in.
+    /// Kind of file or message.
     pub file: FileKind,
-    /// What kind of error.
+    /// Kind of fault.
     pub kind: FormatErrorKind,
-    /// Where, in bytes from the start of the file or message.
+    /// Offset of the fault, in bytes from the start of the file or message.
     pub offset: u64,
-    /// What exactly, for people.
+    /// Description for the operator.
     pub detail: String,
 }
 
 impl FormatError {
-    /// An error of this kind at this offset.
+    /// Creates an error of this kind at this offset.
     #[must_use]
     pub fn new(file: FileKind, kind: FormatErrorKind, offset: u64, detail: impl Into<String>) -> Self {
         Self { file, kind, offset, detail: detail.into() }

@@ -1,29 +1,29 @@
 //! Ids as newtypes, each with one fallible constructor and one text form.
 //!
 //! Zero is never a valid id, so that zero-filled bytes never decode to one. Gateway, organisation, spool and segment
-//! ids are drawn at random: a sequential id would tell one organisation how many others there are.
+//! ids are drawn at random, because a sequential id would show one organisation how many others exist.
 
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroU128};
 use std::str::FromStr;
 
-/// Why a number or a text is not an id.
+/// Reason why a number or a text is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Zero is no id: it is what unwritten bytes look like.
+    /// The id is zero, which is reserved because unwritten bytes are zeros.
     #[error("{kind} must not be zero")]
     Zero {
-        /// The kind of id, for people.
+        /// Name of the kind of id, for the message.
         kind: &'static str,
     },
-    /// The text is not the one form that this id is written in.
+    /// The text is not in the id's only text form.
     #[error("{text:?} is not a {kind}: expected exactly {digits} hexadecimal digits")]
     Text {
-        /// The kind of id, for people.
+        /// Name of the kind of id, for the message.
         kind: &'static str,
-        /// What was given, cut to 64 characters.
+        /// Text that was given, cut to 64 characters.
         text: String,
-        /// How many digits the form has.
+        /// Number of digits in the form.
         digits: usize,
     },
 }
@@ -39,12 +39,12 @@ macro_rules! hex_id {
         pub struct $name($nonzero);
 
         impl $name {
-            /// The smallest id.
+            /// Smallest id.
             pub const MIN: Self = Self(<$nonzero>::MIN);
-            /// The greatest id.
+            /// Greatest id.
             pub const MAX: Self = Self(<$nonzero>::MAX);
 
-            /// The id of this number.
+            /// Creates the id with this number.
             ///
             /// # Errors
             /// [`IdError::Zero`] for zero.
@@ -55,7 +55,7 @@ macro_rules! hex_id {
                 }
             }
 
-            /// The number.
+            /// Returns the number.
             #[must_use]
             pub const fn get(self) -> $inner {
                 self.0.get()
@@ -78,7 +78,7 @@ macro_rules! hex_id {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                // `from_str_radix` takes a sign; the one text form has none.
+                // `from_str_radix` accepts a sign, but the text form has none.
                 if text.len() != $digits || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
                     return Err(text_error($kind, text, $digits));
                 }
@@ -90,37 +90,37 @@ macro_rules! hex_id {
 }
 
 hex_id!(
-    /// An organisation: the tenant. Text form: 16 lower-case hex digits.
+    /// Id of an organisation: the tenant. Text form: 16 lower-case hex digits.
     OrgId, u64, NonZeroU64, "organisation id", "{:016x}", 16
 );
 hex_id!(
-    /// A gateway: the device that forwards readings. Text form: 16 lower-case hex digits.
+    /// Id of a gateway: the device that forwards readings. Text form: 16 lower-case hex digits.
     GatewayId, u64, NonZeroU64, "gateway id", "{:016x}", 16
 );
 hex_id!(
-    /// A logger's EUI-64. Text form: 16 upper-case hex digits; lower case is understood.
+    /// EUI-64 of a logger. Text form: 16 upper-case hex digits; lower case is accepted.
     LoggerId, u64, NonZeroU64, "logger id", "{:016X}", 16
 );
 hex_id!(
-    /// A sender's spool: the store of frames that it has numbered and that are not yet acknowledged. Sequence numbers
-    /// count within a spool, so that two senders with one identity cannot take each other's acknowledgements for
-    /// their own. Text form: 16 lower-case hex digits.
+    /// Id of a sender's spool: the store of frames that it has numbered and that are not yet acknowledged. Sequence
+    /// numbers count within a spool, so that two senders with one identity cannot mistake each other's
+    /// acknowledgements for their own. Text form: 16 lower-case hex digits.
     SpoolId, u64, NonZeroU64, "spool id", "{:016x}", 16
 );
 hex_id!(
-    /// A segment (or conflicts) object. Text form: 32 lower-case hex digits.
+    /// Id of a segment (or conflicts) object. Text form: 32 lower-case hex digits.
     SegmentId, u128, NonZeroU128, "segment id", "{:032x}", 32
 );
 
-/// A WAL file: numbered from 1 in the order of writing. Text form: 20 decimal digits.
+/// Number of a WAL file, from 1 in the order of writing. Text form: 20 decimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WalFileId(NonZeroU64);
 
 impl WalFileId {
-    /// The first WAL file of a data directory.
+    /// First WAL file of a data directory.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
 
-    /// The id of this number.
+    /// Creates the id with this number.
     ///
     /// # Errors
     /// [`IdError::Zero`] for zero.
@@ -131,13 +131,13 @@ impl WalFileId {
         }
     }
 
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0.get()
     }
 
-    /// The file after this one; `None` at the end of `u64`.
+    /// Returns the id of the file after this one; `None` at the end of `u64`.
     #[must_use]
     pub const fn next(self) -> Option<Self> {
         match self.0.checked_add(1) {
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn one_text_form() {
-        let logger: LoggerId = "00124b000a6e0001".parse().expect("lower case is understood");
+        let logger: LoggerId = "00124b000a6e0001".parse().expect("lower case is accepted");
         assert_eq!(logger.to_string(), "00124B000A6E0001");
         assert_eq!(logger.get(), 0x0012_4B00_0A6E_0001);
         for bad in ["", "0", "+0124B000A6E0001", "00124B000A6E000G", "0x124B000A6E0001", "00124B000A6E00011"] {

@@ -1,10 +1,10 @@
-//! What icecore's bytes mean: ids, times, channels, frames, WAL records, segments, manifests, object keys.
+//! Byte formats of icecore: ids, times, channels, frames, WAL records, segments, manifests, object keys.
 //!
-//! Bytes in, values out. This crate does no I/O, reads no clock, has no runtime and knows no store, so that every
-//! codec can be read, fuzzed and tested on its own. Every kind of file or message has a page in `docs/`, beside its
-//! codec, and a golden file in `fixtures/`.
+//! This crate converts between bytes and values. It does no I/O, reads no clock, has no async runtime and does not
+//! depend on an object store, so that every codec can be read, fuzzed and tested on its own. Every kind of file or
+//! message has a page in `docs/` and a golden file in `fixtures/`.
 //!
-//! Without the `storage` feature only what a gateway needs is built: ids, times, channels and frames.
+//! Without the `storage` feature, only what a gateway needs is built: ids, times, channels and frames.
 
 mod channel;
 mod checksum;

@@ -1,34 +1,35 @@
-//! What the formats promise at most: a decoder refuses what is larger before it allocates anything.
+//! Upper limits of the formats. A decoder rejects anything larger before it allocates.
 
-/// A frame's bytes. Bounds what a connection may hold in memory before anything is checked.
+/// Largest frame, in bytes. Limits what a connection may hold in memory before the frame is checked.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 
-/// Readings in a frame.
+/// Most readings in a frame.
 pub const FRAME_READINGS_MAX: usize = 65_536;
 
-/// Channels in a frame.
+/// Most channels in a frame.
 pub const FRAME_CHANNELS_MAX: usize = 16;
 
-/// Readings times channels in a frame: decoded, a frame takes eight bytes for each, whether measured or not. 2 MiB.
+/// Upper limit of readings times channels in a frame. A decoded frame takes eight bytes for each cell, measured or not:
+/// 2 MiB at most.
 pub const FRAME_CELLS_MAX: usize = 262_144;
 
-/// Decimals of a scaled value. Ten to this power, and every mantissa allowed beside it, are exact in an `f64`.
+/// Most decimals of a scaled value. Ten to this power, and every mantissa allowed with it, are exact in an `f64`.
 pub const FRAME_EXPONENT_MAX: u8 = 15;
 
-/// What a disk writes wholly or not at all. WAL blocks start and end on such a border.
+/// Size of a disk sector, which is assumed to be written completely or not at all. WAL blocks are aligned to it.
 pub const WAL_SECTOR_BYTES: usize = 512;
 
-/// The WAL file header. A whole page, so that no block shares one with it.
+/// Size of the WAL file header: a full page, so that no block shares a page with it.
 pub const WAL_FILE_HEADER_BYTES: usize = 4096;
 
-/// A WAL block. Bounds what one group commit writes, and what a scan decrypts at a time.
+/// Largest WAL block, in bytes. Limits what one group commit writes and what a scan decrypts at a time.
 pub const WAL_BLOCK_BYTES_MAX: usize = 16 << 20;
 
-/// A WAL file. A scan holds one in memory.
+/// Largest WAL file, in bytes. A scan holds one file in memory.
 pub const WAL_FILE_BYTES_MAX: u64 = 1 << 30;
 
 const _: () = {
-    // The largest frame fits a block with room to spare, and the largest block fits a file.
+    // The largest frame fits twice into a block, and the largest block fits into a file.
     assert!(FRAME_BYTES_MAX * 2 <= WAL_BLOCK_BYTES_MAX);
     assert!(WAL_FILE_HEADER_BYTES as u64 + WAL_BLOCK_BYTES_MAX as u64 <= WAL_FILE_BYTES_MAX);
     assert!(WAL_FILE_HEADER_BYTES.is_multiple_of(WAL_SECTOR_BYTES));

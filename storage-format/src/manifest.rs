@@ -1,8 +1,8 @@
 //! An organisation's manifest: the versioned list of its live segments, and everything that is committed with them.
 //!
-//! The bytes are described in `docs/manifest.md`. A manifest is a numbered log of commits; every commit is a delta, and
-//! now and then the whole state is written along with it. Applying a delta is pure: the same deltas in the same order
-//! give the same state, on every machine.
+//! `docs/manifest.md` describes the bytes. A manifest is a numbered log of commits. Every commit is a delta; some
+//! objects also hold the complete state after it. Applying a delta is a pure function: the same deltas in the same
+//! order give the same state on every machine.
 
 mod apply;
 mod base;

@@ -1,88 +1,88 @@
-//! The names of objects in the store, as one type with one builder and one parser (`docs/object-keys.md`).
+//! Names of objects in the store, as one type with one builder and one parser (`docs/object-keys.md`).
 //!
-//! Invariant: a text is an object key only if it is exactly what the builder would write for the parsed value, so that
-//! an object never has two names and a name never leaves its organisation's prefix.
+//! Invariant: a text is an object key only if it is exactly what the builder writes for the parsed value, so that an
+//! object never has two names and a name never leaves its organisation's prefix.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{FileKind, FormatError, FormatErrorKind, ManifestVersion, OrgId, SegmentId, Window};
 
-/// The longest object key, in bytes: a conflicts object's.
+/// Length of the longest object key, that of a conflicts object, in bytes.
 pub const OBJECT_KEY_BYTES_MAX: usize = 96;
 
-/// The name of one object.
+/// Name of one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectKey {
-    /// A segment: readings of one organisation and window.
+    /// A segment: readings of one organisation and one window.
     Segment {
-        /// Whose.
+        /// Organisation that owns the object.
         org: OrgId,
-        /// The window that it does not cross.
+        /// Window that contains all readings of the segment.
         window: Window,
-        /// Which.
+        /// Id of the object.
         id: SegmentId,
     },
-    /// The conflicts that a flush found, per window.
+    /// The conflicts that a flush found in one window.
     Conflicts {
-        /// Whose.
+        /// Organisation that owns the object.
         org: OrgId,
-        /// The window of the readings in conflict.
+        /// Window of the conflicting readings.
         window: Window,
-        /// Which.
+        /// Id of the object.
         id: SegmentId,
     },
     /// One commit of a manifest.
     Manifest {
-        /// Whose.
+        /// Organisation that owns the object.
         org: OrgId,
-        /// Numbered from 1, without holes.
+        /// Version, from 1 without gaps.
         version: ManifestVersion,
     },
     /// An organisation's key, wrapped by the master key.
     OrgKey {
-        /// Whose.
+        /// Organisation that owns the object.
         org: OrgId,
-        /// Numbered from 1.
+        /// Version of the key, from 1.
         version: u32,
     },
 }
 
 impl ObjectKey {
-    /// Everything of every organisation is under this prefix.
+    /// Prefix of all objects of all organisations.
     pub const ORGS: &'static str = "orgs";
 
-    /// Everything of this organisation is under this prefix.
+    /// Returns the prefix of all objects of this organisation.
     #[must_use]
     pub fn org_prefix(org: OrgId) -> String {
         format!("orgs/{org}")
     }
 
-    /// The organisation's segments are under this prefix.
+    /// Returns the prefix of the organisation's segments.
     #[must_use]
     pub fn segments_prefix(org: OrgId) -> String {
         format!("orgs/{org}/segments")
     }
 
-    /// The organisation's conflicts objects are under this prefix.
+    /// Returns the prefix of the organisation's conflicts objects.
     #[must_use]
     pub fn conflicts_prefix(org: OrgId) -> String {
         format!("orgs/{org}/conflicts")
     }
 
-    /// The organisation's manifest objects are under this prefix; their names sort by version.
+    /// Returns the prefix of the organisation's manifest objects, whose names sort by version.
     #[must_use]
     pub fn manifest_prefix(org: OrgId) -> String {
         format!("orgs/{org}/manifest")
     }
 
-    /// The organisation's wrapped keys are under this prefix.
+    /// Returns the prefix of the organisation's wrapped keys.
     #[must_use]
     pub fn keys_prefix(org: OrgId) -> String {
         format!("orgs/{org}/keys")
     }
 
-    /// The organisation that it belongs to.
+    /// Returns the organisation that owns the object.
     #[must_use]
     pub const fn org(&self) -> OrgId {
         match self {
@@ -129,7 +129,7 @@ impl ObjectKey {
 }
 
 fn decimal(text: &str, digits: usize) -> Option<u64> {
-    // `parse` takes a sign; the one text form has none.
+    // `parse` accepts a sign, but the text form has none.
     if text.len() == digits && text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
@@ -148,7 +148,7 @@ impl FromStr for ObjectKey {
     type Err = FormatError;
 
     fn from_str(text: &str) -> Result<Self, FormatError> {
-        let wrong = || {
+        let error = || {
             let shown: String = text.chars().take(OBJECT_KEY_BYTES_MAX).collect();
             FormatError::new(
                 FileKind::ObjectKey,
@@ -158,11 +158,11 @@ impl FromStr for ObjectKey {
             )
         };
         if text.len() > OBJECT_KEY_BYTES_MAX {
-            return Err(wrong());
+            return Err(error());
         }
-        let key = Self::parse(text).ok_or_else(wrong)?;
-        // The parts understand more than the one form (hexadecimal in either case): what is not canonical is no key.
-        if key.to_string() == text { Ok(key) } else { Err(wrong()) }
+        let key = Self::parse(text).ok_or_else(error)?;
+        // Hexadecimal digits parse in either case; only the canonical form is a key.
+        if key.to_string() == text { Ok(key) } else { Err(error()) }
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
     const ID: &str = "000102030405060708090a0b0c0d0e0f";
 
     #[test]
-    fn the_four_forms() {
+    fn every_kind_has_its_text_form() {
         let org: OrgId = ORG.parse().expect("an org");
         let window: Window = "2024050100-2024060100".parse().expect("a window");
         let id: SegmentId = ID.parse().expect("an id");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_names_the_same_forms() {
+    fn page_lists_the_same_forms() {
         let page = include_str!("../docs/object-keys.md");
         let org = OrgId::MIN;
         for prefix in [
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused() {
+    fn other_texts_are_rejected() {
         for bad in [
             String::new(),
             "/".into(),

@@ -1,24 +1,24 @@
-//! An organisation's key as an object in the store: `docs/org-key.md`.
+//! Codec of an organisation's key as an object in the store (`docs/org-key.md`).
 
 use crate::checksum::crc32c;
 use crate::encryption::{WRAPPED_KEY_BYTES, WrappedKey};
 use crate::{FileKind, FormatError, FormatErrorKind, OrgId};
 
-/// The object's length.
+/// Length of the object, in bytes.
 pub const ORG_KEY_BYTES: usize = 88;
 
 const MAGIC: &[u8; 8] = b"iceorgky";
 const FORMAT_VERSION: u16 = 1;
 const CHECKED_FROM: usize = 12;
 
-/// One version of an organisation's key, wrapped by the master key.
+/// A version of an organisation's key, wrapped by the master key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrgKeyObject {
-    /// Whose.
+    /// Organisation that the key belongs to.
     pub org: OrgId,
-    /// Numbered from 1.
+    /// Version of the key, from 1.
     pub version: u32,
-    /// The key.
+    /// The wrapped key.
     pub wrapped: WrappedKey,
 }
 
@@ -33,7 +33,7 @@ fn array<const N: usize>(bytes: &[u8; ORG_KEY_BYTES], at: usize) -> [u8; N] {
 }
 
 impl OrgKeyObject {
-    /// The bytes.
+    /// Encodes the object.
     #[must_use]
     pub fn encode(&self) -> [u8; ORG_KEY_BYTES] {
         let mut bytes = [0; ORG_KEY_BYTES];
@@ -47,34 +47,46 @@ impl OrgKeyObject {
         bytes
     }
 
-    /// Reads an object that was found under the name of this organisation and version.
+    /// Decodes an object that was read under the name of this organisation and version.
     ///
     /// # Errors
     /// [`FormatError`] with the offset.
     pub fn decode(org: OrgId, version: u32, bytes: &[u8]) -> Result<Self, FormatError> {
         let Ok(bytes) = <&[u8; ORG_KEY_BYTES]>::try_from(bytes) else {
-            let detail = format!("{} bytes are no organisation's key", bytes.len());
+            let detail = format!("an organisation key has {ORG_KEY_BYTES} bytes, this object has {}", bytes.len());
             return Err(error(FormatErrorKind::Truncated, 0, detail));
         };
         if &bytes[..8] != MAGIC {
-            return Err(error(FormatErrorKind::Invalid, 0, "it does not begin as an organisation's key does"));
+            return Err(error(
+                FormatErrorKind::Invalid,
+                0,
+                "not an organisation key: the first eight bytes are not iceorgky",
+            ));
         }
         if crc32c(&bytes[CHECKED_FROM..]) != u32::from_le_bytes(array(bytes, 8)) {
-            return Err(error(FormatErrorKind::Damaged, 8, "the checksum does not fit"));
+            return Err(error(FormatErrorKind::Damaged, 8, "the checksum does not match"));
         }
         let format = u16::from_le_bytes(array(bytes, 12));
         if format != FORMAT_VERSION {
-            let detail = format!("organisation key format {format}; this program reads {FORMAT_VERSION}");
+            let detail = format!("organisation key format {format}, this program reads {FORMAT_VERSION}");
             return Err(error(FormatErrorKind::UnknownVersion, 12, detail));
         }
         if bytes[14..16] != [0; 2] {
-            return Err(error(FormatErrorKind::Invalid, 14, "bytes that must be zero are not"));
+            return Err(error(FormatErrorKind::Invalid, 14, "reserved bytes are not zero"));
         }
         if u32::from_le_bytes(array(bytes, 16)) != version || version == 0 {
-            return Err(error(FormatErrorKind::Invalid, 16, "it is another version than its name says"));
+            return Err(error(
+                FormatErrorKind::Invalid,
+                16,
+                "the key version differs from the one in the object's name",
+            ));
         }
         if u64::from_le_bytes(array(bytes, 20)) != org.get() {
-            return Err(error(FormatErrorKind::Invalid, 20, "it is another organisation's than its name says"));
+            return Err(error(
+                FormatErrorKind::Invalid,
+                20,
+                "the organisation differs from the one in the object's name",
+            ));
         }
         Ok(Self { org, version, wrapped: WrappedKey::from_bytes(array::<WRAPPED_KEY_BYTES>(bytes, 28)) })
     }
@@ -98,7 +110,7 @@ mod tests {
         }
 
         #[test]
-        fn one_flipped_bit_is_noticed(at in 0..ORG_KEY_BYTES, bit in 0..8_u8) {
+        fn flipped_bits_are_detected(at in 0..ORG_KEY_BYTES, bit in 0..8_u8) {
             let object = object(7, 3, 9);
             let mut bytes = object.encode();
             bytes[at] ^= 1 << bit;
@@ -111,21 +123,21 @@ mod tests {
         }
     }
 
-    /// What version 0.1.0 wrote is read for ever. To make a file that is not there yet: `UPDATE_FIXTURES=1 cargo test`.
+    /// Checks that the file written by version 0.1.0 still opens. `UPDATE_FIXTURES=1 cargo test` creates missing files.
     #[test]
-    fn the_golden_file_still_opens() {
+    fn golden_file_still_opens() {
         let object = object(0xA1, 1, 9);
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/v1/org-key.bin");
         if std::env::var_os("UPDATE_FIXTURES").is_some() && !std::path::Path::new(path).exists() {
             std::fs::write(path, object.encode()).expect("written");
         }
-        let bytes = std::fs::read(path).expect("the fixture is there");
+        let bytes = std::fs::read(path).expect("the fixture exists");
         assert_eq!(OrgKeyObject::decode(object.org, 1, &bytes), Ok(object));
         assert_eq!(object.encode()[..], bytes);
     }
 
     #[test]
-    fn another_name_is_refused() {
+    fn mismatched_name_is_rejected() {
         let object = object(7, 3, 9);
         assert!(OrgKeyObject::decode(OrgId::new(8).expect("not zero"), 3, &object.encode()).is_err());
         assert!(OrgKeyObject::decode(object.org, 4, &object.encode()).is_err());

@@ -1,7 +1,7 @@
 //! Segments and conflicts objects: encrypted Parquet, described in `docs/segment.md`.
 //!
-//! This module turns sorted record batches into the bytes of an object and says how to open such bytes again. What an
-//! encoder accepts is checked row by row: an object that breaks a rule of the format is never made.
+//! This module encodes sorted record batches as an object, and provides what a reader needs to open one. The encoder
+//! checks every row, so it never creates an object that breaks a rule of the format.
 
 mod digest;
 mod encoder;

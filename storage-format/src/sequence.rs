@@ -1,4 +1,4 @@
-//! Sequence numbers as newtypes: what counts what can never be confused.
+//! Sequence numbers as newtypes, so that numbers that count different things cannot be mixed up.
 
 use std::fmt;
 
@@ -9,22 +9,22 @@ macro_rules! sequence {
         pub struct $name(u64);
 
         impl $name {
-            /// Nothing yet: real numbers start at 1.
+            /// Zero: no number assigned yet. Assigned numbers start at 1.
             pub const ZERO: Self = Self(0);
 
-            /// The number as it is.
+            /// Creates the sequence number with this value.
             #[must_use]
             pub const fn new(value: u64) -> Self {
                 Self(value)
             }
 
-            /// The number.
+            /// Returns the number.
             #[must_use]
             pub const fn get(self) -> u64 {
                 self.0
             }
 
-            /// The next one; `None` at the end of `u64`.
+            /// Returns the next number; `None` at the end of `u64`.
             #[must_use]
             pub const fn next(self) -> Option<Self> {
                 match self.0.checked_add(1) {
@@ -49,22 +49,22 @@ macro_rules! sequence {
 }
 
 sequence!(
-    /// Log sequence number: one per WAL record, without holes, over all WAL files of a data directory.
+    /// Log sequence number: one per WAL record, without gaps, over all WAL files of a data directory.
     Lsn
 );
 sequence!(
-    /// A frame's number within its sender's spool; grows from frame to frame, holes are allowed.
+    /// Number of a frame within its sender's spool. Increases from frame to frame; gaps are allowed.
     FrameSequence
 );
 sequence!(
-    /// The number of a flush of one organisation. An earlier number wins, channel by channel.
+    /// Number of a flush of one organisation. A smaller number takes precedence, channel by channel.
     FlushNumber
 );
 sequence!(
-    /// The version of an organisation's manifest: one per commit, without holes.
+    /// Version of an organisation's manifest: one per commit, without gaps.
     ManifestVersion
 );
 sequence!(
-    /// Counts the writers that an organisation's manifest has had; a later one fences an earlier one.
+    /// Number of a writer of an organisation's manifest. A writer with a greater epoch fences those before it.
     WriterEpoch
 );

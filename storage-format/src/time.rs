@@ -1,4 +1,4 @@
-//! Times in milliseconds since the Unix epoch, half-open ranges of them, and windows.
+//! Times in milliseconds since the Unix epoch, half-open time ranges, and windows.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,29 +6,29 @@ use std::str::FromStr;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 
-/// Why a number or a text is not a time, a range or a window.
+/// Reason why a number or a text is not a time, a range or a window.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
-    /// Before the year 1 or after the year 9998.
+    /// The time is before the year 1 or after the year 9998.
     #[error("{0} ms since 1970 is outside the years 1 to 9998")]
     OutOfRange(i64),
-    /// Not a timestamp with a zone.
+    /// The text is not a timestamp with a zone.
     #[error("{0:?} is not a time: expected RFC 3339 with a zone, such as 2024-05-01T12:00:00Z")]
     Text(String),
-    /// A range that ends before it starts, or is empty.
+    /// The range ends before it starts, or is empty.
     #[error("the range ends ({end}) before it starts ({start}), or is empty")]
     EmptyRange {
-        /// First time inside.
+        /// First time inside the range.
         start: Millis,
-        /// First time after.
+        /// First time after the range.
         end: Millis,
     },
-    /// Not a window: bounds are whole UTC hours.
+    /// The bounds are not whole UTC hours.
     #[error("{0} is not a window: its bounds must be whole UTC hours, written as 2024050100-2024060100")]
     Window(String),
 }
 
-/// Milliseconds since 1970-01-01T00:00:00Z, within the years 1 to 9998.
+/// Time in milliseconds since 1970-01-01T00:00:00Z, within the years 1 to 9998.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Millis(i64);
 
@@ -37,13 +37,13 @@ const HOUR_MS: i64 = 3_600_000;
 impl Millis {
     /// 0001-01-01T00:00:00Z.
     pub const MIN: Self = Self(-62_135_596_800_000);
-    /// 9998-12-31T23:59:59.999Z: a year short of what four digits can write, so that every month and every offset
-    /// around a time can be written too.
+    /// 9998-12-31T23:59:59.999Z: a year less than four digits allow, so that the end of every month and every offset
+    /// around a time still has four digits.
     pub const MAX: Self = Self(253_370_764_799_999);
     /// 1970-01-01T00:00:00Z.
     pub const EPOCH: Self = Self(0);
 
-    /// The time of this number.
+    /// Creates a time from milliseconds since 1970.
     ///
     /// # Errors
     /// [`TimeError::OutOfRange`] outside the years 1 to 9998.
@@ -51,19 +51,19 @@ impl Millis {
         if ms < Self::MIN.0 || ms > Self::MAX.0 { Err(TimeError::OutOfRange(ms)) } else { Ok(Self(ms)) }
     }
 
-    /// The number.
+    /// Returns the milliseconds since 1970.
     #[must_use]
     pub const fn get(self) -> i64 {
         self.0
     }
 
-    /// The same time without its fraction of a second, which is how `received` is kept.
+    /// Rounds down to whole seconds, which is how `received` is stored.
     #[must_use]
     pub const fn whole_seconds(self) -> Self {
         Self(self.0 - self.0.rem_euclid(1000))
     }
 
-    /// Later (or earlier) by so many milliseconds; stops at the ends of the representable years.
+    /// Adds `ms` milliseconds (negative: earlier), limited to [`Millis::MIN`] and [`Millis::MAX`].
     #[must_use]
     pub const fn saturating_add(self, ms: i64) -> Self {
         let sum = self.0.saturating_add(ms);
@@ -77,14 +77,14 @@ impl Millis {
     }
 
     fn utc(self) -> DateTime {
-        // Within the years 1 to 9998 by construction, which is inside jiff's range.
+        // The years 1 to 9998 are inside jiff's range.
         let timestamp = jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         TimeZone::UTC.to_datetime(timestamp)
     }
 }
 
 impl fmt::Display for Millis {
-    /// RFC 3339 in UTC, always with three decimals.
+    /// Writes RFC 3339 in UTC, always with three decimals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let t = self.utc();
         write!(
@@ -110,18 +110,18 @@ impl fmt::Debug for Millis {
 impl FromStr for Millis {
     type Err = TimeError;
 
-    /// RFC 3339 with a zone; a fraction finer than a millisecond is refused rather than rounded.
+    /// Parses RFC 3339 with a zone. Rejects a fraction finer than a millisecond rather than rounding it.
     fn from_str(text: &str) -> Result<Self, TimeError> {
-        let wrong = || TimeError::Text(text.chars().take(64).collect());
-        let timestamp: jiff::Timestamp = text.parse().map_err(|_| wrong())?;
+        let error = || TimeError::Text(text.chars().take(64).collect());
+        let timestamp: jiff::Timestamp = text.parse().map_err(|_| error())?;
         if timestamp.subsec_nanosecond() % 1_000_000 != 0 {
-            return Err(wrong());
+            return Err(error());
         }
         Self::new(timestamp.as_millisecond())
     }
 }
 
-/// A half-open range of times: `start` is inside, `end` is not. Never empty.
+/// Half-open range of times: `start` is inside, `end` is not. Never empty.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TimeRange {
     start: Millis,
@@ -129,7 +129,7 @@ pub struct TimeRange {
 }
 
 impl TimeRange {
-    /// From `start` up to and without `end`.
+    /// Creates the range from `start` up to but not including `end`.
     ///
     /// # Errors
     /// [`TimeError::EmptyRange`] unless `start` is before `end`.
@@ -137,25 +137,25 @@ impl TimeRange {
         if start < end { Ok(Self { start, end }) } else { Err(TimeError::EmptyRange { start, end }) }
     }
 
-    /// First time inside.
+    /// Returns the first time inside the range.
     #[must_use]
     pub const fn start(self) -> Millis {
         self.start
     }
 
-    /// First time after.
+    /// Returns the first time after the range.
     #[must_use]
     pub const fn end(self) -> Millis {
         self.end
     }
 
-    /// Is this time inside?
+    /// Returns whether `time` is inside the range.
     #[must_use]
     pub fn contains(self, time: Millis) -> bool {
         self.start <= time && time < self.end
     }
 
-    /// Is any time inside both?
+    /// Returns whether any time is inside both ranges.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self.start < other.end && other.start < self.end
@@ -168,41 +168,46 @@ impl fmt::Debug for TimeRange {
     }
 }
 
-/// The range of time that a segment never crosses: bounds on whole UTC hours, a UTC month by default.
+/// Time range that a segment never crosses: bounds on whole UTC hours, a UTC month by default.
 ///
 /// Text form: both bounds as `YYYYMMDDHH`, joined by `-`: `2024050100-2024060100`. It sorts by time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window(TimeRange);
 
 impl Window {
-    /// The window between these bounds.
+    /// Creates the window that covers this range.
     ///
     /// # Errors
     /// [`TimeError::Window`] unless both are whole UTC hours.
     pub fn new(range: TimeRange) -> Result<Self, TimeError> {
-        let whole = |t: Millis| t.get().rem_euclid(HOUR_MS) == 0;
-        if whole(range.start()) && whole(range.end()) {
+        let is_whole_hour = |t: Millis| t.get().rem_euclid(HOUR_MS) == 0;
+        if is_whole_hour(range.start()) && is_whole_hour(range.end()) {
             Ok(Self(range))
         } else {
             Err(TimeError::Window(format!("{range:?}")))
         }
     }
 
-    /// The window between these bounds, in milliseconds since 1970.
+    /// Creates the window between these bounds, in milliseconds since 1970.
     ///
     /// # Errors
     /// [`TimeError::Window`] unless both are whole UTC hours that a time can have, and the first is before the second.
     pub fn from_bounds(start: i64, end: i64) -> Result<Self, TimeError> {
-        let whole = |ms: i64| ms.rem_euclid(HOUR_MS) == 0;
+        let is_whole_hour = |ms: i64| ms.rem_euclid(HOUR_MS) == 0;
         // A window's end may be one past the last time that a reading can have.
-        if Millis::MIN.0 <= start && start < end && end <= Millis::MAX.0 + 1 && whole(start) && whole(end) {
+        if Millis::MIN.0 <= start
+            && start < end
+            && end <= Millis::MAX.0 + 1
+            && is_whole_hour(start)
+            && is_whole_hour(end)
+        {
             Ok(Self(TimeRange { start: Millis(start), end: Millis(end) }))
         } else {
             Err(TimeError::Window(format!("[{start}, {end}) ms since 1970")))
         }
     }
 
-    /// The UTC month that this time is in.
+    /// Returns the UTC month that contains this time.
     #[must_use]
     pub fn month_of(time: Millis) -> Self {
         let t = time.utc();
@@ -214,7 +219,7 @@ impl Window {
         Self(TimeRange { start, end })
     }
 
-    /// The range of time.
+    /// Returns the time range.
     #[must_use]
     pub const fn range(self) -> TimeRange {
         self.0
@@ -281,10 +286,10 @@ impl FromStr for Window {
     type Err = TimeError;
 
     fn from_str(text: &str) -> Result<Self, TimeError> {
-        let wrong = || TimeError::Window(format!("{:?}", text.chars().take(64).collect::<String>()));
-        let (start, end) = text.split_once('-').ok_or_else(wrong)?;
-        let (start, end) = (parse_hour(start).ok_or_else(wrong)?, parse_hour(end).ok_or_else(wrong)?);
-        Ok(Self(TimeRange::new(start, end).map_err(|_| wrong())?))
+        let error = || TimeError::Window(format!("{:?}", text.chars().take(64).collect::<String>()));
+        let (start, end) = text.split_once('-').ok_or_else(error)?;
+        let (start, end) = (parse_hour(start).ok_or_else(error)?, parse_hour(end).ok_or_else(error)?);
+        Ok(Self(TimeRange::new(start, end).map_err(|_| error())?))
     }
 }
 
@@ -294,7 +299,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn months() {
+    fn month_windows() {
         let at = |text: &str| Window::month_of(text.parse().expect("a time")).to_string();
         assert_eq!(at("2016-02-29T23:59:59.999Z"), "2016020100-2016030100");
         assert_eq!(at("2016-12-31T23:59:59Z"), "2016120100-2017010100");
@@ -303,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn texts() {
+    fn text_forms() {
         let time: Millis = "2016-02-14T01:00:00.25+01:00".parse().expect("a time");
         assert_eq!(time.to_string(), "2016-02-14T00:00:00.250Z");
         for bad in

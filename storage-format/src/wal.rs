@@ -1,8 +1,8 @@
-//! The write-ahead log: files of sealed blocks of records. `docs/wal.md` holds the bytes and the rules of validity.
+//! The write-ahead log: files of sealed blocks of records. `docs/wal.md` describes the bytes and the rules of validity.
 //!
-//! A block is a whole number of 512-byte sectors, every one of them covered by header or ciphertext, in a file of real
-//! zeros that is written once. So what a crash tears off stays recognisable: it leaves a sector of zeros, and damage
-//! does not.
+//! A block is a whole number of 512-byte sectors, each of which contains header or ciphertext. The file is filled with
+//! zeros first, and each place in it is written once. Therefore a torn write can be distinguished from damage: a crash
+//! leaves a sector of zeros in the block, and damage does not.
 
 mod block;
 mod file_header;

@@ -1,7 +1,7 @@
-//! Golden files of frames, WAL files and wrapped keys: every version that was ever written still opens, and the latest
-//! is still written bit by bit as it was.
+//! Golden files of frames, WAL files and wrapped keys: every version that was ever written still opens, and the
+//! encoders still write exactly the bytes of the latest.
 //!
-//! `cargo test -p storage-format --test golden -- --ignored write_fixtures` writes those that are missing.
+//! `cargo test -p storage-format --test golden -- --ignored write_fixtures` writes missing files.
 #![cfg(feature = "storage")]
 
 use std::fs;
@@ -44,10 +44,10 @@ fn received() -> Millis {
     "2016-02-14T00:01:00.500Z".parse().expect("a time")
 }
 
-/// Logger, time, samples.
+/// Reading: logger, time, samples.
 type Reading = (u64, i64, Vec<(u16, f64)>);
 
-/// Every tag, both kinds of absence, minus zero, and two loggers.
+/// Returns readings that produce every tag, both kinds of absence, minus zero, and two loggers.
 fn readings() -> Vec<Reading> {
     let start = 1_455_408_000_000;
     vec![
@@ -68,7 +68,7 @@ fn frame() -> Vec<u8> {
     for (logger, time, samples) in readings() {
         let samples: Vec<_> = samples.iter().map(|&(c, value)| (code(c), value)).collect();
         let (logger, time) = (LoggerId::new(logger).expect("not zero"), Millis::new(time).expect("a time"));
-        builder.push(logger, time, &samples).expect("a good reading");
+        builder.push(logger, time, &samples).expect("a valid reading");
     }
     builder.encode(SpoolId::new(0x5B00).expect("not zero"), FrameSequence::new(42)).to_vec()
 }
@@ -77,7 +77,8 @@ fn wrapped_key() -> Vec<u8> {
     wrap_key(&master(), &SecretKey::from_bytes([0x44; 32]), [0x55; 12], &org_key_aad(org(), 1)).as_bytes().to_vec()
 }
 
-/// Two blocks, of one frame and of six; then the mark of a clean close, or a block that lost a sector.
+/// Creates a file of two blocks, with one frame and with six. With `torn`, the second lost a sector; otherwise the
+/// record of a clean close follows.
 fn wal(torn: bool) -> Vec<u8> {
     let (key, id, first) = (SecretKey::from_bytes([0x22; 32]), WalFileId::FIRST, Lsn::new(7));
     let wrapped = wrap_key(&master(), &key, [0x33; 12], &WalFileHeader::key_aad(id, first, FILE_BYTES, received()));
@@ -108,7 +109,7 @@ fn all() -> [(&'static str, Vec<u8>); 4] {
 }
 
 #[test]
-#[ignore = "writes the golden files that are missing; those of a released version never change"]
+#[ignore = "writes missing golden files; those of a released version never change"]
 fn write_fixtures() {
     for (name, bytes) in all() {
         let path = fixture(name);
@@ -119,14 +120,14 @@ fn write_fixtures() {
 }
 
 #[test]
-fn today_is_written_what_was_written() {
+fn encoders_reproduce_the_golden_files() {
     for (name, bytes) in all() {
         assert!(bytes == open(name), "{name} would be written differently: a new version of the format is needed");
     }
 }
 
 #[test]
-fn the_frame_opens() {
+fn frame_opens() {
     let frame = Frame::decode(open("frame.bin").into()).expect("decodes");
     assert_eq!((frame.spool().get(), frame.sequence().get()), (0x5B00, 42));
     let mut back = Vec::new();
@@ -143,20 +144,20 @@ fn the_frame_opens() {
 }
 
 #[test]
-fn the_wrapped_key_opens() {
+fn wrapped_key_opens() {
     let bytes: [u8; 60] = open("wrapped-key.bin").try_into().expect("60 bytes");
     let key = unwrap(&WrappedKey::from_bytes(bytes), &org_key_aad(org(), 1)).expect("unwraps");
     assert_eq!(key.expose(), &[0x44; 32]);
 }
 
 #[test]
-fn the_wal_files_open() {
+fn wal_files_open() {
     for (name, lsns, end) in
         [("closed.wal", 7..=14, WalEnd::Closed), ("torn.wal", 7..=7, WalEnd::TornTail { offset: 4608, bytes: 1536 })]
     {
         let file = open(name);
         let mut scan = scan_wal(&file, &unwrap).expect("a header");
-        let records: Vec<_> = (&mut scan).flat_map(|block| block.expect("whole").records).collect();
+        let records: Vec<_> = (&mut scan).flat_map(|block| block.expect("a valid block").records).collect();
         assert_eq!(scan.end(), Some(end), "{name}");
         assert_eq!(records.iter().map(|record| record.lsn.get()).collect::<Vec<_>>(), lsns.collect::<Vec<_>>());
         match &records[0].kind {
@@ -168,7 +169,7 @@ fn the_wal_files_open() {
     }
 }
 
-/// The pages name what the code writes: magic, version, and the place of every golden file.
+/// Checks that the pages state magic, version and limits as the code has them, and name every golden file.
 #[test]
 fn pages_and_code_agree() {
     for (page, needles) in [
@@ -180,9 +181,9 @@ fn pages_and_code_agree() {
         ),
     ] {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs").join(page);
-        let text = fs::read_to_string(&path).expect("the page is there");
+        let text = fs::read_to_string(&path).expect("the page exists");
         for needle in needles {
-            assert!(text.contains(needle), "{page} does not name {needle}");
+            assert!(text.contains(needle), "{page} does not contain {needle}");
         }
     }
     assert_eq!((&open("frame.bin")[..6], &open("closed.wal")[..6]), (&b"ICEF\x01\0"[..], &b"ICEW\x01\0"[..]));

@@ -1,9 +1,44 @@
-//! Who may in, and how far: certificates, tokens, SQL that tries to leave its organisation, malformed files.
+//! Who may in, and how far: certificates, tokens, what is revoked under a running server, the audit log, SQL that tries
+//! to leave its organisation, malformed files.
 
 use std::fs;
+use std::time::{Duration, Instant};
+
+use control::data_dir::DataDir;
+use ingest::client::{Client, ClientConfig, Identity};
+use storage_format::{ChannelCode, FrameBuilder, LoggerId, Millis};
 
 use crate::readings;
-use crate::server::Icecore;
+use crate::server::{Icecore, Org, PATIENCE};
+
+/// How soon what a command takes away is gone, with a server beside it.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Waits until this is so, and not longer than [`SOON`].
+#[track_caller]
+fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < SOON, "not within {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A command on the data directory that must succeed.
+#[track_caller]
+fn run(icecore: &Icecore, args: &[&str]) -> String {
+    let data_dir = icecore.data_dir();
+    icecore.run(&[args, &["--data-dir", &data_dir]].concat()).ok().stdout
+}
+
+/// A frame with one reading.
+fn frame(number: i64) -> FrameBuilder {
+    let mut builder = FrameBuilder::new();
+    let (logger, channel) = (LoggerId::new(1).expect("not zero"), ChannelCode::new(1).expect("temperature"));
+    let time = Millis::new(1_700_000_000_000 + number).expect("a time");
+    builder.push(logger, time, &[(channel, 4.5)]).expect("a reading");
+    builder
+}
 
 #[test]
 fn certificates() {
@@ -22,8 +57,122 @@ fn certificates() {
 
     icecore.send(&org.identity, &file).ok();
     icecore.run(&["gateway", "revoke", "first", "--org", "museum", "--data-dir", &icecore.data_dir()]).ok();
+    soon("the certificate is refused", || icecore.send(&org.identity, &file).code != Some(0));
     icecore.send(&org.identity, &file).refused(&["certificate"]);
     assert_eq!(icecore.number(&org, "SELECT count(*) FROM readings"), 10, "what it sent before is kept");
+}
+
+#[test]
+fn what_is_made_beside_a_server_works_at_once() {
+    let mut icecore = Icecore::new();
+    icecore.start();
+    for round in 0..5 {
+        let org = icecore.org(&format!("org-{round}"));
+        assert_eq!(icecore.number(&org, "SELECT count(*) FROM readings"), 0);
+        let identity = icecore.enroll(&org.name, "second");
+        icecore.send(&identity, &readings::file(icecore.work(), "few.csv", &readings::fleet(1, 10))).ok();
+        assert_eq!(icecore.number(&org, "SELECT count(*) FROM readings"), 10);
+    }
+}
+
+#[test]
+fn what_is_revoked_beside_a_server_ends_while_it_is_connected() {
+    let mut icecore = Icecore::new();
+    icecore.start();
+    let (revoked, suspended) = (icecore.org("revoked"), icecore.org("suspended"));
+    let answered = |org: &Org| icecore.sql(org, "SELECT count(*) FROM readings").err().unwrap_or_default();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let connect = |org: &Org| {
+        let identity = Identity::load(&org.identity).expect("an identity");
+        let config = ClientConfig { patience: PATIENCE, ..ClientConfig::new(icecore.ingest(), identity) };
+        let mut client = runtime.block_on(Client::connect(config)).expect("connected");
+        runtime.block_on(client.send(&mut frame(0))).expect("taken");
+        let mut progress = client.progress();
+        runtime.block_on(progress.wait_for(|p| p.acknowledged_frames == 1)).expect("acknowledged");
+        client
+    };
+    let first = connect(&revoked);
+    let mut second = connect(&suspended);
+
+    run(&icecore, &["gateway", "revoke", "first", "--org", "revoked"]);
+    let progress = first.progress();
+    soon("the connection ends", || !progress.borrow().connected);
+    runtime.block_on(first.finish()).expect_err("it is not let in again");
+
+    let tokens = run(&icecore, &["token", "list", "--org", "revoked"]);
+    let id = tokens.split(|c: char| !c.is_ascii_hexdigit()).find(|word| word.len() == 16).expect("an id").to_owned();
+    assert_eq!(answered(&revoked), "");
+    run(&icecore, &["token", "revoke", &id]);
+    soon("the token is refused", || answered(&revoked).contains("401"));
+
+    run(&icecore, &["org", "suspend", "suspended"]);
+    let mut number = 0;
+    let progress = second.progress();
+    soon("frames are refused", || {
+        number += 1;
+        runtime.block_on(second.send(&mut frame(number))).expect("sent");
+        progress.borrow().refused_frames > 0
+    });
+    soon("the suspended organisation's token opens nothing", || answered(&suspended).contains("403"));
+    assert!(progress.borrow().connected, "it is told why, and not cut off");
+    run(&icecore, &["org", "resume", "suspended"]);
+    assert_eq!(answered(&suspended), "", "a token works again at once");
+    soon("and frames are taken again", || {
+        number += 1;
+        runtime.block_on(second.send(&mut frame(number))).expect("sent");
+        let progress = progress.borrow();
+        progress.reconnects > 0 && progress.acknowledged_frames > 1
+    });
+}
+
+#[test]
+fn the_audit_log_tells_who_changed_what() {
+    let icecore = Icecore::new();
+    let org = icecore.org("museum");
+    let list = |args: &[&str]| -> Vec<serde_json::Value> {
+        let printed = run(&icecore, &[&["audit", "list", "--json"], args].concat());
+        assert!(!printed.contains(&org.token), "a secret is in the audit log");
+        let printed: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+        printed["items"].as_array().expect("a list").clone()
+    };
+    run(&icecore, &["org", "create", "clinic"]);
+    run(&icecore, &["gateway", "revoke", "first", "--org", "museum"]);
+    run(&icecore, &["org", "suspend", "museum"]);
+    let all = list(&[]);
+    let actions: Vec<_> = all.iter().map(|entry| entry["action"].as_str().expect("a text")).collect();
+    let expected = ["org.create", "gateway.enroll", "token.create", "org.create", "gateway.revoke", "org.suspend"];
+    assert_eq!(actions, expected);
+    let keys =
+        ["id", "at", "actor", "action", "target", "org", "from", "via", "result", "before", "after", "request_id"];
+    for entry in &all {
+        assert!(keys.iter().all(|key| entry.get(key).is_some()), "{entry}");
+        assert_eq!((&entry["actor"]["kind"], &entry["via"]["kind"]), (&"command".into(), &"command".into()));
+        let at = entry["at"].as_str().expect("a text");
+        assert!(at.parse::<Millis>().is_ok() && at.ends_with('Z'), "{at}");
+    }
+    assert_eq!(all[4]["before"]["revoked"], serde_json::Value::Null);
+    assert!(all[4]["after"]["revoked"].is_string(), "{}", all[4]);
+    assert_eq!(all[4]["target"], all[1]["target"], "the gateway's id");
+    assert_eq!(list(&["--org", "clinic"]), [all[3].clone()]);
+    let table = run(&icecore, &["audit", "list"]);
+    assert!(expected.iter().all(|action| table.contains(action)) && table.contains("museum"), "{table}");
+    let none = icecore.run(&["audit", "list", "--org", "x", "--data-dir", &icecore.data_dir()]);
+    none.refused(&["no organisation named x", "icecore org list"]);
+
+    // More than a page of it.
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let control = DataDir::new(icecore.data_dir()).open_control().await.expect("opened");
+        let caller = control::Caller::command(0, "test");
+        for _ in 0..600 {
+            control.set_suspended(&caller, "museum", true, Millis::EPOCH).await.expect("suspended");
+        }
+        control.close().await;
+    });
+    let ids: Vec<_> = list(&[]).iter().map(|entry| entry["id"].as_i64().expect("a number")).collect();
+    assert_eq!(ids, (1..=606).collect::<Vec<_>>(), "each once, in order");
+    assert_eq!(run(&icecore, &["audit", "list"]).matches("org.suspend").count(), 601);
 }
 
 #[test]

@@ -45,6 +45,19 @@ fn one_server_per_directory() {
 }
 
 #[test]
+fn a_locked_directory_is_left_as_it_is() {
+    let icecore = Icecore::new();
+    let data = control::data_dir::DataDir::new(icecore.data_dir());
+    let lock = data.lock().expect("no server runs");
+    // Whoever opened this, or brought its tables up to date, would say something else than that the directory is locked.
+    fs::write(data.control(), "tables of another version").expect("written");
+    icecore.start_refused().refused(&["another server", &std::process::id().to_string()]);
+    assert_eq!(fs::read(data.control()).expect("read"), b"tables of another version");
+    drop(lock);
+    icecore.start_refused().refused(&["control database"]);
+}
+
+#[test]
 fn filled_and_crashed_directories_say_what_they_found() {
     let mut icecore = Icecore::new();
     icecore.start();
@@ -91,7 +104,8 @@ fn help_is_enough_to_get_by() {
         String::from_utf8(output.stdout).expect("UTF-8")
     };
     let top = help(&[]);
-    for command in ["init", "serve", "org", "token", "gateway", "query", "export", "segment", "wal", "manifest", "demo"]
+    for command in
+        ["init", "serve", "org", "token", "gateway", "audit", "query", "export", "segment", "wal", "manifest", "demo"]
     {
         assert!(top.contains(command), "{command} is not in the help:\n{top}");
         assert!(help(&[command]).len() > 100, "{command} has next to no help");

@@ -1,6 +1,6 @@
-//! What the disk itself can do: writes into a file of real zeros, each followed by `fdatasync`, as the WAL does them.
+//! Measurement of the disk by itself: writes into a file of real zeros, each followed by `fdatasync`, as the WAL does.
 //!
-//! The file is made and synced first, so that a sync of data is not also one of the file's size or of its extents.
+//! The file is filled and synced first, so that later syncs write only data, and no changes of its size or extents.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -14,12 +14,12 @@ use serde::Serialize;
 use super::latency::{Latencies, Percentiles};
 use problem::{Context, Problem, Result};
 
-/// How far writes go before they begin anew at the file's start.
+/// Size of the file; at its end, writes continue at its start.
 const FILE_BYTES: u64 = 256 << 20;
-/// Zeros are written in such pieces.
+/// Size of the writes that fill the file.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// A file in the directory that is looked at; it goes when this is dropped.
+/// A file in the measured directory, removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Disk {
     file: File,
@@ -29,19 +29,19 @@ pub(super) struct Disk {
 }
 
 fn cannot_write() -> String {
-    "cannot write the file that the disk is measured with".to_owned()
+    "cannot write the file for measuring the disk".to_owned()
 }
 
 impl Disk {
-    /// A file for writes of a few MiB in all.
+    /// Creates a file for writes of a few MiB in total.
     ///
     /// # Errors
-    /// When the directory cannot be written.
+    /// When the file cannot be written.
     pub(super) fn small(dir: &Path) -> Result<Self> {
         Self::new(dir, FILE_BYTES / 8)
     }
 
-    /// A file large enough for throughput.
+    /// Creates a file that is large enough for measuring throughput.
     ///
     /// # Errors
     /// As [`Disk::small`].
@@ -50,7 +50,7 @@ impl Disk {
     }
 
     fn new(dir: &Path, bytes: u64) -> Result<Self> {
-        // It has no name, so that nothing is left of it however this process ends.
+        // The file has no name, so that it is removed however this process ends.
         let file = tempfile::tempfile_in(dir).context(cannot_write)?;
         let zeros = vec![0; PIECE_BYTES];
         for at in (0..bytes).step_by(PIECE_BYTES) {
@@ -60,78 +60,78 @@ impl Disk {
         Ok(Self { file, offset: 0, bytes, data: vec![0xA5; 4 * PIECE_BYTES] })
     }
 
-    /// Writes so many bytes after those before, syncs, and tells how long both took.
+    /// Writes bytes after the previous ones, syncs, and returns the time of both.
     ///
     /// # Errors
-    /// When the disk does not take them.
+    /// When the write or the sync fails.
     fn sync(&mut self, bytes: usize) -> Result<Duration> {
         let bytes = bytes.min(self.data.len());
         if self.offset + bytes as u64 > self.bytes {
             self.offset = 0;
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         self.file.write_all_at(&self.data[..bytes], self.offset).context(cannot_write)?;
         self.file.sync_data().context(cannot_write)?;
         self.offset += bytes as u64;
-        Ok(begun.elapsed())
+        Ok(started.elapsed())
     }
 
-    /// Writes and syncs so many bytes again and again, for so long, at least once.
+    /// Repeats a write with its sync for this time, and at least once.
     ///
     /// # Errors
-    /// When the disk does not take them.
+    /// When the write or the sync fails.
     pub(super) fn measure(&mut self, bytes: usize, time: Duration) -> Result<SyncReport> {
-        let (mut latencies, begun) = (Latencies::new(), Instant::now());
+        let (mut latencies, started) = (Latencies::new(), Instant::now());
         loop {
             latencies.record(self.sync(bytes)?);
-            if begun.elapsed() >= time {
+            if started.elapsed() >= time {
                 break;
             }
         }
-        Ok(SyncReport { bytes, latencies, elapsed: begun.elapsed() })
+        Ok(SyncReport { bytes, latencies, elapsed: started.elapsed() })
     }
 }
 
-/// Looks at the disk beside a run, on a thread of its own, until its end.
+/// Measures the disk during a run, on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Probe {
-    /// Nothing is ever sent: when it is gone, the thread ends.
+    /// Never sends; the thread ends when this is dropped.
     stop: SyncSender<()>,
     thread: JoinHandle<Result<Latencies>>,
 }
 
-/// Bytes that it writes: as many as a lonely frame.
+/// Bytes of a probe's write, as for a single frame.
 const PROBE_BYTES: usize = 4 << 10;
 
 impl Probe {
-    /// Writes and syncs so often.
+    /// Starts a thread that writes and syncs at this interval.
     ///
     /// # Errors
     /// When the thread does not start.
     pub(super) fn start(mut disk: Disk, every: Duration) -> Result<Self> {
         let (stop, stopped) = sync_channel(0);
-        let look = move || {
+        let probe = move || {
             let mut latencies = Latencies::new();
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 latencies.record(disk.sync(PROBE_BYTES)?);
             }
             Ok(latencies)
         };
-        let thread = std::thread::Builder::new().name("bench-disk".to_owned()).spawn(look);
+        let thread = std::thread::Builder::new().name("bench-disk".to_owned()).spawn(probe);
         Ok(Self { stop, thread: thread.context(|| "cannot start a thread".to_owned())? })
     }
 
-    /// What it has seen.
+    /// Ends the thread, and returns the latencies.
     ///
     /// # Errors
-    /// When the disk did not take it.
+    /// When a write or a sync failed.
     pub(super) fn end(self) -> Result<Latencies> {
         drop(self.stop);
-        self.thread.join().map_err(|_| Problem::new("the thread that looks at the disk broke down"))?
+        self.thread.join().map_err(|_| Problem::new("the thread that measures the disk panicked"))?
     }
 }
 
-/// How writes of one size went.
+/// Measurement of writes of one size.
 #[derive(Debug)]
 pub(super) struct SyncReport {
     bytes: usize,
@@ -141,55 +141,55 @@ pub(super) struct SyncReport {
 
 #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
 impl SyncReport {
-    /// Every single time.
+    /// Returns the latencies of all writes.
     #[must_use]
     pub(super) fn latencies(&self) -> &Latencies {
         &self.latencies
     }
 
-    /// Syncs in a second.
+    /// Returns the syncs a second.
     #[must_use]
     pub(super) fn per_second(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    /// Bytes in a second.
+    /// Returns the bytes a second.
     #[must_use]
     pub(super) fn bytes_per_second(&self) -> f64 {
         self.per_second() * self.bytes as f64
     }
 }
 
-/// Sizes of writes: a lonely frame, a small group, a large one, and what is usual for throughput.
+/// Sizes of writes: a single frame, a small group, a large one, and a usual size for throughput.
 const SIZES: [usize; 4] = [4 << 10, 64 << 10, 1 << 20, 4 << 20];
 
-/// One line of the disk's report.
+/// One line of the report on the disk.
 #[derive(Debug, Serialize)]
 pub struct DiskLine {
-    /// Bytes in each write.
+    /// Bytes of each write.
     pub write_bytes: usize,
-    /// Writes, each with its sync, in a second.
+    /// Writes, each with its sync, a second.
     pub syncs_per_second: f64,
-    /// Throughput.
+    /// Throughput in bytes a second.
     pub bytes_per_second: f64,
-    /// How long a write with its sync took.
+    /// Latency of a write with its sync.
     pub sync_ms: Percentiles,
 }
 
-/// What `icecore bench disk` tells.
+/// Report of `icecore bench disk`.
 #[derive(Debug, Serialize)]
 pub struct DiskReport {
-    /// How long each size was written, in seconds.
+    /// Time for which each size was written, in seconds.
     pub duration_s: f64,
-    /// By size of write.
+    /// Measurements by size of write.
     pub writes: Vec<DiskLine>,
 }
 
 impl DiskReport {
-    /// Measures the file system of this directory, for so long with each size of write.
+    /// Measures the file system of a directory, for this time with each size of write.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the directory cannot be written.
     pub fn measure(dir: &Path, time: Duration) -> Result<Self> {
         let mut disk = Disk::large(dir)?;
         let mut writes = Vec::with_capacity(SIZES.len());
@@ -205,7 +205,7 @@ impl DiskReport {
         Ok(Self { duration_s: time.as_secs_f64(), writes })
     }
 
-    /// For people.
+    /// Returns the report as text for people.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::from(
@@ -229,33 +229,33 @@ mod tests {
     #[test]
     fn every_size_is_written_and_synced() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut disk = Disk::small(dir.path()).expect("made");
+        let mut disk = Disk::small(dir.path()).expect("created");
         for bytes in SIZES {
             let report = disk.measure(bytes, Duration::ZERO).expect("measured");
             assert_eq!(report.latencies().len(), 1);
             assert!(report.bytes_per_second() > 0.0);
         }
         disk.offset = disk.bytes - 1;
-        disk.sync(4096).expect("begins anew");
+        disk.sync(4096).expect("continues at the start");
         assert_eq!(disk.offset, 4096);
         assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0, "the file has no name");
     }
 
     #[test]
-    fn the_disk_is_looked_at_until_the_end() {
+    fn the_disk_is_measured_until_the_end() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let looked = |time| {
-            let disk = Disk::small(dir.path()).expect("made");
+        let syncs = |time| {
+            let disk = Disk::small(dir.path()).expect("created");
             let probe = Probe::start(disk, Duration::from_millis(1)).expect("started");
             std::thread::sleep(time);
             probe.end().expect("measured").len()
         };
-        // However slow the disk is just now.
-        assert!((0..10).any(|turn| looked(Duration::from_millis(50 << turn)) > 1));
+        // Longer and longer times, because the disk may be slow.
+        assert!((0..10).any(|turn| syncs(Duration::from_millis(50 << turn)) > 1));
     }
 
     #[test]
-    fn a_report_tells_all_sizes() {
+    fn a_report_has_all_sizes() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let report = DiskReport::measure(dir.path(), Duration::from_millis(1)).expect("measured");
         let json = serde_json::to_value(&report).expect("JSON");

@@ -1,5 +1,5 @@
-//! A run from its beginning to its report: a data directory, a server, those who send, and the question at the end
-//! whether what was acknowledged is what is stored.
+//! A run from its start to its report: a data directory, a server, the senders, and the check at the end that the
+//! stored readings are those that were acknowledged.
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -8,100 +8,100 @@ use std::time::{Duration, Instant};
 use storage_format::Millis;
 use tempfile::TempDir;
 
-use super::crowd::Crowd;
 use super::disk::{Disk, Probe};
-use super::facts::{Facts, storm_report};
+use super::enrollment::Enrollment;
+use super::frame_source::{Demand, Plan};
 use super::latency::Latencies;
-use super::load::{Load, LoadConfig, Participant, Running};
-use super::owners::Owners;
+use super::load::{Load, LoadConfig, RunningLoad, SenderConfig};
+use super::measurements::{Measurements, storm_report};
 use super::readers::Readers;
 use super::report::{IdleReport, Rate, Report};
 use super::schedule::Schedule;
-use super::server::{BenchServer, Counted};
-use super::supply::{Demand, Plan};
+use super::server::{BenchServer, MetricValues};
+use super::silent_clients::SilentClients;
 use super::usage::Process;
 use client::Api;
 use control::data_dir::DataDir;
 use problem::{Context, Problem, Result};
 
-/// What to run.
+/// Configuration of a run.
 #[derive(Debug, Clone)]
 pub struct IngestBenchConfig {
-    /// Connections that send, each a gateway of its own.
+    /// Sending connections, each a gateway of its own.
     pub connections: u32,
-    /// Organisations; the connections are dealt out to them in turn.
+    /// Organisations; the connections are assigned to them in turn.
     pub orgs: u32,
-    /// Loggers, all together.
+    /// Loggers of all connections together.
     pub loggers: u32,
     /// Readings in every frame.
     pub readings_per_frame: u32,
-    /// How fast.
+    /// Rate of readings.
     pub rate: Rate,
-    /// The window that counts.
+    /// Length of the measured window.
     pub duration: Duration,
-    /// Before it.
+    /// Length of the warm-up before it.
     pub warmup: Duration,
-    /// Frames on their way for each connection; none: what suits their number.
+    /// Limit of the frames in flight on each connection; `None` means a default for the number of connections.
     pub in_flight: Option<usize>,
     /// Additional connections that send nothing.
     pub idle: usize,
-    /// Additional connections that all come back in the middle of the run.
+    /// Additional connections that all reconnect in the middle of the run.
     pub storm: usize,
-    /// Programs that ask heavy queries meanwhile, one after the other.
+    /// Readers that send heavy queries during the run, one after the other.
     pub readers: usize,
-    /// Where the temporary directory goes; none: where the system has them.
+    /// Parent of the temporary directory; `None` means that of the system.
     pub dir: Option<PathBuf>,
-    /// Keep the directory.
+    /// Whether to keep the directory.
     pub keep: bool,
     /// The server's configuration file, as text.
     pub settings: &'static str,
     /// The name in the server's certificate.
     pub server_name: String,
-    /// The time of the run, by which the fleet's readings are not in the future.
+    /// Start of the run; all readings are earlier.
     pub now: Millis,
 }
 
-/// Frames on their way on all connections together, about, if nothing else is said: enough that a sync always has
-/// something to wait for.
-const IN_FLIGHT_ALL: usize = 512;
+/// Approximate default of the frames in flight on all connections together: enough that every sync covers some frames.
+const IN_FLIGHT_TOTAL: usize = 512;
 const IN_FLIGHT_MIN: usize = 4;
 const IN_FLIGHT_MAX: usize = 64;
-/// In an open loop nothing but memory bounds what is on its way: so many frames on each connection.
-const IN_FLIGHT_OPEN: usize = 4_096;
-/// The disk alone, before the load and after it.
+/// Frames in flight on each connection in an open loop, where only memory needs a limit.
+const IN_FLIGHT_OPEN_LOOP: usize = 4_096;
+/// Time of measuring the disk, before the load and after it.
 const DISK_TIME: Duration = Duration::from_millis(500);
 const DISK_BYTES: usize = 4 << 10;
-/// Times a second that the disk is looked at beside the run.
+/// Limits of the disk's measurements a second during the run.
 const PROBES_MIN: f64 = 0.1;
 const PROBES_MAX: f64 = 50.0;
-/// Until memory has settled after many handshakes.
+/// Time after which memory has settled after many handshakes.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How often it is told how it goes.
-const TICK: Duration = Duration::from_secs(1);
-/// A run's outcome and what is left of it.
+/// Interval of progress messages.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Outcome of a run.
 #[derive(Debug)]
 pub struct IngestBench {
     /// The figures.
     pub report: Report,
-    /// Latencies of all acknowledgements that count.
+    /// Latencies of the acknowledgements in the window.
     pub acks: Latencies,
-    /// The directory, if it was kept.
+    /// Path of the directory, if it was kept.
     pub kept: Option<PathBuf>,
 }
 
-/// What is used and done so far, at one moment.
+/// Counters and usage at one moment of the run.
 #[derive(Debug)]
-pub(super) struct Mark {
+pub(super) struct Sample {
     pub(super) at: Instant,
     pub(super) readings: u64,
     pub(super) frames: u64,
     pub(super) client_cpu: Duration,
     pub(super) server_cpu: Duration,
-    pub(super) counted: Counted,
+    pub(super) metrics: MetricValues,
 }
 
-impl Mark {
-    async fn take(running: &Running, server: &BenchServer) -> Result<Self> {
+impl Sample {
+    async fn take(running: &RunningLoad, server: &BenchServer) -> Result<Self> {
         let sums = running.sums();
         Ok(Self {
             at: Instant::now(),
@@ -109,8 +109,8 @@ impl Mark {
             frames: sums.frames,
             client_cpu: Process::This.cpu()?,
             server_cpu: server.process().cpu()?,
-            // Last: it is the server that takes its time here.
-            counted: server.counted().await?,
+            // Last, because the server may take long to respond.
+            metrics: server.metrics().await?,
         })
     }
 }
@@ -121,18 +121,17 @@ fn check(config: &IngestBenchConfig) -> Result<()> {
         return Err(Problem::new("every organisation needs a connection of its own").detail(detail));
     }
     if config.duration.is_zero() || config.rate.per_second().is_some_and(|rate| !rate.is_normal() || rate < 0.0) {
-        return Err(Problem::new("this run would measure nothing").help("--duration and --rate must be more than zero"));
+        return Err(Problem::new("the run would measure nothing").help("use a --duration and a --rate above zero"));
     }
     Ok(())
 }
 
 impl IngestBench {
-    /// Runs it. `tell` is told what is being done, and once a second how it goes.
+    /// Runs the benchmark. `progress` receives a message for every step, and one every second during the load.
     ///
     /// # Errors
-    /// When anything does not go as it should; not when the figures are bad, and not when readings are missing: that is
-    /// in the report.
-    pub async fn run(config: &IngestBenchConfig, tell: impl Fn(&str)) -> Result<Self> {
+    /// When the run fails. Bad figures and missing readings are not errors, but in the report.
+    pub async fn run(config: &IngestBenchConfig, progress: impl Fn(&str)) -> Result<Self> {
         check(config)?;
         let demand = Demand {
             connections: config.connections,
@@ -142,66 +141,67 @@ impl IngestBench {
             time: config.warmup + config.duration,
         };
         let plan = Plan::new(demand, config.now)?;
-        let dir = temporary(config)?;
+        let dir = temporary_dir(config)?;
         let data = DataDir::new(dir.path().join("data"));
         let senders = config.connections as usize;
         let gateways = senders + config.idle + config.storm;
 
-        tell(&format!("enrolling {gateways} gateways of {} organisations", config.orgs));
-        let owners = enroll(&data, config, gateways).await?;
-        tell("making frames of a simulated fleet");
-        let supplies = plan.supplies()?;
+        progress(&format!("enrolling {gateways} gateways of {} organisations", config.orgs));
+        let enrollment = enroll(&data, config, gateways).await?;
+        progress("creating frames of a simulated fleet");
+        let sources = plan.frame_sources()?;
         let mut disk = Disk::small(dir.path())?;
         let before = disk.measure(DISK_BYTES, DISK_TIME)?;
 
         let mut server = BenchServer::start(&data, dir.path(), gateways).await?;
-        tell(&format!("connecting {gateways} gateways"));
-        let mut identities = owners.gateways.into_iter();
+        progress(&format!("connecting {gateways} gateways"));
+        let mut identities = enrollment.gateways.into_iter();
         let schedules = schedules(config);
-        let participants = identities.by_ref().take(senders).zip(supplies).zip(schedules);
-        let participants: Vec<_> =
-            participants.map(|((identity, supply), schedule)| Participant { identity, supply, schedule }).collect();
+        let configs = identities.by_ref().take(senders).zip(sources).zip(schedules);
+        let configs: Vec<_> =
+            configs.map(|((identity, frames), schedule)| SenderConfig { identity, frames, schedule }).collect();
         let threads = (super::cores() / 2).max(1);
         let in_flight = in_flight(config);
-        let load = Load::connect(LoadConfig { server: server.ingest(), in_flight, threads }, participants).await?;
+        let load = Load::connect(LoadConfig { server: server.ingest(), in_flight, threads }, configs).await?;
         let idle: Vec<_> = identities.by_ref().take(config.idle).collect();
-        let (idle, _idle_crowd) = hold(&server, idle).await?;
+        let (idle, _idle_clients) = measure_idle(&server, idle).await?;
         let storm: Vec<_> = identities.collect();
-        let mut storm = if storm.is_empty() { None } else { Some(Crowd::connect(server.ingest(), storm).await?) };
+        let mut storm =
+            if storm.is_empty() { None } else { Some(SilentClients::connect(server.ingest(), storm).await?) };
 
-        let storming = load.storming();
+        let storm_flag = load.storm_flag();
         let running = load.start(config.warmup, config.duration);
         let times = running.times();
         let probe = probe_interval(config).map(|every| Probe::start(Disk::small(dir.path())?, every)).transpose()?;
-        let readers = Readers::start(config.readers, server.url(), &owners.tokens);
-        let storm_at = times.counted + config.duration / 2;
-        let watch = watch(&running, &mut server, &tell);
-        let raise = async {
-            let Some(crowd) = &mut storm else { return Ok(None) };
+        let readers = Readers::start(config.readers, server.url(), &enrollment.tokens);
+        let storm_at = times.window_start + config.duration / 2;
+        let watch = watch(&running, &mut server, &progress);
+        let run_storm = async {
+            let Some(clients) = &mut storm else { return Ok(None) };
             tokio::time::sleep_until(storm_at.into()).await;
-            storming.store(true, Ordering::Relaxed);
-            let took = crowd.storm().await;
-            storming.store(false, Ordering::Relaxed);
-            took.map(|took| Some((crowd.len(), took)))
+            storm_flag.store(true, Ordering::Relaxed);
+            let took = clients.reconnect_all().await;
+            storm_flag.store(false, Ordering::Relaxed);
+            took.map(|took| Some((clients.len(), took)))
         };
-        let (marks, storm) = tokio::try_join!(watch, raise)?;
-        tell("waiting for the last answers");
+        let (samples, storm) = tokio::try_join!(watch, run_storm)?;
+        progress("waiting for the last responses");
         let disk_in_run = probe.map(Probe::end).transpose()?;
         let readers = readers.end().await;
         let outcome = running.finish().await?;
         let drain = times.end.elapsed();
         let rss_bytes_max = server.process().rss_bytes_max()?;
-        tell("counting what is stored");
+        progress("counting the stored readings");
         let mut stored = 0;
-        for token in &owners.tokens {
+        for token in &enrollment.tokens {
             stored += count(server.url(), token.clone()).await?;
-            server.alive()?;
+            server.check_alive()?;
         }
         let after = disk.measure(DISK_BYTES, DISK_TIME)?;
 
-        let facts = Facts {
+        let measurements = Measurements {
             config,
-            marks,
+            samples,
             outcome: &outcome,
             disk: [before, after],
             disk_in_run,
@@ -216,34 +216,35 @@ impl IngestBench {
             interval: plan.interval(),
             server_warnings: server.warnings(),
         };
-        let report = facts.report();
+        let report = measurements.report();
         drop(server);
         let kept = config.keep.then(|| dir.keep());
         Ok(Self { report, acks: outcome.acks, kept })
     }
 }
 
-fn temporary(config: &IngestBenchConfig) -> Result<TempDir> {
+fn temporary_dir(config: &IngestBenchConfig) -> Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix("icecore-bench-");
     match &config.dir {
         Some(dir) => {
-            // Not made: another disk than the one that was meant would be measured without a word.
-            builder.tempdir_in(dir).context(|| format!("cannot make a directory in {}", dir.display()))
+            // The parent is not created, because a missing mount would have another disk measured without notice.
+            builder.tempdir_in(dir).context(|| format!("cannot create a directory in {}", dir.display()))
         }
-        None => builder.tempdir().context(|| "cannot make a temporary directory".to_owned()),
+        None => builder.tempdir().context(|| "cannot create a temporary directory".to_owned()),
     }
 }
 
-async fn enroll(data: &DataDir, config: &IngestBenchConfig, gateways: usize) -> Result<Owners> {
-    data.init(config.settings, config.now).await.context(|| "cannot make the data directory of the run".to_owned())?;
-    Owners::enroll(data, config.orgs, gateways, &config.server_name, config.now).await
+async fn enroll(data: &DataDir, config: &IngestBenchConfig, gateways: usize) -> Result<Enrollment> {
+    let what = || "cannot create the data directory of the run".to_owned();
+    data.init(config.settings, config.now).await.context(what)?;
+    Enrollment::create(data, config.orgs, gateways, &config.server_name, config.now).await
 }
 
-/// Counts an organisation's readings, on a thread that may wait.
+/// Counts an organisation's readings, on a thread that may block.
 async fn count(url: String, token: String) -> Result<u64> {
     let counted = tokio::task::spawn_blocking(move || Api::new(&url, &token)?.count()).await;
-    counted.context(|| "the count was lost".to_owned())?
+    counted.context(|| "the task of the count panicked".to_owned())?
 }
 
 fn schedules(config: &IngestBenchConfig) -> Vec<Option<Schedule>> {
@@ -256,55 +257,56 @@ fn schedules(config: &IngestBenchConfig) -> Vec<Option<Schedule>> {
     }
 }
 
-/// How often the disk is looked at beside the run: as often as frames come, so that it has rested as long as it has for a
-/// frame, but not so often that it would be a load. None in a closed loop, whose latencies say nothing of the disk.
+/// Returns the interval of the disk's measurements during the run: that of the frames, so that the disk was idle as
+/// long as before a frame, but not so short that the measurements would be a load. It is `None` in a closed loop, whose
+/// latencies do not depend on the disk alone.
 fn probe_interval(config: &IngestBenchConfig) -> Option<Duration> {
     let frames = config.rate.per_second()? / f64::from(config.readings_per_frame);
     Some(Duration::from_secs_f64(1.0 / frames.clamp(PROBES_MIN, PROBES_MAX)))
 }
 
 fn in_flight(config: &IngestBenchConfig) -> usize {
-    let suits = match config.rate {
-        Rate::Max(_) => (IN_FLIGHT_ALL / config.connections as usize).clamp(IN_FLIGHT_MIN, IN_FLIGHT_MAX),
-        Rate::PerSecond(_) => IN_FLIGHT_OPEN,
+    let default = match config.rate {
+        Rate::Max(_) => (IN_FLIGHT_TOTAL / config.connections as usize).clamp(IN_FLIGHT_MIN, IN_FLIGHT_MAX),
+        Rate::PerSecond(_) => IN_FLIGHT_OPEN_LOOP,
     };
-    config.in_flight.unwrap_or(suits)
+    config.in_flight.unwrap_or(default)
 }
 
-/// Connects those who are idle, and looks at what that takes.
+/// Connects the idle clients, and measures the server's memory for them.
 #[allow(clippy::cast_precision_loss, reason = "bytes of memory, for people")]
-async fn hold(
+async fn measure_idle(
     server: &BenchServer,
     identities: Vec<ingest::client::Identity>,
-) -> Result<(Option<IdleReport>, Option<Crowd>)> {
+) -> Result<(Option<IdleReport>, Option<SilentClients>)> {
     if identities.is_empty() {
         return Ok((None, None));
     }
     tokio::time::sleep(SETTLE).await;
     let before = server.process().rss_bytes()?;
-    let crowd = Crowd::connect(server.ingest(), identities).await?;
+    let clients = SilentClients::connect(server.ingest(), identities).await?;
     tokio::time::sleep(SETTLE).await;
     let more = server.process().rss_bytes()?.saturating_sub(before);
-    let server_bytes_per_connection = more as f64 / crowd.len() as f64;
-    Ok((Some(IdleReport { connections: crowd.len(), server_bytes_per_connection }), Some(crowd)))
+    let server_bytes_per_connection = more as f64 / clients.len() as f64;
+    Ok((Some(IdleReport { connections: clients.len(), server_bytes_per_connection }), Some(clients)))
 }
 
-/// Waits for the end of the window, and marks its beginning and its end.
-async fn watch(running: &Running, server: &mut BenchServer, tell: &impl Fn(&str)) -> Result<[Mark; 2]> {
+/// Waits for the end of the window, and returns samples of its start and its end.
+async fn watch(running: &RunningLoad, server: &mut BenchServer, progress: &impl Fn(&str)) -> Result<[Sample; 2]> {
     let times = running.times();
-    tokio::time::sleep_until(times.counted.into()).await;
-    server.alive()?;
-    let first = Mark::take(running, server).await?;
+    tokio::time::sleep_until(times.window_start.into()).await;
+    server.check_alive()?;
+    let first = Sample::take(running, server).await?;
     let (mut at, mut before) = (Instant::now(), running.sums());
     let mut ticks = 0_u32;
     loop {
         ticks += 1;
-        let next = (times.counted + TICK * ticks).min(times.end);
+        let next = (times.window_start + PROGRESS_INTERVAL * ticks).min(times.end);
         tokio::time::sleep_until(next.into()).await;
-        server.alive()?;
+        server.check_alive()?;
         let (now, sums) = (Instant::now(), running.sums());
         if next >= times.end || running.any_ended() {
-            let last = Mark::take(running, server).await?;
+            let last = Sample::take(running, server).await?;
             return Ok([first, last]);
         }
         let seconds = now.duration_since(at).as_secs_f64().max(f64::MIN_POSITIVE);
@@ -312,7 +314,7 @@ async fn watch(running: &Running, server: &mut BenchServer, tell: &impl Fn(&str)
         #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
         let (readings, frames) = (readings as f64 / seconds, frames as f64 / seconds);
         let left = times.end.saturating_duration_since(now).as_secs_f64();
-        tell(&format!("{:>8.3} M readings/s {frames:>9.0} frames/s {left:>6.0} s left", readings / 1e6));
+        progress(&format!("{:>8.3} M readings/s {frames:>9.0} frames/s {left:>6.0} s left", readings / 1e6));
         (at, before) = (now, sums);
     }
 }
@@ -343,15 +345,15 @@ mod tests {
     }
 
     #[test]
-    fn few_connections_have_more_on_their_way() {
+    fn few_connections_have_more_frames_in_flight() {
         let of = |connections| in_flight(&IngestBenchConfig { connections, ..config() });
         assert_eq!([of(1), of(8), of(64), of(500)], [64, 64, 8, 4]);
         assert_eq!(in_flight(&IngestBenchConfig { in_flight: Some(7), ..config() }), 7);
-        assert_eq!(in_flight(&IngestBenchConfig { rate: Rate::PerSecond(1.0), ..config() }), IN_FLIGHT_OPEN);
+        assert_eq!(in_flight(&IngestBenchConfig { rate: Rate::PerSecond(1.0), ..config() }), IN_FLIGHT_OPEN_LOOP);
     }
 
     #[test]
-    fn the_disk_is_looked_at_as_often_as_frames_come() {
+    fn the_disk_is_measured_at_the_interval_of_frames() {
         let of = |rate, readings_per_frame| {
             probe_interval(&IngestBenchConfig { rate: Rate::PerSecond(rate), readings_per_frame, ..config() })
         };
@@ -362,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn unusable_configurations_are_refused() {
         assert!(check(&config()).is_ok());
         assert!(check(&IngestBenchConfig { orgs: 9, ..config() }).is_err());
         assert!(check(&IngestBenchConfig { orgs: 0, ..config() }).is_err());

@@ -1,4 +1,4 @@
-//! Latencies: recorded in nanoseconds, told in milliseconds, written out in the percentile text form of HdrHistogram.
+//! Latencies: recorded in nanoseconds, reported in milliseconds, written in the percentile text form of HdrHistogram.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -6,33 +6,33 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Below a microsecond nothing is told apart.
+/// Resolution: a microsecond.
 const NANOS_MIN: u64 = 1_000;
-/// Whatever takes longer counts as this.
+/// Upper limit: a longer latency counts as this.
 const NANOS_MAX: u64 = 3_600_000_000_000;
 /// Significant digits.
 const DIGITS: u8 = 3;
-/// Lines for each halving of what is left up to 100 %.
+/// Number of lines for each halving of the distance to 100 %.
 const TICKS_PER_HALF: u32 = 5;
 
 /// A histogram of latencies.
 #[derive(Debug, Clone)]
 pub struct Latencies(Histogram<u64>);
 
-/// What a report tells of latencies, in milliseconds.
+/// Percentiles of latencies in a report, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Percentiles {
     /// The median.
     pub p50: f64,
-    /// Nine of ten are no longer.
+    /// The 90th percentile.
     pub p90: f64,
-    /// 99 of a hundred are no longer.
+    /// The 99th percentile.
     pub p99: f64,
-    /// 999 of a thousand are no longer.
+    /// The 99.9th percentile.
     pub p999: f64,
-    /// 9,999 of ten thousand are no longer.
+    /// The 99.99th percentile.
     pub p9999: f64,
-    /// The longest.
+    /// The maximum.
     pub max: f64,
 }
 
@@ -43,45 +43,45 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// None yet.
+    /// Creates an empty histogram.
     ///
     /// # Panics
-    /// Never: the bounds are constants that fit each other, which a test holds.
+    /// Never, because the bounds are constants that are valid together, which a test checks.
     #[must_use]
     pub fn new() -> Self {
-        Self(Histogram::new_with_bounds(NANOS_MIN, NANOS_MAX, DIGITS).expect("the bounds fit each other"))
+        Self(Histogram::new_with_bounds(NANOS_MIN, NANOS_MAX, DIGITS).expect("valid bounds"))
     }
 
-    /// One more.
+    /// Adds a latency.
     pub fn record(&mut self, latency: Duration) {
         self.0.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(NANOS_MAX));
     }
 
-    /// Those of another one as well.
+    /// Adds the latencies of another histogram.
     pub fn add(&mut self, other: &Self) {
-        // Both have the same bounds, so that everything fits.
+        // It cannot fail, because both histograms have the same bounds.
         let _fits = self.0.add(&other.0);
     }
 
-    /// How many.
+    /// Returns the number of latencies.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.0.len()
     }
 
-    /// None at all?
+    /// Returns whether there are no latencies.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What so many of them do not exceed, in milliseconds; `quantile` is 0.5 for the median. Zero when there is none.
+    /// Returns a quantile in milliseconds; `quantile` is 0.5 for the median. It is zero without latencies.
     #[must_use]
     pub fn ms(&self, quantile: f64) -> f64 {
         nanos_to_ms(self.0.value_at_quantile(quantile))
     }
 
-    /// The usual quantiles.
+    /// Returns the percentiles of a report.
     #[must_use]
     pub fn percentiles(&self) -> Percentiles {
         Percentiles {
@@ -94,10 +94,11 @@ impl Latencies {
         }
     }
 
-    /// The percentile text form (`.hgrm`) that HdrHistogram's tools and plotters read; values in milliseconds.
+    /// Writes the percentile text form (`.hgrm`) that HdrHistogram's tools and plotters read; values are in
+    /// milliseconds.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// The error of `out`.
     pub fn write_hgrm(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{:>12} {:>14} {:>10} {:>14}\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)")?;
         let mut count = 0;
@@ -117,9 +118,9 @@ impl Latencies {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "an hour in nanoseconds is exact, and only three digits are told")]
+#[allow(clippy::cast_precision_loss, reason = "an hour in nanoseconds is exact, and only three digits are reported")]
 fn nanos_to_ms(nanos: u64) -> f64 {
-    // Six digits after the point are nanoseconds.
+    // Rounds to six digits after the point, which are nanoseconds.
     (nanos as f64 / 1e6 * 1e6).round() / 1e6
 }
 
@@ -136,27 +137,28 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_what_was_recorded() {
+    fn percentiles_match_the_recorded_latencies() {
         let all = thousand().percentiles();
-        for (found, wanted) in [(all.p50, 500.0), (all.p90, 900.0), (all.p99, 990.0), (all.p999, 999.0), (all.max, 1e3)]
+        for (found, expected) in
+            [(all.p50, 500.0), (all.p90, 900.0), (all.p99, 990.0), (all.p999, 999.0), (all.max, 1e3)]
         {
-            assert!((found / wanted - 1.0).abs() < 0.002, "{found} for {wanted}");
+            assert!((found / expected - 1.0).abs() < 0.002, "{found}, expected {expected}");
         }
         assert_eq!(Latencies::new().percentiles(), Percentiles::default());
     }
 
     #[test]
-    fn merged_is_recorded_together() {
+    fn added_latencies_count_as_recorded() {
         let (mut first, mut second) = (Latencies::new(), thousand());
         first.record(Duration::from_secs(2));
         first.record(Duration::from_secs(100_000));
         second.add(&first);
         assert_eq!(second.len(), 1_002);
-        assert!(second.percentiles().max >= 3_599_000.0, "longer than the longest counts as the longest");
+        assert!(second.percentiles().max >= 3_599_000.0, "a latency above the limit counts as the limit");
     }
 
     #[test]
-    fn the_text_form_can_be_read_back() {
+    fn the_text_form_can_be_parsed() {
         let mut text = Vec::new();
         thousand().write_hgrm(&mut text).expect("written");
         let text = String::from_utf8(text).expect("text");

@@ -1,22 +1,23 @@
-//! Measuring icecore with itself: `icecore bench ingest` loads a real server process over real QUIC, `icecore bench
-//! disk` looks at the disk alone. `benches/README.md` tells the method and how to read the figures.
+//! Benchmarks in the program itself: `icecore bench ingest` loads a real server process over real QUIC, `icecore bench
+//! disk` measures the disk by itself. `benches/README.md` describes the method and how to read the figures.
 //!
-//! `ingest` is a run from its beginning to its report; `load` is what sends, `supply` what is sent, `schedule` when;
-//! `server` is the process under load, `owners` who takes part, `crowd` those who only hold connections, `readers` those
-//! who ask; `usage`, `disk`, `latency`, `facts` and `report` are the figures.
+//! `ingest` is a run from its start to its report. `load` sends, `frame_source` creates the frames, `schedule` fixes
+//! when they are due. `server` is the process under load, `enrollment` creates organisations and gateways,
+//! `silent_clients` hold connections without sending, `readers` send queries. `usage`, `disk`, `latency`,
+//! `measurements` and `report` are the figures.
 
-mod crowd;
 mod disk;
-mod facts;
+mod enrollment;
+mod frame_source;
 mod ingest;
 mod latency;
 mod load;
-mod owners;
+mod measurements;
 mod readers;
 mod report;
 mod schedule;
 mod server;
-mod supply;
+mod silent_clients;
 mod usage;
 
 pub use disk::{DiskLine, DiskReport};
@@ -25,7 +26,7 @@ pub use latency::{Latencies, Percentiles};
 pub use readers::ReadersReport;
 pub use report::{CpuReport, IdleReport, Rate, Report, StormReport, SyncPercentiles};
 
-/// Cores of this machine, as far as this process may use them.
+/// Returns the number of cores that this process may use.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

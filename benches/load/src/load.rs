@@ -1,8 +1,8 @@
-//! Those who send: connections with the real client library, on a thread or two of their own.
+//! Senders: connections with the real client library, on a few threads of their own.
 //!
-//! Each connection belongs to one thread, and so do its socket and its histograms: nothing is shared by all per frame.
-//! In an open loop a frame's latency runs from the time at which it was due, whatever held it back; at full speed it
-//! runs from the moment it is given to the client library, which takes only so many at a time.
+//! Each connection belongs to one thread, as do its socket and its histograms, so that no state is shared by all
+//! senders for each frame. In an open loop a frame's latency starts when the frame is due, whatever delays it. At full
+//! speed it starts when the frame is passed to the client library, which limits the frames in flight.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,79 +12,79 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use ingest::RefusalCode;
-use ingest::client::{Answers, Client, ClientConfig, Endpoint, Identity, Summary, Wire};
+use ingest::client::{Client, ClientConfig, Endpoint, Identity, ResponseObserver, Summary, Wire};
 use storage_format::FrameSequence;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::frame_source::FrameSource;
 use super::latency::Latencies;
-use super::schedule::{self, Schedule, Sleeper};
-use super::supply::Supply;
+use super::schedule::{self, Schedule, Wakeup};
 use problem::{Context, Problem, Result, chain};
 
-/// Without any answer for so long, a run has failed.
+/// Time without any response after which a run has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// Handshakes at once: fewer than one network gets places for.
-pub(super) const HANDSHAKES: usize = 48;
-/// So many connections share a socket: enough that many do not need as many sockets, few enough that answers for all
-/// of them at once find room in its buffer.
+/// Concurrent handshakes: fewer than the server allows for one network.
+pub(super) const HANDSHAKES_MAX: usize = 48;
+/// Connections that share a socket: enough to save sockets, and few enough that simultaneous responses for all fit its
+/// buffer.
 const SOCKET_CONNECTIONS: usize = 32;
-/// Sockets of one thread at most.
+/// Limit of the sockets of one thread.
 const SOCKETS_MAX: usize = 64;
-/// Between giving the sign and the first frame.
-const LEAD: Duration = Duration::from_millis(50);
-/// Waiting for room for longer than this means that flow control holds the connection back, not this process.
-const HELD_BACK: Duration = Duration::from_micros(500);
+/// Time between the start of the load and the first frame.
+const START_DELAY: Duration = Duration::from_millis(50);
+/// Wait for room in the spool above which flow control delays the connection, not this process.
+const FLOW_CONTROL_WAIT: Duration = Duration::from_micros(500);
 
-/// How a load is sent.
+/// Configuration of a load.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LoadConfig {
-    /// Where to.
+    /// Address of the server.
     pub server: SocketAddr,
-    /// Frames on their way at most, for each connection.
+    /// Limit of the frames in flight on each connection.
     pub in_flight: usize,
-    /// Threads that send.
+    /// Number of sending threads.
     pub threads: usize,
 }
 
-/// One connection to be.
+/// Configuration of one sender.
 #[derive(Debug)]
-pub(super) struct Participant {
-    /// Who.
+pub(super) struct SenderConfig {
+    /// Identity of the gateway.
     pub identity: Identity,
-    /// What.
-    pub supply: Supply,
-    /// When; none: as fast as it goes.
+    /// Frames to send.
+    pub frames: FrameSource,
+    /// Times of the frames; `None` means as fast as possible.
     pub schedule: Option<Schedule>,
 }
 
-/// The times of a run.
+/// Times of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
-    /// The first frame.
+    /// Time of the first frame.
     pub start: Instant,
-    /// From here on it counts.
-    pub counted: Instant,
-    /// The last frame.
+    /// Start of the measured window.
+    pub window_start: Instant,
+    /// Time of the last frame.
     pub end: Instant,
 }
 
-/// What one thread's connections have seen. Written by that thread, read by others now and then.
+/// Counters of one thread's connections, written by that thread and occasionally read by others.
 #[derive(Debug, Default)]
-struct Tally {
+struct ThreadStats {
     readings: AtomicU64,
     frames: AtomicU64,
     sent_readings: AtomicU64,
-    recorded: Mutex<Recorded>,
+    latencies: Mutex<ThreadLatencies>,
 }
 
 #[derive(Debug, Default)]
-struct Recorded {
+struct ThreadLatencies {
     acks: Latencies,
-    /// Of `acks`, those that came while a crowd was connecting.
+    /// The part of `acks` that arrived during a storm.
     storm: Latencies,
-    /// How late this process was by itself.
+    /// Delays that this process caused itself.
     lag: Latencies,
 }
 
@@ -93,98 +93,99 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A frame that has no response yet.
 #[derive(Debug)]
-struct Waiting {
+struct FrameInFlight {
     sequence: FrameSequence,
     since: Instant,
-    counts: bool,
+    in_window: bool,
     readings: u64,
 }
 
-/// One connection's frames that have no answer yet.
+/// One connection's frames in flight, and the counters for their responses.
 #[derive(Debug)]
-struct Account {
-    tally: Arc<Tally>,
-    storming: Arc<AtomicBool>,
-    waiting: Mutex<VecDeque<Waiting>>,
+struct ResponseRecorder {
+    stats: Arc<ThreadStats>,
+    storm_flag: Arc<AtomicBool>,
+    in_flight: Mutex<VecDeque<FrameInFlight>>,
 }
 
-impl Answers for Account {
-    fn answered(&self, up_to: FrameSequence) {
+impl ResponseObserver for ResponseRecorder {
+    fn acknowledged(&self, up_to: FrameSequence) {
         let now = Instant::now();
         let (mut frames, mut readings) = (0, 0);
         {
-            let storming = self.storming.load(Ordering::Relaxed);
-            let mut waiting = lock(&self.waiting);
-            let mut recorded = lock(&self.tally.recorded);
-            while let Some(frame) = waiting.pop_front_if(|frame| frame.sequence <= up_to) {
+            let in_storm = self.storm_flag.load(Ordering::Relaxed);
+            let mut in_flight = lock(&self.in_flight);
+            let mut latencies = lock(&self.stats.latencies);
+            while let Some(frame) = in_flight.pop_front_if(|frame| frame.sequence <= up_to) {
                 frames += 1;
                 readings += frame.readings;
-                if frame.counts {
+                if frame.in_window {
                     let latency = now.saturating_duration_since(frame.since);
-                    recorded.acks.record(latency);
-                    if storming {
-                        recorded.storm.record(latency);
+                    latencies.acks.record(latency);
+                    if in_storm {
+                        latencies.storm.record(latency);
                     }
                 }
             }
         }
-        self.tally.frames.fetch_add(frames, Ordering::Relaxed);
-        self.tally.readings.fetch_add(readings, Ordering::Relaxed);
+        self.stats.frames.fetch_add(frames, Ordering::Relaxed);
+        self.stats.readings.fetch_add(readings, Ordering::Relaxed);
     }
 
     fn refused(&self, sequence: FrameSequence, _: RefusalCode) {
-        // The client's summary tells it.
-        lock(&self.waiting).retain(|frame| frame.sequence != sequence);
+        // Counted by the client's summary.
+        lock(&self.in_flight).retain(|frame| frame.sequence != sequence);
     }
 }
 
-/// A connection, ready.
+/// A connected sender.
 #[derive(Debug)]
-struct Line {
+struct Sender {
     client: Client,
-    account: Arc<Account>,
-    supply: Supply,
-    pace: Option<(Schedule, Arc<Notify>)>,
+    recorder: Arc<ResponseRecorder>,
+    frames: FrameSource,
+    schedule: Option<(Schedule, Arc<Notify>)>,
     worker: usize,
 }
 
-impl Line {
+impl Sender {
     async fn connect(
         config: LoadConfig,
         endpoint: Endpoint,
-        participant: Participant,
-        account: Arc<Account>,
+        sender: SenderConfig,
+        recorder: Arc<ResponseRecorder>,
         worker: usize,
     ) -> Result<Self> {
         let client_config = ClientConfig {
             spool_frames_max: config.in_flight,
             endpoint: Some(endpoint),
-            answers: Some(Arc::clone(&account) as Arc<dyn Answers>),
+            observer: Some(Arc::clone(&recorder) as Arc<dyn ResponseObserver>),
             patience: PATIENCE,
-            ..ClientConfig::new(config.server.to_string(), participant.identity)
+            ..ClientConfig::new(config.server.to_string(), sender.identity)
         };
         let client = Client::connect(client_config).await.context(|| "a gateway cannot connect".to_owned())?;
-        let pace = participant.schedule.map(|schedule| (schedule, Arc::new(Notify::new())));
-        Ok(Self { client, account, supply: participant.supply, pace, worker })
+        let schedule = sender.schedule.map(|schedule| (schedule, Arc::new(Notify::new())));
+        Ok(Self { client, recorder, frames: sender.frames, schedule, worker })
     }
 
-    /// Sends to the end, and waits for every answer.
+    /// Sends until the end of the run, and waits for all responses.
     async fn run(mut self, times: Times) -> Result<Summary> {
-        match self.pace.take() {
-            None => self.at_full_speed(times).await?,
-            Some((schedule, bell)) => self.on_schedule(times, schedule, &bell).await?,
+        match self.schedule.take() {
+            None => self.send_at_full_speed(times).await?,
+            Some((schedule, frame_due)) => self.send_on_schedule(times, schedule, &frame_due).await?,
         }
         self.client.finish().await.map_err(|failure| {
-            Problem::new("not every frame was answered").detail(format!(
-                "{}; {} frames wait",
+            Problem::new("some frames got no response").detail(format!(
+                "{}; {} frames are waiting",
                 chain(&failure.error),
                 failure.waiting.len()
             ))
         })
     }
 
-    async fn at_full_speed(&mut self, times: Times) -> Result<()> {
+    async fn send_at_full_speed(&mut self, times: Times) -> Result<()> {
         tokio::time::sleep_until(times.start.into()).await;
         loop {
             self.ready().await?;
@@ -192,30 +193,30 @@ impl Line {
             if now >= times.end {
                 return Ok(());
             }
-            self.give(now, times).await?;
+            self.send_frame(now, times).await?;
         }
     }
 
-    async fn on_schedule(&mut self, times: Times, schedule: Schedule, bell: &Notify) -> Result<()> {
-        let mut held_back = false;
+    async fn send_on_schedule(&mut self, times: Times, schedule: Schedule, frame_due: &Notify) -> Result<()> {
+        let mut delayed = false;
         for number in 0.. {
-            let due = times.start + schedule.at(number);
+            let due = times.start + schedule.due(number);
             if due >= times.end {
                 break;
             }
             while Instant::now() < due {
-                held_back = false;
-                bell.notified().await;
+                delayed = false;
+                frame_due.notified().await;
             }
-            if !held_back && due >= times.counted {
-                lock(&self.account.tally.recorded).lag.record(due.elapsed());
+            if !delayed && due >= times.window_start {
+                lock(&self.recorder.stats.latencies).lag.record(due.elapsed());
             }
-            let asked = Instant::now();
+            let waiting_since = Instant::now();
             self.ready().await?;
-            held_back |= asked.elapsed() > HELD_BACK;
-            self.give(due, times).await?;
+            delayed |= waiting_since.elapsed() > FLOW_CONTROL_WAIT;
+            self.send_frame(due, times).await?;
         }
-        // Whose last frame was early: only a connection that fails may end before the others.
+        // Waits for the end of the run, because only a failed connection may end before it.
         tokio::time::sleep_until(times.end.into()).await;
         Ok(())
     }
@@ -224,18 +225,20 @@ impl Line {
         self.client.ready().await.context(|| "a gateway has given up".to_owned())
     }
 
-    async fn give(&mut self, since: Instant, times: Times) -> Result<()> {
-        let sequence = self.client.next_sequence().ok_or_else(|| Problem::new("a spool has no more numbers"))?;
-        let (frame, readings) = self.supply.next_frame(self.client.spool(), sequence)?;
-        // Before it is sent: the answer must find it.
-        lock(&self.account.waiting).push_back(Waiting { sequence, since, counts: since >= times.counted, readings });
-        self.account.tally.sent_readings.fetch_add(readings, Ordering::Relaxed);
+    async fn send_frame(&mut self, since: Instant, times: Times) -> Result<()> {
+        let sequence =
+            self.client.next_sequence().ok_or_else(|| Problem::new("the spool has no more sequence numbers"))?;
+        let (frame, readings) = self.frames.next_frame(self.client.spool(), sequence)?;
+        // Recorded before it is sent, because its response may arrive at once.
+        let in_window = since >= times.window_start;
+        lock(&self.recorder.in_flight).push_back(FrameInFlight { sequence, since, in_window, readings });
+        self.recorder.stats.sent_readings.fetch_add(readings, Ordering::Relaxed);
         self.client.send_encoded(frame).await.context(|| "a gateway has given up".to_owned())?;
         Ok(())
     }
 }
 
-/// A thread for connections. Everything on it ends when this is dropped.
+/// A thread for connections. All its tasks end when this is dropped.
 #[derive(Debug)]
 pub(super) struct Worker(Option<Runtime>);
 
@@ -246,12 +249,12 @@ impl Worker {
         Ok(Self(Some(runtime.context(|| "cannot start a thread".to_owned())?)))
     }
 
-    /// Runs something on it.
+    /// Runs a future on the thread.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        self.spawn(work).await.context(|| "a thread that sends broke down".to_owned())?
+        self.spawn(work).await.context(|| "a sending thread panicked".to_owned())?
     }
 
     fn spawn<T: Send + 'static>(
@@ -260,170 +263,171 @@ impl Worker {
     ) -> JoinHandle<Result<T>> {
         match &self.0 {
             Some(runtime) => runtime.spawn(work),
-            // Only while it is dropped, when nobody can call this.
+            // Cannot happen, because the runtime is only removed when this is dropped.
             None => tokio::spawn(work),
         }
     }
 
-    /// Sockets of its own, for so many connections; at least one.
+    /// Opens sockets for this number of connections; one at least.
     pub(super) async fn endpoints(&self, server: SocketAddr, connections: usize) -> Result<Vec<Endpoint>> {
         let sockets = connections.div_ceil(SOCKET_CONNECTIONS).clamp(1, SOCKETS_MAX);
-        let make = move || Endpoint::shared(server).context(|| "cannot make a UDP socket".to_owned());
-        self.run(async move { (0..sockets).map(|_| make()).collect() }).await
+        let open = move || Endpoint::shared(server).context(|| "cannot open a UDP socket".to_owned());
+        self.run(async move { (0..sockets).map(|_| open()).collect() }).await
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // A runtime that is merely dropped waits for its threads, which nobody may do within another runtime.
+        // Dropping a runtime would wait for its threads, which is not allowed within another runtime.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// Connections, ready to send.
+/// Connected senders.
 #[derive(Debug)]
 pub(super) struct Load {
-    lines: Vec<Line>,
-    tallies: Vec<Arc<Tally>>,
-    storming: Arc<AtomicBool>,
+    senders: Vec<Sender>,
+    stats: Vec<Arc<ThreadStats>>,
+    storm_flag: Arc<AtomicBool>,
     workers: Vec<Worker>,
 }
 
 impl Load {
-    /// Connects everybody.
+    /// Connects all senders.
     ///
     /// # Errors
-    /// When one cannot.
-    pub(super) async fn connect(config: LoadConfig, participants: Vec<Participant>) -> Result<Self> {
+    /// When a sender cannot connect.
+    pub(super) async fn connect(config: LoadConfig, senders: Vec<SenderConfig>) -> Result<Self> {
         let mut workers = Vec::new();
-        let threads = config.threads.min(participants.len()).max(1);
+        let threads = config.threads.min(senders.len()).max(1);
         for _ in 0..threads {
             let worker = Worker::start("bench-load")?;
-            let endpoints = worker.endpoints(config.server, participants.len() / threads).await?;
-            workers.push((worker, endpoints, Arc::new(Tally::default())));
+            let endpoints = worker.endpoints(config.server, senders.len() / threads).await?;
+            workers.push((worker, endpoints, Arc::new(ThreadStats::default())));
         }
-        let storming = Arc::new(AtomicBool::new(false));
-        let connecting = participants.into_iter().enumerate().map(|(number, participant)| {
+        let storm_flag = Arc::new(AtomicBool::new(false));
+        let connecting = senders.into_iter().enumerate().map(|(number, sender)| {
             let index = number % workers.len();
-            let (worker, endpoints, tally) = &workers[index];
+            let (worker, endpoints, stats) = &workers[index];
             let endpoint = &endpoints[number / workers.len() % endpoints.len()];
-            let (tally, storming) = (Arc::clone(tally), Arc::clone(&storming));
-            let account = Arc::new(Account { tally, storming, waiting: Mutex::default() });
-            worker.run(Line::connect(config, endpoint.clone(), participant, account, index))
+            let (stats, storm_flag) = (Arc::clone(stats), Arc::clone(&storm_flag));
+            let recorder = Arc::new(ResponseRecorder { stats, storm_flag, in_flight: Mutex::default() });
+            worker.run(Sender::connect(config, endpoint.clone(), sender, recorder, index))
         });
-        let lines = stream::iter(connecting).buffered(HANDSHAKES).try_collect().await?;
-        let tallies = workers.iter().map(|(_, _, tally)| Arc::clone(tally)).collect();
-        Ok(Self { lines, tallies, storming, workers: workers.into_iter().map(|(worker, _, _)| worker).collect() })
+        let senders = stream::iter(connecting).buffered(HANDSHAKES_MAX).try_collect().await?;
+        let stats = workers.iter().map(|(_, _, stats)| Arc::clone(stats)).collect();
+        Ok(Self { senders, stats, storm_flag, workers: workers.into_iter().map(|(worker, _, _)| worker).collect() })
     }
 
-    /// Says that answers from now on come while a crowd is connecting, or not any more.
+    /// Returns the flag that is set during a storm, while many clients reconnect.
     #[must_use]
-    pub(super) fn storming(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.storming)
+    pub(super) fn storm_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.storm_flag)
     }
 
-    /// Begins.
+    /// Starts sending.
     #[must_use]
-    pub(super) fn start(self, warmup: Duration, duration: Duration) -> Running {
-        let start = Instant::now() + LEAD;
-        let counted = start + warmup;
-        let times = Times { start, counted, end: counted + duration };
-        let sleepers = self.lines.iter().filter_map(|line| line.pace.clone());
-        let sleepers: Vec<_> = sleepers.map(|(schedule, bell)| Sleeper { schedule, bell }).collect();
+    pub(super) fn start(self, warmup: Duration, duration: Duration) -> RunningLoad {
+        let start = Instant::now() + START_DELAY;
+        let window_start = start + warmup;
+        let times = Times { start, window_start, end: window_start + duration };
+        let wakeups = self.senders.iter().filter_map(|sender| sender.schedule.clone());
+        let wakeups: Vec<_> = wakeups.map(|(schedule, frame_due)| Wakeup { schedule, frame_due }).collect();
         let over = Arc::new(AtomicBool::new(false));
         {
             let over = Arc::clone(&over);
-            // It ends by itself, soon after `over` is set.
-            let _pacer = std::thread::spawn(move || schedule::wake(sleepers, start, &over));
+            // The thread ends soon after `over` is set.
+            let _thread = std::thread::spawn(move || schedule::send_wakeups(wakeups, start, &over));
         }
-        let lines = self.lines.into_iter().map(|line| self.workers[line.worker].spawn(line.run(times))).collect();
-        Running { times, lines, tallies: self.tallies, over: Over(over), _workers: self.workers }
+        let spawn = |sender: Sender| self.workers[sender.worker].spawn(sender.run(times));
+        let senders = self.senders.into_iter().map(spawn).collect();
+        RunningLoad { times, senders, stats: self.stats, over: SetOnDrop(over), _workers: self.workers }
     }
 }
 
-/// Tells the thread that wakes connections to end.
+/// Flag that is set when this is dropped, which ends the thread of the wake-ups.
 #[derive(Debug)]
-struct Over(Arc<AtomicBool>);
+struct SetOnDrop(Arc<AtomicBool>);
 
-impl Drop for Over {
+impl Drop for SetOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// Connections at work.
+/// A running load.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct RunningLoad {
     times: Times,
-    lines: Vec<JoinHandle<Result<Summary>>>,
-    tallies: Vec<Arc<Tally>>,
-    over: Over,
+    senders: Vec<JoinHandle<Result<Summary>>>,
+    stats: Vec<Arc<ThreadStats>>,
+    over: SetOnDrop,
     _workers: Vec<Worker>,
 }
 
-/// Sums over all connections, so far.
+/// Sums of all connections so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Sums {
-    /// Readings that are acknowledged.
+    /// Acknowledged readings.
     pub readings: u64,
-    /// Frames that are acknowledged.
+    /// Acknowledged frames.
     pub frames: u64,
-    /// Readings that were given to the client library.
+    /// Readings that were passed to the client library.
     pub sent_readings: u64,
 }
 
-/// What became of everything.
+/// Outcome of a load.
 #[derive(Debug)]
 pub(super) struct LoadOutcome {
     /// Acknowledged readings.
     pub acknowledged_readings: u64,
-    /// Refused frames, with the first reason.
+    /// Refused frames.
     pub refused_frames: u64,
-    /// Why the first one was refused.
+    /// Reason of the first refusal.
     pub refusal: Option<String>,
-    /// Readings that were sent.
+    /// Sent readings.
     pub sent_readings: u64,
-    /// Connections that were lost and made again.
+    /// Connections that were lost and opened again.
     pub reconnects: u64,
-    /// UDP payloads.
+    /// Traffic of all connections.
     pub wire: Wire,
-    /// Acknowledgements of all frames that count.
+    /// Latencies of the frames in the window.
     pub acks: Latencies,
-    /// Those of them that came during a storm.
+    /// The part of `acks` that arrived during a storm.
     pub storm: Latencies,
-    /// How late frames were given to the client library because this process was busy; in an open loop only.
+    /// Delays of frames because this process was busy; only in an open loop.
     pub lag: Latencies,
 }
 
-impl Running {
-    /// When it began and ends.
+impl RunningLoad {
+    /// Returns the times of the run.
     #[must_use]
     pub(super) fn times(&self) -> Times {
         self.times
     }
 
-    /// How it goes.
+    /// Returns the sums so far.
     #[must_use]
     pub(super) fn sums(&self) -> Sums {
-        self.tallies.iter().fold(Sums::default(), |sums, tally| Sums {
-            readings: sums.readings + tally.readings.load(Ordering::Relaxed),
-            frames: sums.frames + tally.frames.load(Ordering::Relaxed),
-            sent_readings: sums.sent_readings + tally.sent_readings.load(Ordering::Relaxed),
+        self.stats.iter().fold(Sums::default(), |sums, stats| Sums {
+            readings: sums.readings + stats.readings.load(Ordering::Relaxed),
+            frames: sums.frames + stats.frames.load(Ordering::Relaxed),
+            sent_readings: sums.sent_readings + stats.sent_readings.load(Ordering::Relaxed),
         })
     }
 
-    /// Has a connection ended? Before the end that is a failure.
+    /// Returns whether a connection has ended, which is a failure before the end of the run.
     #[must_use]
     pub(super) fn any_ended(&self) -> bool {
-        self.lines.iter().any(JoinHandle::is_finished)
+        self.senders.iter().any(JoinHandle::is_finished)
     }
 
-    /// Waits for every answer.
+    /// Waits for all responses.
     ///
     /// # Errors
-    /// When a connection has failed, or an answer does not come.
+    /// When a connection has failed, or a response does not arrive.
     pub(super) async fn finish(self) -> Result<LoadOutcome> {
         let mut outcome = LoadOutcome {
             acknowledged_readings: 0,
@@ -436,10 +440,10 @@ impl Running {
             storm: Latencies::new(),
             lag: Latencies::new(),
         };
-        // In the order in which they end: whoever fails is told at once.
-        let mut lines: stream::FuturesUnordered<_> = self.lines.into_iter().collect();
-        while let Some(line) = lines.next().await {
-            let summary: Summary = line.context(|| "a thread that sends broke down".to_owned())??;
+        // In the order in which the senders end, so that a failure is reported at once.
+        let mut senders: stream::FuturesUnordered<_> = self.senders.into_iter().collect();
+        while let Some(ended) = senders.next().await {
+            let summary: Summary = ended.context(|| "a sending thread panicked".to_owned())??;
             outcome.acknowledged_readings += summary.acknowledged_readings;
             outcome.refused_frames += summary.refused_frames;
             outcome.reconnects += summary.reconnects;
@@ -451,12 +455,12 @@ impl Running {
                 outcome.refusal = Some(format!("{}: {}", refused.code, refused.detail));
             }
         }
-        for tally in &self.tallies {
-            let recorded = lock(&tally.recorded);
-            outcome.acks.add(&recorded.acks);
-            outcome.storm.add(&recorded.storm);
-            outcome.lag.add(&recorded.lag);
-            outcome.sent_readings += tally.sent_readings.load(Ordering::Relaxed);
+        for stats in &self.stats {
+            let latencies = lock(&stats.latencies);
+            outcome.acks.add(&latencies.acks);
+            outcome.storm.add(&latencies.storm);
+            outcome.lag.add(&latencies.lag);
+            outcome.sent_readings += stats.sent_readings.load(Ordering::Relaxed);
         }
         drop(self.over);
         Ok(outcome)

@@ -1,5 +1,5 @@
-//! Those who ask while others send: heavy queries over HTTP, each over all readings of an organisation, in memory and in
-//! segments, one after the other.
+//! Readers that send heavy queries over HTTP during the run, one after the other. Each query covers all readings of an
+//! organisation, in memory and in segments.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 
 use super::latency::{Latencies, Percentiles};
 
-/// What is asked, in turn: rows by time, rows by logger, single rows.
-const QUESTIONS: [&str; 3] = [
+/// Queries that are sent in turn: rows by time, rows by logger, single rows.
+const QUERIES: [&str; 3] = [
     "SELECT date_trunc('day', time) AS day, count(*), min(temperature), avg(temperature), max(temperature) \
      FROM readings GROUP BY day ORDER BY day",
     "SELECT logger, count(*) AS readings, avg(temperature), max(humidity) FROM readings GROUP BY logger \
@@ -21,76 +21,78 @@ const QUESTIONS: [&str; 3] = [
     "SELECT count(*) FROM readings WHERE temperature > 25 AND humidity < 40",
 ];
 
-/// How queries went.
+/// Report on the queries.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ReadersReport {
-    /// Who asked.
+    /// Number of readers.
     pub readers: usize,
-    /// That were answered, or not.
+    /// Queries, successful or failed.
     pub queries: u64,
-    /// That were not: refused, or cut off at a limit.
+    /// Queries that failed: refused, or aborted at a limit.
     pub failed: u64,
-    /// Of those that were answered.
+    /// Latency of the successful queries.
     pub query_ms: Percentiles,
 }
 
+/// Queries so far, of all readers.
 #[derive(Debug, Default)]
-struct Tally {
+struct QueryStats {
     queries: u64,
     failed: u64,
     latencies: Latencies,
 }
 
-/// The readers.
+/// Running readers.
 #[derive(Debug)]
 pub(super) struct Readers {
     count: usize,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
-    tally: Arc<Mutex<Tally>>,
+    stats: Arc<Mutex<QueryStats>>,
 }
 
 impl Readers {
-    /// Starts so many, dealt out to the organisations that these tokens are of.
+    /// Starts `count` readers, assigned in turn to the organisations of these tokens.
     pub(super) fn start(count: usize, url: String, tokens: &[String]) -> Self {
-        let (stop, tally, mut tasks) = (watch::Sender::new(false), Arc::<Mutex<Tally>>::default(), JoinSet::new());
+        let (stop, stats, mut tasks) = (watch::Sender::new(false), Arc::<Mutex<QueryStats>>::default(), JoinSet::new());
         for (index, token) in (0..count).zip(tokens.iter().cycle()) {
-            tasks.spawn(read(index, url.clone(), token.clone(), stop.subscribe(), Arc::clone(&tally)));
+            tasks.spawn(run(index, url.clone(), token.clone(), stop.subscribe(), Arc::clone(&stats)));
         }
-        Self { count, stop, tasks, tally }
+        Self { count, stop, tasks, stats }
     }
 
-    /// Waits for the queries under way; none if there are no readers.
+    /// Ends the readers after their current queries, and returns the report; `None` if there are no readers.
     pub(super) async fn end(self) -> Option<ReadersReport> {
-        let Self { count, stop, tasks, tally } = self;
+        let Self { count, stop, tasks, stats } = self;
         stop.send_replace(true);
         tasks.join_all().await;
-        let tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-        let (queries, failed, query_ms) = (tally.queries, tally.failed, tally.latencies.percentiles());
+        let stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let (queries, failed, query_ms) = (stats.queries, stats.failed, stats.latencies.percentiles());
         (count > 0).then_some(ReadersReport { readers: count, queries, failed, query_ms })
     }
 }
 
-/// Asks one query and reads all of the response.
-fn ask(url: &str, token: &str, sql: &str) -> Result<()> {
+/// Sends one query and reads the whole response.
+fn query(url: &str, token: &str, sql: &str) -> Result<()> {
     let response = Api::new(url, token)?.sql(sql, "application/vnd.apache.arrow.stream")?;
     client::copy(response, |_| Ok(true)).map(drop)
 }
 
-async fn read(index: usize, url: String, token: String, stop: watch::Receiver<bool>, tally: Arc<Mutex<Tally>>) {
-    for sql in QUESTIONS.iter().cycle().skip(index) {
+/// Sends queries until it is stopped.
+async fn run(index: usize, url: String, token: String, stop: watch::Receiver<bool>, stats: Arc<Mutex<QueryStats>>) {
+    for sql in QUERIES.iter().cycle().skip(index) {
         if *stop.borrow() {
             return;
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let (url, token) = (url.clone(), token.clone());
-        let asked = tokio::task::spawn_blocking(move || ask(&url, &token, sql)).await;
-        let answered = asked.unwrap_or_else(|lost| Err(Problem::new("a query was lost").detail(lost)));
-        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.queries += 1;
-        match answered {
-            Ok(_) => tally.latencies.record(begun.elapsed()),
-            Err(_) => tally.failed += 1,
+        let joined = tokio::task::spawn_blocking(move || query(&url, &token, sql)).await;
+        let result = joined.unwrap_or_else(|error| Err(Problem::new("the task of a query panicked").detail(error)));
+        let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.queries += 1;
+        match result {
+            Ok(_) => stats.latencies.record(started.elapsed()),
+            Err(_) => stats.failed += 1,
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What a run tells: for programs as JSON, for people as a page of a dozen lines.
+//! Report of a run: JSON for programs, and a page of a dozen lines for people.
 //!
-//! Keys carry their units. Figures of one run belong together: the disk was measured in it, in the same directory.
+//! Keys end with their unit. All figures are of one run: the disk was measured in it, in the same directory.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use serde::Serialize;
 use super::latency::{Latencies, Percentiles};
 use super::readers::ReadersReport;
 
-/// How fast readings were sent.
+/// Rate at which readings were sent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Rate {
-    /// As fast as flow control and the bound on frames on their way allow.
+    /// As fast as flow control and the limit of frames in flight allow.
     Max(MaxWord),
-    /// So many readings a second, whatever the answers do.
+    /// This number of readings a second, independent of the responses.
     PerSecond(f64),
 }
 
@@ -28,10 +28,10 @@ pub enum MaxWord {
 }
 
 impl Rate {
-    /// As fast as it goes.
+    /// The rate without a limit.
     pub const MAX: Self = Self::Max(MaxWord::Max);
 
-    /// Readings a second, if that was asked for.
+    /// Returns the readings a second; `None` for [`Rate::MAX`].
     #[must_use]
     pub fn per_second(self) -> Option<f64> {
         match self {
@@ -41,19 +41,19 @@ impl Rate {
     }
 }
 
-/// The disk's own `fdatasync` of 4 KiB.
+/// Latency of the disk's `fdatasync` of 4 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct SyncPercentiles {
     /// The median.
     pub p50: f64,
-    /// 99 of a hundred are no longer.
+    /// The 99th percentile.
     pub p99: f64,
-    /// 999 of a thousand are no longer.
+    /// The 99.9th percentile.
     pub p999: f64,
 }
 
 impl SyncPercentiles {
-    /// Of these measurements together.
+    /// Returns the percentiles of all these measurements together.
     #[must_use]
     pub fn of<'a>(measured: impl IntoIterator<Item = &'a Latencies>) -> Self {
         let mut all = Latencies::new();
@@ -62,118 +62,118 @@ impl SyncPercentiles {
     }
 }
 
-/// CPU time in the window that counts.
+/// CPU time in the measured window.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct CpuReport {
-    /// Of the client, per acknowledged reading.
+    /// CPU time of the client per acknowledged reading.
     pub client_ns_per_reading: f64,
-    /// Of the server, per acknowledged reading.
+    /// CPU time of the server per acknowledged reading.
     pub server_ns_per_reading: f64,
-    /// Cores that the client kept busy.
+    /// Average number of cores that the client used.
     pub client_cores: f64,
-    /// Cores that the server kept busy.
+    /// Average number of cores that the server used.
     pub server_cores: f64,
 }
 
 /// Connections that send nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct IdleReport {
-    /// How many.
+    /// Number of connections.
     pub connections: usize,
-    /// What each adds to the server's resident memory.
+    /// Memory that each adds to the server's resident memory.
     pub server_bytes_per_connection: f64,
 }
 
-/// Gateways that all came back at once, in the middle of the run.
+/// Gateways that all reconnected at once, in the middle of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct StormReport {
-    /// How many.
+    /// Number of gateways.
     pub connections: usize,
-    /// Until the last one was there.
+    /// Time until the last one was connected.
     pub seconds: f64,
-    /// Handshakes with all that belongs to them.
+    /// Connections a second, from the first attempt to the welcome.
     pub handshakes_per_second: f64,
-    /// Of the others' frames that were answered meanwhile.
+    /// Latency of the frames of other gateways that were acknowledged meanwhile.
     pub ack_latency_ms: Percentiles,
 }
 
-/// What a run of `icecore bench ingest` tells. Rates, latencies and CPU times are of the window that counts, which the
-/// warm-up is not part of; sums of readings are of the whole run.
+/// Report of a run of `icecore bench ingest`. Rates, latencies and CPU times are of the measured window, which does not
+/// include the warm-up; sums of readings are of the whole run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// Acknowledged.
+    /// Acknowledged readings a second.
     pub readings_per_second: f64,
-    /// Acknowledged.
+    /// Acknowledged frames a second.
     pub frames_per_second: f64,
-    /// From when a frame was due (open loop) or given to the client library (`max`) to its acknowledgement.
+    /// Time from when a frame was due (open loop) or passed to the client library (`max`) to its acknowledgement.
     pub ack_latency_ms: Percentiles,
-    /// The disk alone, one sync after the other: half of it measured before the load and half after it.
+    /// The disk by itself, one sync after the other, half of them before the load and half after it.
     pub disk_sync_ms: SyncPercentiles,
-    /// The disk in the midst of it, asked now and then by a thread of its own; open loop only.
+    /// The disk during the load, measured at an interval by a thread of its own; open loop only.
     pub disk_sync_in_run_ms: Option<SyncPercentiles>,
     /// CPU time.
     pub cpu: CpuReport,
-    /// UDP payload that the client sent, for each reading.
+    /// UDP payload that the client sent, by sent readings.
     pub wire_bytes_per_reading: f64,
-    /// Packets that the client sent and QUIC took for lost, of all that it sent.
+    /// Share of the packets of the client that QUIC considered lost.
     pub wire_packets_lost_ratio: f64,
-    /// Bytes of all WAL files, as the server last told.
+    /// Bytes of all WAL files, as the server reported last.
     pub wal_bytes: Option<f64>,
-    /// Syncs of the WAL, if the server tells them.
+    /// Syncs of the WAL, if the server reports them.
     pub wal_syncs: Option<f64>,
-    /// Their mean time, if the server tells it.
+    /// Mean time of these syncs, if the server reports it.
     pub wal_sync_ms_mean: Option<f64>,
-    /// The most memory that the server ever had.
+    /// Peak of the server's resident memory.
     pub rss_bytes_max: u64,
-    /// In the whole run.
+    /// Readings sent in the whole run.
     pub readings_sent: u64,
-    /// In the whole run.
+    /// Readings acknowledged in the whole run.
     pub readings_acknowledged: u64,
-    /// Counted at the end, by a query of every organisation.
+    /// Readings stored at the end, by a query of every organisation.
     pub readings_stored: u64,
-    /// In the whole run.
+    /// Frames refused in the whole run.
     pub frames_refused: u64,
-    /// Connections that were lost and made again.
+    /// Connections that were lost and opened again.
     pub reconnects: u64,
-    /// That send.
+    /// Sending connections.
     pub connections: u32,
     /// Organisations.
     pub orgs: u32,
-    /// All together.
+    /// Loggers of all connections together.
     pub loggers: u32,
-    /// In each.
+    /// Readings in each frame.
     pub readings_per_frame: u32,
-    /// What was asked for.
+    /// Requested rate.
     pub rate: Rate,
-    /// The window that counts.
+    /// Length of the measured window.
     pub duration_s: f64,
-    /// Before it.
+    /// Length of the warm-up before it.
     pub warmup_s: f64,
-    /// From the last frame to the last answer.
+    /// Time from the last frame to the last response.
     pub drain_s: f64,
-    /// Frames on their way at most, for each connection.
+    /// Limit of the frames in flight on each connection.
     pub in_flight: usize,
     /// Time between two readings of a logger.
     pub interval_s: f64,
-    /// How late frames were given to the client library because the client was busy; open loop only.
+    /// Delays of frames because the client was busy; open loop only.
     pub schedule_lag_ms: Option<Percentiles>,
-    /// The client was the limit, or disturbed the server: the server can do better than this.
+    /// Whether the client was the limit, or disturbed the server, so that the server can do better than this.
     pub client_limited: bool,
     /// Lines in the server's log, which has warnings and errors only.
     pub server_warnings: usize,
-    /// With `--idle`.
+    /// Idle connections, with `--idle`.
     pub idle: Option<IdleReport>,
-    /// With `--storm`.
+    /// The storm, with `--storm`.
     pub storm: Option<StormReport>,
-    /// With `--readers`.
+    /// Queries, with `--readers`.
     pub readers: Option<ReadersReport>,
-    /// What the server counted in the window, by name of the metric; gauges as they were at its end.
+    /// The server's metrics by name: the increase of counters in the window, and gauges at its end.
     pub server_metrics: BTreeMap<String, f64>,
-    /// What a reader of these figures should know.
+    /// Notes for the reader of the report.
     pub notes: Vec<String>,
 }
 
-/// A number as people read it.
+/// Formats a number with separators of thousands.
 fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();
@@ -188,13 +188,13 @@ fn grouped(number: f64) -> String {
 
 #[allow(clippy::cast_precision_loss, reason = "sums for people")]
 impl Report {
-    /// Is everything there that was acknowledged, and was everything acknowledged?
+    /// Returns whether the stored readings are those that were acknowledged, and no frame was refused.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.readings_stored == self.readings_acknowledged && self.frames_refused == 0
     }
 
-    /// For people.
+    /// Returns the report as text for people.
     #[must_use]
     pub fn text(&self) -> String {
         let mut lines = vec![self.load_line(), String::new()];
@@ -211,7 +211,7 @@ impl Report {
         let ratio = |ack: f64, sync: f64| ack / sync.max(f64::MIN_POSITIVE);
         line("ratio", row(ratio(p50, disk.p50), ratio(p99, disk.p99), ratio(p999, disk.p999)));
         if let Some(run) = self.disk_sync_in_run_ms {
-            line("the same in the run", row(run.p50, run.p99, run.p999));
+            line("fdatasync in the run", row(run.p50, run.p99, run.p999));
             line("ratio", row(ratio(p50, run.p50), ratio(p99, run.p99), ratio(p999, run.p999)));
         }
         if let Some(lag) = self.schedule_lag_ms {
@@ -235,7 +235,7 @@ impl Report {
         }
         if let Some(storm) = self.storm {
             let (seconds, rate) = (storm.seconds, grouped(storm.handshakes_per_second));
-            line("storm", format!("{} back after {seconds:.2} s, {rate} a second", storm.connections));
+            line("storm", format!("{} reconnected in {seconds:.2} s, {rate} a second", storm.connections));
             let ack = storm.ack_latency_ms;
             line(
                 "  meanwhile",
@@ -244,7 +244,7 @@ impl Report {
         }
         if let Some(readers) = self.readers {
             let ReadersReport { readers, queries, failed, query_ms } = readers;
-            line("queries", format!("{queries} by {readers} readers, {failed} of them refused or cut off"));
+            line("queries", format!("{queries} by {readers} readers, {failed} of them refused or aborted"));
             line("", format!("p50 {:.1}, p99 {:.1}, max {:.1} ms", query_ms.p50, query_ms.p99, query_ms.max));
         }
         let [sent, acknowledged, stored] =
@@ -258,7 +258,7 @@ impl Report {
 
     fn load_line(&self) -> String {
         let rate = match self.rate {
-            Rate::Max(_) => "as fast as it goes".to_owned(),
+            Rate::Max(_) => "maximum rate".to_owned(),
             Rate::PerSecond(rate) => format!("{} readings/s", grouped(rate)),
         };
         format!(
@@ -319,12 +319,12 @@ pub(super) mod tests {
             }),
             readers: Some(ReadersReport { readers: 2, queries: 34, failed: 1, query_ms: percentiles }),
             server_metrics: BTreeMap::new(),
-            notes: vec!["so it is".to_owned()],
+            notes: vec!["a note".to_owned()],
         }
     }
 
     #[test]
-    fn programs_find_every_key() {
+    fn the_json_has_every_key() {
         let json = serde_json::to_value(report()).expect("JSON");
         for key in [
             "readings_per_second",
@@ -357,7 +357,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn people_find_every_figure() {
+    fn the_text_has_every_figure() {
         let text = report().text();
         for part in [
             "1,234,567 readings/s",
@@ -367,7 +367,7 @@ pub(super) mod tests {
             "20 a second",
             "1.250",
             "34 by 2 readers, 1 of",
-            "note: so it is",
+            "note: a note",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -375,7 +375,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_difference_is_a_failure() {
+    fn missing_readings_and_refused_frames_are_failures() {
         assert!(report().is_whole());
         assert!(!Report { readings_stored: 99, ..report() }.is_whole());
         assert!(!Report { frames_refused: 1, ..report() }.is_whole());

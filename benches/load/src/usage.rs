@@ -1,22 +1,22 @@
-//! What a process has used, as the kernel tells it in `/proc`: CPU time and memory.
+//! CPU time and memory of a process, from `/proc`.
 //!
-//! Not what it wrote: `/proc/PID/io` charges a sync of 4 KiB with a whole large folio, a hundred times too much.
+//! Written bytes are not measured, because `/proc/PID/io` charges a sync of 4 KiB with a whole large folio, a hundred
+//! times too much.
 
 use std::fs;
 use std::time::Duration;
 
 use problem::{Context, Problem, Result};
 
-/// The unit of CPU times in `/proc`: `USER_HZ`, which is 100 a second on every Linux that Rust's standard library runs
-/// on.
+/// Unit of CPU times in `/proc`: `USER_HZ`, which is 100 a second on every Linux that Rust's standard library supports.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A process to ask about.
+/// A process to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Process {
-    /// This one.
+    /// This process.
     This,
-    /// The one of this id.
+    /// The process with this id.
     Other(u32),
 }
 
@@ -29,37 +29,37 @@ impl Process {
         fs::read_to_string(&path).context(|| format!("cannot read {path}"))
     }
 
-    /// CPU time of all its threads, user and system, since it began.
+    /// Returns the CPU time of all its threads, user and system, since its start.
     ///
     /// # Errors
-    /// When the process is gone.
+    /// When the process has ended.
     pub(super) fn cpu(self) -> Result<Duration> {
-        cpu(&self.read("stat")?).ok_or_else(|| Problem::new("the kernel does not tell CPU times as expected"))
+        cpu(&self.read("stat")?).ok_or_else(|| Problem::new("the kernel reports CPU times in an unknown format"))
     }
 
-    /// What it has in memory now, in bytes.
+    /// Returns its resident memory in bytes.
     ///
     /// # Errors
-    /// When the process is gone.
+    /// When the process has ended.
     pub(super) fn rss_bytes(self) -> Result<u64> {
         self.status("VmRSS:")
     }
 
-    /// The most that it ever had in memory, in bytes.
+    /// Returns the peak of its resident memory in bytes.
     ///
     /// # Errors
-    /// When the process is gone.
+    /// When the process has ended.
     pub(super) fn rss_bytes_max(self) -> Result<u64> {
         self.status("VmHWM:")
     }
 
     fn status(self, name: &str) -> Result<u64> {
-        kib(&self.read("status")?, name).ok_or_else(|| Problem::new(format!("the kernel does not tell {name}")))
+        kib(&self.read("status")?, name).ok_or_else(|| Problem::new(format!("the kernel does not report {name}")))
     }
 }
 
-/// The name of the program may hold blanks and parentheses; the last one ends it. Of what follows, the 12th and 13th
-/// fields are user and system time.
+/// Parses the CPU time of `/proc/PID/stat`. The name of the program may have spaces and parentheses, and ends at the
+/// last parenthesis. After it, the 12th and 13th fields are user and system time.
 fn cpu(stat: &str) -> Option<Duration> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_pages_are_understood() {
+    fn stat_and_status_are_parsed() {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194304 1 0 0 0 250 50 0 0 20 0 9 0 1 2 3";
         assert_eq!(cpu(stat), Some(Duration::from_secs(3)));
         assert_eq!(cpu("42 (a"), None);
@@ -89,10 +89,10 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_used_something() {
+    fn usage_of_this_process_is_measured() {
         let this = Process::This;
-        assert!(this.rss_bytes().expect("told") > 1 << 20);
-        assert!(this.rss_bytes_max().expect("told") >= 1 << 20);
+        assert!(this.rss_bytes().expect("known") > 1 << 20);
+        assert!(this.rss_bytes_max().expect("known") >= 1 << 20);
         assert!(this.cpu().is_ok());
         assert!(Process::Other(u32::MAX).cpu().is_err());
     }

@@ -16,6 +16,7 @@ use super::queue::{AppendInbox, Queued, Submission};
 use super::{AckSink, SubmitFailure, metrics};
 use crate::apply::{FrameRecord, apply};
 use crate::error::{EngineError, EngineErrorKind};
+use crate::health::{Condition, Health};
 use crate::org::Writers;
 use crate::planted::{self, PlantedBug};
 use crate::wal::{WalRoom, WalWait, WalWriter};
@@ -24,8 +25,6 @@ use crate::wal::{WalRoom, WalWait, WalWriter};
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// Longest pause: how long after space came back the way in may still be closed.
 const RETRY_MAX: Duration = Duration::from_secs(2);
-/// How often a way in that stays closed is told about again.
-const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How large a group may get.
 #[derive(Debug, Clone, Copy)]
@@ -81,11 +80,9 @@ struct Group {
     permits: usize,
 }
 
-/// Why the way in is closed, since when, and when it is tried again.
+/// The way in is closed: when it is tried again.
 #[derive(Debug)]
 struct Waiting {
-    since: Duration,
-    warned: Duration,
     pause: Duration,
     retry: Duration,
 }
@@ -97,6 +94,7 @@ pub(crate) struct AppendStep {
     wal: WalWriter,
     writers: Writers,
     clock: Arc<dyn Clock>,
+    health: Arc<Health>,
     limits: GroupLimits,
     /// Taken from the queue, not yet in a block.
     held: Option<Queued>,
@@ -123,6 +121,7 @@ impl AppendStep {
         wal: WalWriter,
         writers: Writers,
         clock: Arc<dyn Clock>,
+        health: Arc<Health>,
         limits: GroupLimits,
     ) -> Self {
         wal.directory().wake_when_trimmed(inbox.waker());
@@ -131,6 +130,7 @@ impl AppendStep {
             wal,
             writers,
             clock,
+            health,
             limits,
             held: None,
             next: Group::default(),
@@ -292,9 +292,9 @@ impl AppendStep {
         }
         match self.wal.make_room(frame_bytes)? {
             WalRoom::Ready => {
-                if let Some(waiting) = self.waiting.take() {
-                    let took = now.saturating_sub(waiting.since);
-                    tracing::info!(?took, "the WAL has room again; frames are accepted");
+                if self.waiting.take().is_some() {
+                    self.health.end(Condition::WalFull);
+                    self.health.end(Condition::WalWithoutFile);
                 }
                 Ok(None)
             }
@@ -303,25 +303,21 @@ impl AppendStep {
     }
 
     fn wait(&mut self, wait: &WalWait, now: Duration) -> Duration {
-        if matches!(wait, WalWait::Full) {
-            self.writers.orgs().flush_wanted().notify_one();
-        }
-        let first = self.waiting.is_none();
-        let waiting = self.waiting.get_or_insert(Waiting { since: now, warned: now, pause: RETRY_MIN, retry: now });
-        if first || now.saturating_sub(waiting.warned) >= WARN_INTERVAL {
-            waiting.warned = now;
-            match wait {
-                WalWait::Full => tracing::warn!(
-                    wal_bytes = self.wal.directory().bytes(),
-                    "the WAL is as long as it may be: nothing is accepted until a flush lets some of it go"
-                ),
-                WalWait::NoFile(error) => tracing::warn!(
-                    %error,
-                    "no new WAL file can be made: nothing is acknowledged until one can; look at the disk"
-                ),
+        match wait {
+            WalWait::Full => {
+                self.writers.orgs().flush_wanted().notify_one();
+                self.health.end(Condition::WalWithoutFile);
+                self.health.begin(Condition::WalFull);
             }
+            WalWait::NoFile(error) => {
+                self.health.end(Condition::WalFull);
+                self.health.begin_advised(Condition::WalWithoutFile, error, wait.advice());
+            }
+        }
+        if self.waiting.is_none() {
             metrics::waited();
         }
+        let waiting = self.waiting.get_or_insert(Waiting { pause: RETRY_MIN, retry: now });
         // A flush wakes the appender when the log is shorter, so only a full disk is asked again and again.
         let pause = waiting.pause;
         waiting.retry = match wait {

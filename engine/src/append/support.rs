@@ -19,6 +19,7 @@ use super::{
 };
 use crate::buffer::Budget;
 use crate::error::EngineError;
+use crate::health::Health;
 use crate::keys::{KeyProvider, MasterKey};
 use crate::org::{Orgs, Writers};
 use crate::recover::{RecoveryHost, RecoveryParts, RecoveryReport, WalSettings, recover};
@@ -133,6 +134,7 @@ pub(crate) struct Process {
     pub(crate) prepare: WalPrepareStep,
     pub(crate) wal: Arc<WalDirectory>,
     pub(crate) report: RecoveryReport,
+    pub(crate) health: Arc<Health>,
     pub(crate) sink: Arc<Sink>,
 }
 
@@ -205,9 +207,10 @@ impl Rig {
         let (queue, inbox) = append_queue(1 << 20);
         let limits = GroupLimits { frames_max: self.frames_max, overlap_bytes_min: self.overlap_bytes_min };
         let clock = Arc::<TestClock>::clone(&self.clock);
-        let step = AppendStep::new(inbox, recovered.wal, recovered.writers, clock, limits);
+        let health = Arc::new(Health::new(Arc::<TestClock>::clone(&clock)));
+        let step = AppendStep::new(inbox, recovered.wal, recovered.writers, clock, Arc::clone(&health), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&self.random));
-        Ok(Process { orgs, queue, step, prepare, wal, report: recovered.report, sink: Arc::default() })
+        Ok(Process { orgs, queue, step, prepare, wal, report: recovered.report, health, sink: Arc::default() })
     }
 
     /// As if everything applied so far were flushed.

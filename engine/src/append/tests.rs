@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::support::{Answer, Process, Rig, Sink, frame, org};
 use super::*;
 use crate::error::EngineErrorKind;
+use crate::health::Condition;
 use crate::org::WriterCommand;
 
 fn rig() -> (FaultyFiles, Rig) {
@@ -264,6 +265,8 @@ fn a_full_disk_closes_the_way_in_until_there_is_space() {
         assert!(pause > Duration::ZERO && pause <= Duration::from_secs(2));
     }
     assert!(process.sink.take().is_empty(), "nothing is acknowledged meanwhile");
+    let trouble = process.health.get(Condition::WalWithoutFile).expect("it is told");
+    assert!(trouble.advice.contains("Free space") && !process.health.holds(Condition::WalFull), "{trouble}");
     // The queue fills: back-pressure, not loss. And no remains of files pile up.
     let full = loop {
         number += 1;
@@ -278,6 +281,7 @@ fn a_full_disk_closes_the_way_in_until_there_is_space() {
     assert!(matches!(process.step.run_once().expect("no failure"), AppendProgress::Waiting(_)), "not before its time");
     rig.clock.advance(Duration::from_secs(3));
     let answers = process.run().expect("goes on");
+    assert!(!process.health.holds(Condition::WalWithoutFile), "it is over");
     assert_eq!(answers.last(), Some(&Answer::Durable(number - 1)));
     drop(process);
     files.restart(Loss::Unsynced);
@@ -296,6 +300,7 @@ fn a_long_wal_closes_the_way_in_until_a_flush() {
         assert!(number < 1000);
     }
     assert_eq!((process.wal.bytes(), process.wal.file_count()), (64 << 10, 4));
+    assert!(process.health.holds(Condition::WalFull) && !process.health.holds(Condition::WalWithoutFile));
     assert!(process.orgs.flush_wanted().notified().now_or_never().is_some(), "the flush is asked for help");
     let cut = process.wal.cut().expect("something should go");
     assert!(cut > storage_format::Lsn::new(1) && cut <= process.orgs.applied());
@@ -306,6 +311,7 @@ fn a_long_wal_closes_the_way_in_until_a_flush() {
     assert_eq!(process.wal.cut(), None);
     let waited = process.sink.take();
     assert_eq!(process.run().expect("goes on"), [Answer::Durable(number)]);
+    assert!(!process.health.holds(Condition::WalFull), "it is over");
     assert!(!waited.is_empty());
     drop(process);
     files.restart(Loss::Unsynced);

@@ -7,7 +7,7 @@ use storage_format::manifest::SegmentEntry;
 
 use super::*;
 use crate::buffer::Budget;
-use crate::manifest::tests::{Writer, filled, memory, org, writer};
+use crate::manifest::tests::{Noon, Writer, filled, memory, org, writer};
 use crate::org::Orgs;
 
 /// An organisation with two flushed segments, in a process of its own, and its store.
@@ -24,7 +24,8 @@ async fn rig() -> Rig {
     let shared: Arc<dyn ObjectStore> = store.clone();
     let manifest = filled(&shared, 2).await;
     let writer = writer(&shared, 2, 7);
-    let committer = Committer::new(Arc::clone(&writer.manifests), Arc::default());
+    let committer =
+        Committer::new(Arc::clone(&writer.manifests), Arc::default(), Arc::new(Health::new(Arc::new(Noon))));
     let orgs = Orgs::new(Arc::new(Budget::new(1 << 20)), 1 << 20);
     let org = orgs.add(org(1), Arc::new(manifest));
     Rig { store, shared, writer, committer, org }

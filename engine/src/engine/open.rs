@@ -11,6 +11,7 @@ use storage_format::{Lsn, OrgId};
 use tokio::sync::{oneshot, watch};
 
 use super::lock::DirectoryLock;
+use super::monitor::MonitorStep;
 use super::threads::{FlushThreads, Threads};
 use super::{Core, Engine, EngineParts, Loader, io_error};
 use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
@@ -20,6 +21,7 @@ use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
 use crate::garbage::GarbageStep;
+use crate::health::Health;
 use crate::maintain::Maintenance;
 use crate::manifest::OrgKeys;
 use crate::manifest::{ManifestError, ManifestStore};
@@ -84,7 +86,8 @@ impl Opened {
         let segments = Arc::new(segments.with_row_group_rows(config.row_group_rows));
         let orgs = Orgs::new(Arc::new(Budget::new(config.buffer_bytes_max)), config.flush_bytes);
         let loader = Arc::new(Loader::new(Arc::clone(&orgs), Arc::clone(&manifests)));
-        let commits = Arc::new(Committer::new(Arc::clone(&manifests), loader.log_end()));
+        let health = Arc::new(Health::new(Arc::clone(clock)));
+        let commits = Arc::new(Committer::new(Arc::clone(&manifests), loader.log_end(), Arc::clone(&health)));
         let flusher = Flusher::new(&config, &commits, &segments, Arc::clone(&spawn_flush));
 
         let settings = WalSettings {
@@ -116,13 +119,15 @@ impl Opened {
             Box::new(freezer),
             Arc::clone(&wal),
             Arc::clone(&parts.clock),
+            Arc::clone(&health),
             &config,
         );
         let limits = GroupLimits {
             frames_max: config.group_frames_max,
             overlap_bytes_min: config.queue_bytes_max / OVERLAP_PART,
         };
-        let append = AppendStep::new(inbox, recovered.wal, recovered.writers, Arc::clone(&parts.clock), limits);
+        let clock = Arc::clone(&parts.clock);
+        let append = AppendStep::new(inbox, recovered.wal, recovered.writers, clock, Arc::clone(&health), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
         let garbage = GarbageStep::new(
             Arc::clone(&orgs),
@@ -132,13 +137,22 @@ impl Opened {
             config.collect_delay,
         );
         let flush = Arc::new(flush);
-        let maintenance: Vec<Arc<dyn Maintenance>> = vec![Arc::clone(&flush) as _, Arc::new(garbage)];
+        let monitor = MonitorStep {
+            orgs: Arc::clone(&orgs),
+            wal: Arc::clone(&wal),
+            flush: Arc::clone(&flush),
+            health: Arc::clone(&health),
+            interval: config.schedule_interval,
+        };
+        let maintenance: Vec<Arc<dyn Maintenance>> =
+            vec![Arc::clone(&flush) as _, Arc::new(garbage), Arc::new(monitor)];
         let core = Arc::new(Core {
             config,
             orgs,
             loader,
             queue,
             flush,
+            health,
             maintenance,
             wal,
             manifests,

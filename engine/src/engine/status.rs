@@ -1,9 +1,11 @@
-//! What the engine is doing, for people and for `readyz`.
+//! What the engine is doing, and what keeps it from it: for people, `/readyz` and `/metrics`.
 
-use storage_format::{Lsn, OrgId};
+use storage_format::{Lsn, Millis, OrgId};
 
 use super::Engine;
 use crate::error::EngineError;
+use crate::flush::FlushFailure;
+use crate::health::{Condition, Trouble};
 
 /// What the engine is doing.
 #[derive(Debug, Clone)]
@@ -16,11 +18,11 @@ pub struct EngineStatus {
     pub queue_bytes: u64,
     /// Memory of all write buffers.
     pub buffer_bytes: u64,
-    /// And at most.
+    /// Upper limit of `buffer_bytes`.
     pub buffer_bytes_max: u64,
     /// All WAL files together.
     pub wal_bytes: u64,
-    /// And at most.
+    /// Upper limit of `wal_bytes`.
     pub wal_bytes_max: u64,
     /// The last record that is in a write buffer.
     pub lsn_applied: Lsn,
@@ -37,22 +39,86 @@ pub struct EngineStatus {
 pub struct FlushTrouble {
     /// Whose.
     pub org: OrgId,
+    /// When the first failure of this row was.
+    pub since: Millis,
     /// How many times in a row.
     pub failures: u32,
     /// The last error.
     pub error: EngineError,
 }
 
+/// What keeps the engine from taking, acknowledging or flushing readings now. Nothing acknowledged is in danger.
+#[derive(Debug, Clone, Default)]
+pub struct EngineHealth {
+    /// The WAL has reached `wal_bytes_max`: no frames are taken until a flush shortens it.
+    pub wal_full: Option<Trouble>,
+    /// The next WAL file cannot be made, for want of space or file handles, say: no frames are acknowledged.
+    pub wal_without_file: Option<Trouble>,
+    /// The write buffers have reached `buffer_bytes_max`: frames of all organisations wait, or of those that hold much.
+    pub write_buffers_full: Option<Trouble>,
+    /// The last object or commit could not be written: flushes fail, and WAL and write buffers grow.
+    pub store_unavailable: Option<Trouble>,
+    /// Organisations whose last flush failed, for whatever reason, by their ids.
+    pub orgs_not_flushing: Vec<FlushTrouble>,
+    /// Why the engine has stopped, if it has.
+    pub failed: Option<EngineError>,
+}
+
+impl EngineHealth {
+    /// Conditions of the engine as a whole, each with its name in metrics (less `icecore_`).
+    #[must_use]
+    pub fn conditions(&self) -> [(&'static str, Option<&Trouble>); 4] {
+        [
+            ("wal_full", self.wal_full.as_ref()),
+            ("wal_without_file", self.wal_without_file.as_ref()),
+            ("write_buffers_full", self.write_buffers_full.as_ref()),
+            ("store_unavailable", self.store_unavailable.as_ref()),
+        ]
+    }
+
+    /// Returns whether frames of every organisation are taken and acknowledged.
+    #[must_use]
+    pub fn takes_frames(&self) -> bool {
+        let full = [&self.wal_full, &self.wal_without_file, &self.write_buffers_full];
+        self.failed.is_none() && full.iter().all(|trouble| trouble.is_none())
+    }
+
+    /// Returns whether nothing at all is wrong.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.takes_frames() && self.store_unavailable.is_none() && self.orgs_not_flushing.is_empty()
+    }
+}
+
 impl Engine {
+    /// What keeps the engine from its work now. Does not wait for disk, store or a flush.
+    #[must_use]
+    pub fn health(&self) -> EngineHealth {
+        let health = &self.core.health;
+        EngineHealth {
+            wal_full: health.get(Condition::WalFull),
+            wal_without_file: health.get(Condition::WalWithoutFile),
+            write_buffers_full: health.get(Condition::WriteBuffersFull),
+            store_unavailable: health.get(Condition::StoreUnavailable),
+            orgs_not_flushing: self.flush_troubles(),
+            failed: self.core.fatal(),
+        }
+    }
+
+    fn flush_troubles(&self) -> Vec<FlushTrouble> {
+        let trouble = |(org, failure): (OrgId, FlushFailure)| {
+            let FlushFailure { failures, since, error, .. } = failure;
+            FlushTrouble { org, since, failures, error }
+        };
+        let mut troubles: Vec<_> = self.core.flush.failures().into_iter().map(trouble).collect();
+        troubles.sort_by_key(|trouble| trouble.org);
+        troubles
+    }
+
     /// What the engine is doing now.
     #[must_use]
     pub fn status(&self) -> EngineStatus {
         let core = &self.core;
-        let troubles = core.flush.failures().into_iter();
-        let mut flush_troubles: Vec<FlushTrouble> = troubles
-            .map(|(org, failure)| FlushTrouble { org, failures: failure.failures, error: failure.error })
-            .collect();
-        flush_troubles.sort_by_key(|trouble| trouble.org);
         EngineStatus {
             orgs_loaded: core.orgs.len(),
             queue_frames: core.queue.frames(),
@@ -63,7 +129,7 @@ impl Engine {
             wal_bytes_max: core.config.wal_bytes_max,
             lsn_applied: core.orgs.applied(),
             lsn_first_unflushed: core.orgs.first_unflushed(),
-            flush_troubles,
+            flush_troubles: self.flush_troubles(),
             failed: core.fatal(),
         }
     }

@@ -5,7 +5,6 @@
 //! the first block. A crash in between leaves a temporary file, which the next start removes, or a file of the log
 //! without records, which reads as an empty one.
 
-use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,11 +39,19 @@ pub(crate) enum WalWait {
     NoFile(Box<dyn std::error::Error + Send + Sync>),
 }
 
-impl fmt::Display for WalWait {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Full => f.write_str("the WAL is as long as it may be"),
-            Self::NoFile(error) => write!(f, "no new WAL file can be made: {error}"),
+impl WalWait {
+    /// What to do about it.
+    pub(crate) fn advice(&self) -> &'static str {
+        let Self::NoFile(error) = self else { return "Let flushes finish." };
+        match error.downcast_ref::<io::Error>() {
+            Some(error) if is_out_of_space(error) => {
+                "Free space on the disk of the data directory, or enlarge its quota."
+            }
+            Some(error) if is_out_of_handles(error) => {
+                "Raise the limit of open files, of the process (ulimit -n) or of the machine."
+            }
+            Some(_) => "Look at the disk of the data directory.",
+            None => "Look at the key provider: a WAL file begins with its wrapped key.",
         }
     }
 }
@@ -297,8 +304,15 @@ fn failure(what: &'static str) -> EngineError {
 /// Errors that end by themselves: a disk has space again, files are closed. After another one, with the file half in its
 /// place, the process ends loudly instead.
 fn is_passing(error: &io::Error) -> bool {
+    is_out_of_space(error) || is_out_of_handles(error)
+}
+
+fn is_out_of_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        || error.raw_os_error().is_some_and(|code| {
-            [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(rustix::io::Errno::raw_os_error).contains(&code)
-        })
+}
+
+fn is_out_of_handles(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| {
+        [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(rustix::io::Errno::raw_os_error).contains(&code)
+    })
 }

@@ -6,6 +6,7 @@ mod fairness;
 mod faults;
 mod first_wins;
 mod garbage;
+mod health;
 mod open;
 mod pressure;
 mod read;

@@ -1,15 +1,15 @@
-//! The configuration: any text is settings or an error that names the place; one setting with any value is taken, or
-//! refused by its name.
+//! Configuration: any text gives settings or an error that names the source; one setting with any value is accepted, or
+//! rejected with an error that names the setting.
 
 use std::path::Path;
 use std::sync::LazyLock;
 
 use icecore::config::{Config, DEFAULT_TOML, Overrides, parse};
 
-/// Never read: it is what errors call the text.
+/// File name for error messages; no such file is read.
 const FILE: &str = "icecore-fuzz.toml";
 
-/// A whole file; or `=`, a setting's name, `=`, and its value.
+/// Parses a complete file; or `=`, a setting's name, `=`, and its value.
 pub fn config(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
     if let Some((key, value)) = text.strip_prefix('=').and_then(|text| text.split_once('=')) {
@@ -22,8 +22,8 @@ pub fn config(data: &[u8]) -> bool {
         }
         Err(problem) => {
             assert!(!problem.trim().is_empty());
-            let names_place = problem.contains(FILE) || problem.contains("ICECORE_");
-            assert!(names_place, "{problem}");
+            let names_source = problem.contains(FILE) || problem.contains("ICECORE_");
+            assert!(names_source, "{problem}");
             false
         }
     }
@@ -33,7 +33,7 @@ fn read(text: &str) -> Result<Config, String> {
     parse(text, Path::new(FILE), &Overrides::default()).map_err(|problem| problem.to_string())
 }
 
-/// Every setting of the default file.
+/// Sections and names of all settings of the default file.
 static SETTINGS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
     let mut section = String::new();
     let mut settings = Vec::new();
@@ -44,16 +44,16 @@ static SETTINGS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
             settings.push((section.clone(), key.to_owned()));
         }
     }
-    assert!(settings.len() > 40, "the default file is not read as it should be");
+    assert!(settings.len() > 40, "only {} settings found in the default file", settings.len());
     settings
 });
 
 fn setting(name: &str, value: &str) -> bool {
-    // A name that is none stands for some setting, so that a fuzzer that changes names goes through them all.
+    // An unknown name selects some setting, so that a fuzzer that mutates names covers all of them.
     let some = name.bytes().map(usize::from).sum::<usize>() % SETTINGS.len();
     let named = SETTINGS.iter().find(|(_, key)| key == name);
     let (section, key) = named.unwrap_or(&SETTINGS[some]);
-    // More than one line could be other settings.
+    // Control characters are removed, because a second line could contain other settings.
     let value: String = value.chars().filter(|c| !c.is_control()).collect();
     match read(&format!("[{section}]\n{key} = {value}\n")) {
         Ok(config) => {
@@ -67,15 +67,15 @@ fn setting(name: &str, value: &str) -> bool {
     }
 }
 
-/// What the rest of the program takes for granted.
+/// Checks the properties that the rest of the program relies on.
 fn check(config: &Config) {
     let limits = &config.ingest.limits;
     assert_eq!(limits.check(), Ok(()));
     assert!(limits.frame_bytes_max as usize <= storage_format::limits::FRAME_BYTES_MAX);
     assert!(!config.ingest.server_names.is_empty());
     let http = &config.http;
-    assert!(http.requests_per_org_max < config.query.queries_max, "one organisation cannot hold every turn");
-    assert!([http.requests_max, http.requests_per_org_max, http.connections_max].iter().all(|&most| most > 0));
+    assert!(http.requests_per_org_max < config.query.queries_max, "one organisation cannot occupy all query slots");
+    assert!([http.requests_max, http.requests_per_org_max, http.connections_max].iter().all(|&limit| limit > 0));
     assert!(config.query.threads > 0 && config.query.memory_bytes_max > 0);
-    config.engine(Path::new("data")).check().expect("checked before");
+    config.engine(Path::new("data")).check().expect("a valid engine configuration");
 }

@@ -1,4 +1,4 @@
-//! CSV of readings: however it is read, the same readings and the same error; what is taken is written and read again.
+//! CSV of readings: the result does not depend on how the file is read, and accepted readings survive a round trip.
 
 use std::fmt::Write as _;
 use std::io::{BufReader, Read};
@@ -6,15 +6,15 @@ use std::io::{BufReader, Read};
 use gateway::readings_csv::{CsvError, ReadingsCsv};
 use storage_format::{Channel, ChannelCode, LoggerId, Millis};
 
-/// A reading as it was read: its line, then its key and values.
+/// Reading from the file: its line, then its key and values.
 type Row = (u64, LoggerId, Millis, Vec<(ChannelCode, f64)>);
 
-/// A file of readings.
+/// Parses a file of readings.
 pub fn csv(data: &[u8]) -> bool {
     let (rows, error, bytes) = read(data);
     assert!(bytes <= data.len() as u64);
     let lines = data.split(|byte| *byte == b'\n').count() as u64;
-    assert!(rows.is_sorted_by(|a, b| a.0 < b.0), "lines are counted upwards");
+    assert!(rows.is_sorted_by(|a, b| a.0 < b.0), "line numbers ascend");
     for (line, _, _, samples) in &rows {
         assert!((2..=lines).contains(line), "line {line} of {lines}");
         assert!(!samples.is_empty() && samples.iter().all(|(_, value)| value.is_finite()));
@@ -25,22 +25,22 @@ pub fn csv(data: &[u8]) -> bool {
         assert!(!error.what.is_empty());
         let shown = error.to_string();
         assert!(shown.starts_with(&format!("line {}", error.line)));
-        assert!(shown.len() < 2_000 && !shown.contains(['\r', '\0', '\u{1b}']), "it goes to a terminal: {shown:?}");
+        assert!(shown.len() < 2_000 && !shown.contains(['\r', '\0', '\u{1b}']), "not safe for a terminal: {shown:?}");
         assert!(error.column.as_ref().is_none_or(|(_, number)| *number > 0));
     }
-    // As a slow disk or a pipe would give it.
+    // Read in small pieces, as from a slow disk or a pipe.
     let slow = read(BufReader::with_capacity(3, Slow { data }));
     assert_eq!((&slow.0, &slow.1), (&rows, &error));
     if !rows.is_empty() {
         let again = read(written(&rows).as_bytes());
-        assert_eq!(again.1, None, "what was read is written and read again");
+        assert_eq!(again.1, None, "accepted readings survive a round trip");
         let content = |rows: &[Row]| rows.iter().map(|row| (row.1, row.2, bits(row))).collect::<Vec<_>>();
         assert_eq!(content(&again.0), content(&rows));
     }
     error.is_none()
 }
 
-/// Samples to the bit, by ascending channel.
+/// Returns the samples as bits, by ascending channel.
 fn bits(row: &Row) -> Vec<(ChannelCode, u64)> {
     let mut samples: Vec<_> = row.3.iter().map(|(code, value)| (*code, value.to_bits())).collect();
     samples.sort_unstable();
@@ -83,7 +83,7 @@ fn written(rows: &[Row]) -> String {
     text
 }
 
-/// Gives two bytes at a time.
+/// Reader that returns at most two bytes at a time.
 struct Slow<'a> {
     data: &'a [u8],
 }

@@ -1,6 +1,6 @@
-//! The bodies of the fuzz targets that need the whole server: SQL, CSV of readings, configuration. As in `fuzz`, they
-//! are plain functions that take any bytes, panic only when a promise is broken, and answer whether the bytes were
-//! good.
+//! Bodies of the fuzz targets that need the complete server: SQL, CSV of readings, configuration, WAL replay. As in
+//! `fuzz`, they are plain functions that take any bytes, panic only when a property is violated, and return whether the
+//! bytes were valid.
 
 mod config;
 mod csv;

@@ -1,5 +1,5 @@
-//! SQL as a caller may send it, to a session of one of two organisations: an answer within its limits or an error;
-//! nothing of the other organisation or of the host in either; and nothing is changed by it.
+//! SQL as a caller may send it, to a session of one of two organisations: it must give a response within the limits or
+//! an error, neither may contain data of the other organisation or of the host, and no data may change.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -12,25 +12,25 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::StreamExt as _;
 use query::{LimitKind, QueryError, QueryLimits};
 
-mod house;
 mod panics;
+mod test_engine;
 
-use house::{House, SECRETS};
+use test_engine::{SECRETS, TestEngine};
 
-/// Rows of one answer.
+/// Most rows of a response.
 const ROWS_MAX: u64 = 1_000;
-/// Memory of one query.
+/// Most memory of a query.
 const MEMORY_BYTES_MAX: usize = 8 << 20;
-/// Time of one query.
+/// Time limit of a query.
 const TIME_MAX: Duration = Duration::from_secs(5);
-/// What a busy machine may add to it before that is called a broken promise.
+/// Time that a busy machine may add to [`TIME_MAX`] before it counts as a violation.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Texts that are longer find nothing new.
+/// Longest statement. Longer ones find nothing new.
 const SQL_BYTES_MAX: usize = 16 << 10;
-/// How often it is looked whether anything was changed.
-const LOOK_EVERY: u64 = 128;
+/// Number of statements between two checks that no data changed.
+const CHECK_INTERVAL: u64 = 128;
 
-/// What the first word of a statement can be that is a query.
+/// First words of the statements that are queries.
 const QUERIES: [&str; 6] = ["SELECT", "WITH", "VALUES", "EXPLAIN", "FROM", ""];
 
 fn limits() -> QueryLimits {
@@ -47,46 +47,46 @@ fn limits() -> QueryLimits {
     }
 }
 
-static HOUSE: LazyLock<Mutex<House>> = LazyLock::new(|| Mutex::new(House::open(limits())));
+static TEST_ENGINE: LazyLock<Mutex<TestEngine>> = LazyLock::new(|| Mutex::new(TestEngine::open(limits())));
 
-/// One text.
+/// Executes a statement.
 pub fn sql(data: &[u8]) -> bool {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let Ok(sql) = std::str::from_utf8(data) else { return false };
-    // One query at a time: what it leaves behind is its own.
-    let house = HOUSE.lock().unwrap_or_else(PoisonError::into_inner);
+    // One query at a time, so that anything left behind is due to this query.
+    let engine = TEST_ENGINE.lock().unwrap_or_else(PoisonError::into_inner);
     panics::watch();
     let started = Instant::now();
-    let answer = house.runtime.block_on(ask(&house, sql));
+    let response = engine.runtime.block_on(query(&engine, sql));
     let took = started.elapsed();
     assert!(took < TIME_MAX + PATIENCE, "{sql:?} took {took:?}");
     let contained = panics::take();
-    let shown = match &answer {
+    let shown = match &response {
         Ok(batches) => {
-            assert!(contained.is_empty(), "{sql:?} was answered, and it panicked: {contained:?}");
+            assert!(contained.is_empty(), "{sql:?} returned rows although it panicked: {contained:?}");
             let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
             assert!(rows as u64 <= ROWS_MAX, "{rows} rows");
             let word = first_word(sql);
-            assert!(QUERIES.contains(&word.as_str()), "{word} is no query, and was answered");
+            assert!(QUERIES.contains(&word.as_str()), "{word} is not a query, but returned rows");
             show(batches)
         }
         Err(error) => {
-            let went_on = matches!(error, QueryError::Limit(LimitKind::Queries { .. }));
-            assert!(!went_on, "an earlier query goes on though it was stopped: seen by {sql:?}");
-            let engine = matches!(error, QueryError::Engine | QueryError::Defect);
-            assert!(contained.is_empty() || engine, "{sql:?} panicked, and says {error:?}: {contained:?}");
+            let still_running = matches!(error, QueryError::Limit(LimitKind::Queries { .. }));
+            assert!(!still_running, "an earlier query still runs after it was stopped; seen by {sql:?}");
+            let is_engine_error = matches!(error, QueryError::Engine | QueryError::Defect);
+            assert!(contained.is_empty() || is_engine_error, "{sql:?} panicked, but returned {error:?}: {contained:?}");
             format!("{error} {error:?}")
         }
     };
     check_clean(sql, &shown);
-    if COUNT.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK_EVERY) {
-        house.check_unchanged();
+    if COUNT.fetch_add(1, Ordering::Relaxed).is_multiple_of(CHECK_INTERVAL) {
+        engine.check_unchanged();
     }
-    answer.is_ok()
+    response.is_ok()
 }
 
-async fn ask(house: &House, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
-    let mut stream = house.session.sql(sql).await?;
+async fn query(engine: &TestEngine, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
+    let mut stream = engine.session.sql(sql).await?;
     let mut batches = Vec::new();
     while let Some(batch) = stream.next().await {
         batches.push(batch?);
@@ -95,7 +95,7 @@ async fn ask(house: &House, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
     Ok(batches)
 }
 
-/// The first word of a statement, after blanks, comments of a line and parentheses; empty when that is not easily told.
+/// Returns the first word of a statement, after spaces, line comments and parentheses; empty when there is none.
 fn first_word(sql: &str) -> String {
     let mut rest = sql;
     loop {
@@ -116,7 +116,7 @@ fn show(batches: &[RecordBatch]) -> String {
         for column in batch.columns() {
             let Ok(values) = ArrayFormatter::try_new(column.as_ref(), &options) else { continue };
             for row in 0..batch.num_rows() {
-                // A value that cannot be shown is an error of its own; here only what is shown matters.
+                // Ignore values that cannot be formatted, because only formatted values can leak data.
                 let _ = values.value(row).write(&mut out);
                 out.push('|');
             }
@@ -125,15 +125,15 @@ fn show(batches: &[RecordBatch]) -> String {
     out
 }
 
-/// Nothing of the other organisation or of the host is in this text, but what the caller wrote.
+/// Checks that the text has no data of the other organisation or of the host, except what the statement contains.
 fn check_clean(sql: &str, text: &str) {
     let (sql_lower, text) = (sql.to_lowercase(), text.to_lowercase());
     for secret in SECRETS {
-        assert!(!text.contains(secret) || sql_lower.contains(secret), "{sql:?} tells {secret:?}: {text}");
+        assert!(!text.contains(secret) || sql_lower.contains(secret), "{sql:?} reveals {secret:?}: {text}");
     }
 }
 
-/// The names of files below a directory.
+/// Collects the names of all files below a directory.
 fn names(dir: &std::path::Path, out: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -1,9 +1,9 @@
-//! The life of a WAL as a script: the bytes choose what the simulation else draws from its seed (who sends what, how
-//! small the limits are, what fails, when the process dies and what a power cut leaves), and the truth beside it says
-//! what every replay must bring back.
+//! WAL replay as a script: the bytes make the choices that the simulation otherwise draws from its seed (which gateway
+//! sends what, how small the limits are, what fails, when the process dies and what a power cut leaves). The model of
+//! the simulation determines what every replay must return.
 
-/// Nothing acknowledged is lost and nothing read is wrong, whatever the script. Good is a script in which something was
-/// acknowledged.
+/// Runs a script, in which no acknowledged reading may be lost and no wrong reading returned. Returns whether any
+/// reading was acknowledged.
 pub fn wal_replay(data: &[u8]) -> bool {
     let outcome = sim::run_bytes(data);
     assert!(outcome.violations.is_empty(), "{:#?}\n{}", outcome.violations, outcome.trace.join("\n"));

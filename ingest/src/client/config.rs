@@ -1,4 +1,4 @@
-//! What a client needs to know, and how patient it is.
+//! Configuration of a client.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,54 +10,56 @@ use super::endpoint::Endpoint;
 use super::identity::Identity;
 use crate::error::RefusalCode;
 
-/// Is told every answer as it comes, on the client's own task: it must be quick, and must not call the client.
-pub trait Answers: fmt::Debug + Send + Sync {
-    /// Every frame up to this number is answered: durable, unless it was refused before. The numbers grow, but for a
-    /// connection that takes up where another one ended.
-    fn answered(&self, up_to: FrameSequence);
+/// Receives every response as it arrives, on the client's own task. Its methods must be quick, and must not call the
+/// client.
+pub trait ResponseObserver: fmt::Debug + Send + Sync {
+    /// Reports that every frame up to this number is durable, unless it was refused before. The numbers grow, except on
+    /// a connection that resumes where another one ended.
+    fn acknowledged(&self, up_to: FrameSequence);
 
-    /// One frame is refused.
+    /// Reports that one frame is refused.
     fn refused(&self, sequence: FrameSequence, code: RefusalCode);
 }
 
-/// What a client needs to know.
+/// Configuration of a client.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// The server, as `host:port`. A host name is looked up anew for every attempt.
+    /// Address of the server, as `host:port`. A host name is resolved again for every attempt.
     pub server: String,
-    /// Who this gateway is, and whom it trusts.
+    /// Identity of this gateway, with the CA that it trusts.
     pub identity: Identity,
-    /// The spool to go on with; a new random one without. Two senders must never use one spool at the same time.
+    /// Spool to continue; `None` means a new random one. Two senders must never use one spool at the same time.
     pub spool: Option<SpoolId>,
-    /// The first sequence number to give: past all that this spool ever gave before.
+    /// First sequence number to assign: greater than all that were assigned in this spool before.
     pub first_sequence: FrameSequence,
-    /// Bytes of frames kept in memory until they are acknowledged; [`send`](super::Client::send) waits past that.
+    /// Limit of the bytes of frames in memory that are not acknowledged; [`send`](super::Client::send) waits at this
+    /// limit.
     pub spool_bytes_max: usize,
-    /// The same bound in frames.
+    /// Limit of the number of frames that are not acknowledged.
     pub spool_frames_max: usize,
-    /// The socket to use. Without one, every attempt to connect has a socket of its own: the old one may belong to a
-    /// network that is gone.
+    /// Socket to use. With `None`, every attempt to connect opens a socket of its own, because the old one may belong
+    /// to a network that is gone.
     pub endpoint: Option<Endpoint>,
-    /// Who is told every answer; [`Client::progress`](super::Client::progress) tells sums only.
-    pub answers: Option<Arc<dyn Answers>>,
-    /// How long to go on without any frame acknowledged, while some wait, before giving up.
+    /// Observer of every response; [`Client::progress`](super::Client::progress) has sums only.
+    pub observer: Option<Arc<dyn ResponseObserver>>,
+    /// Time without any acknowledgement, while frames wait, after which the client gives up.
     pub patience: Duration,
-    /// How long one attempt to connect may take.
+    /// Time limit of one attempt to connect.
     pub connect_timeout: Duration,
-    /// How long the server may take to answer the opening of a stream.
+    /// Time limit of the server's response to the opening of a stream.
     pub open_timeout: Duration,
-    /// The first pause between attempts; it doubles, up to [`pause_max`](Self::pause_max).
+    /// First pause between attempts; it doubles, up to [`pause_max`](Self::pause_max).
     pub pause_min: Duration,
-    /// The longest pause between attempts.
+    /// Longest pause between attempts.
     pub pause_max: Duration,
-    /// How often a silent connection is kept alive.
+    /// Interval of keep-alives on a silent connection.
     pub keep_alive: Duration,
-    /// How long a server may be silent before it is taken for gone: some keep-alives long.
+    /// Silence after which the server is treated as gone: the time of some keep-alives.
     pub idle_timeout: Duration,
 }
 
 impl ClientConfig {
-    /// The defaults, for this server and identity.
+    /// Creates the default configuration for this server and identity.
     #[must_use]
     pub fn new(server: impl Into<String>, identity: Identity) -> Self {
         Self {
@@ -68,7 +70,7 @@ impl ClientConfig {
             spool_bytes_max: 16 << 20,
             spool_frames_max: usize::MAX,
             endpoint: None,
-            answers: None,
+            observer: None,
             patience: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(3),
             open_timeout: Duration::from_secs(10),

@@ -1,4 +1,5 @@
-//! Who a gateway is: its certificate and key, the CA that it trusts, and the name that the server's certificate bears.
+//! Identity of a gateway: its certificate and key, the CA that it trusts, and the server name in the server's
+//! certificate.
 //!
 //! On disk an identity is a directory of four files.
 
@@ -11,13 +12,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use crate::tls::{TlsError, certificates, private_key};
 
-/// The gateway's certificate chain, PEM.
+/// File with the gateway's certificate chain, PEM.
 pub const CERTIFICATE_FILE: &str = "gateway.pem";
-/// The gateway's private key, PEM.
+/// File with the gateway's private key, PEM.
 pub const KEY_FILE: &str = "gateway.key.pem";
-/// The CA that signed the server's certificate, PEM.
+/// File with the CA that signed the server's certificate, PEM.
 pub const CA_FILE: &str = "ca.pem";
-/// One line: the name that the server's certificate bears.
+/// File with one line: the server name in the server's certificate.
 pub const SERVER_NAME_FILE: &str = "server-name";
 
 /// An identity that cannot be used.
@@ -26,20 +27,20 @@ pub enum IdentityError {
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the system.
         source: io::Error,
     },
-    /// A certificate or key is not what it should be.
+    /// A certificate or key is not valid.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Not a DNS name or an IP address.
-    #[error("{0:?} is not the name of a server: expected a DNS name or an IP address")]
+    /// A server name that is not a DNS name or an IP address.
+    #[error("{0:?} is not a server name: expected a DNS name or an IP address")]
     ServerName(String),
 }
 
-/// Who a gateway is.
+/// Identity of a gateway.
 pub struct Identity {
     pub(super) certificates: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
@@ -65,10 +66,11 @@ impl Clone for Identity {
 }
 
 impl Identity {
-    /// From PEM: the gateway's certificate chain, its key, the server's CA; and the server's name.
+    /// Creates an identity from the gateway's certificate chain, its key and the server's CA, all PEM, and the server
+    /// name.
     ///
     /// # Errors
-    /// [`IdentityError`] when one of them is not what it should be.
+    /// [`IdentityError`] when one of them is not valid.
     pub fn from_pem(certificate: &[u8], key: &[u8], ca: &[u8], server_name: &str) -> Result<Self, IdentityError> {
         let server_name = server_name.trim().to_owned();
         if ServerName::try_from(server_name.as_str()).is_err() {
@@ -82,10 +84,11 @@ impl Identity {
         })
     }
 
-    /// From a directory with [`CERTIFICATE_FILE`], [`KEY_FILE`], [`CA_FILE`] and [`SERVER_NAME_FILE`].
+    /// Loads an identity from a directory with [`CERTIFICATE_FILE`], [`KEY_FILE`], [`CA_FILE`] and
+    /// [`SERVER_NAME_FILE`].
     ///
     /// # Errors
-    /// [`IdentityError`], with the file that is missing or wrong.
+    /// [`IdentityError`] with the file that is missing or not valid.
     pub fn load(directory: &Path) -> Result<Self, IdentityError> {
         let read = |name: &str| {
             let path = directory.join(name);
@@ -100,7 +103,7 @@ impl Identity {
         )
     }
 
-    /// The name that the server's certificate must bear.
+    /// Returns the server name that the server's certificate must have.
     #[must_use]
     pub fn server_name(&self) -> &str {
         &self.server_name

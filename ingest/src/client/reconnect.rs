@@ -1,5 +1,5 @@
-//! Tries again: attempt after attempt, with pauses that double and are drawn at random, until everything is answered,
-//! or something permanent stands in the way, or the patience ends.
+//! Attempts to connect, with random pauses that double, until every frame has a response, an error is permanent, or the
+//! client's patience ends.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,27 +10,30 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::config::ClientConfig;
+use super::connection;
 use super::endpoint::Endpoint;
-use super::error::{ClientError, Trouble};
-use super::link;
-use super::session::Shared;
+use super::error::{ClientError, ConnectionFailure};
+use super::session::ClientInner;
 use crate::error::CloseCode;
 use crate::tls::{client_crypto, random};
 use crate::transport::fewer_acks;
 
-/// Bytes on their way at most: throughput × round trip. They are the spool's own, not copies.
+/// Limit of the bytes in flight: throughput × round trip. They are the spool's own bytes, not copies.
 const SEND_WINDOW_BYTES: u64 = 8 << 20;
-/// Answers are small.
+/// Receive window, which is small because responses are small.
 const RECEIVE_WINDOW_BYTES: u32 = 256 << 10;
-/// Before the first round trip is measured: three times this is how soon a lost first packet is sent again.
+/// Round trip assumed before the first one is measured. A lost first packet is sent again after three times this.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
-/// How long a close may take to leave.
+/// Time limit of sending a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Checks the settings and makes of them what quinn wants.
+/// Checks the configuration and converts it to that of quinn.
 pub(super) fn prepare(config: &ClientConfig) -> Result<quinn::ClientConfig, ClientError> {
     if config.server.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-        return Err(ClientError::Config(format!("{:?} is not a server: expected host:port", config.server)));
+        return Err(ClientError::Config(format!(
+            "{:?} is not the address of a server: expected host:port",
+            config.server
+        )));
     }
     let identity = &config.identity;
     let crypto = client_crypto(identity.certificates.clone(), identity.key.clone_key(), &identity.ca)?;
@@ -53,86 +56,95 @@ pub(super) fn prepare(config: &ClientConfig) -> Result<quinn::ClientConfig, Clie
     Ok(quic)
 }
 
-pub(super) async fn run(shared: Arc<Shared>, config: ClientConfig, quic: quinn::ClientConfig) {
-    let error = try_again(&shared, &config, &quic).await.err();
+/// Runs the client until it ends, and records the error if there is one.
+pub(super) async fn run(shared: Arc<ClientInner>, config: ClientConfig, quic: quinn::ClientConfig) {
+    let error = connect_until_done(&shared, &config, &quic).await.err();
     shared.ended(error);
 }
 
-async fn try_again(shared: &Shared, config: &ClientConfig, quic: &quinn::ClientConfig) -> Result<(), ClientError> {
-    let mut pause = Pause::new(config);
+/// Makes attempts to connect until every frame has a response.
+async fn connect_until_done(
+    shared: &ClientInner,
+    config: &ClientConfig,
+    quic: &quinn::ClientConfig,
+) -> Result<(), ClientError> {
+    let mut backoff = Backoff::new(config);
     let mut was_connected = false;
-    for attempt in 0_usize.. {
+    for number in 0_usize.. {
         let started = Instant::now();
-        let trouble = match one_attempt(shared, config, quic, attempt, &mut was_connected).await {
+        let failure = match attempt(shared, config, quic, number, &mut was_connected).await {
             Ok(()) => return Ok(()),
-            Err(Trouble::Permanent(error)) => return Err(error),
-            Err(Trouble::Passing(trouble)) => trouble,
+            Err(ConnectionFailure::Permanent(error)) => return Err(error),
+            Err(ConnectionFailure::Temporary(failure)) => failure,
         };
-        debug!(%trouble, "connection lost");
-        shared.disconnected(&trouble);
+        debug!(%failure, "connection lost");
+        shared.disconnected(&failure);
         let progress_at = {
             let state = shared.state();
             if state.closing && state.spool.is_empty() {
                 return Ok(());
             }
-            // With nothing to send there is nothing to lose patience over, once the server was there.
+            // Without frames to send the patience does not end, once there was a connection.
             if state.spool.is_empty() && was_connected { None } else { Some(state.progress_at) }
         };
         if progress_at.is_some_and(|at| at.elapsed() >= config.patience) {
-            return Err(ClientError::GaveUp { patience: config.patience, last: trouble });
+            return Err(ClientError::GaveUp { patience: config.patience, last: failure });
         }
         if progress_at.is_some_and(|at| at > started) {
-            pause.reset();
+            backoff.reset();
         }
-        sleep(pause.next()).await;
+        sleep(backoff.next()).await;
     }
     Ok(())
 }
 
-async fn one_attempt(
-    shared: &Shared,
+/// Makes one attempt to connect, and runs the connection until it ends.
+async fn attempt(
+    shared: &ClientInner,
     config: &ClientConfig,
     quic: &quinn::ClientConfig,
-    attempt: usize,
+    number: usize,
     was_connected: &mut bool,
-) -> Result<(), Trouble> {
-    let addr = resolve(&config.server, attempt).await?;
+) -> Result<(), ConnectionFailure> {
+    let addr = resolve(&config.server, number).await?;
     let endpoint = match &config.endpoint {
         Some(shared) => shared.clone(),
-        None => Endpoint::own(addr).map_err(|error| Trouble::Passing(format!("no UDP socket: {error}")))?,
+        None => Endpoint::own(addr)
+            .map_err(|error| ConnectionFailure::Temporary(format!("cannot open a UDP socket: {error}")))?,
     };
     let connecting = endpoint.0.connect_with(quic.clone(), addr, config.identity.server_name())?;
     let connection: Connection = timeout(config.connect_timeout, connecting)
         .await
-        .map_err(|_| Trouble::Passing(format!("{addr} does not answer")))??;
-    let outcome = link::converse(shared, config, &connection, was_connected).await;
+        .map_err(|_| ConnectionFailure::Temporary(format!("{addr} does not respond")))??;
+    let outcome = connection::run(shared, config, &connection, was_connected).await;
     connection.close(CloseCode::Done.var_int(), b"");
     shared.add_wire(&connection.stats());
     if outcome.is_ok() && config.endpoint.is_none() {
-        // Otherwise the server would wait for a client that is gone; but it is not worth more than a moment.
+        // Sends the close, so that the server does not wait for a client that is gone; but only for a short time.
         let _ = timeout(CLOSE_TIMEOUT, endpoint.0.wait_idle()).await;
     }
     outcome
 }
 
-async fn resolve(server: &str, attempt: usize) -> Result<SocketAddr, Trouble> {
+/// Returns an address of the server; successive attempts use its addresses in turn.
+async fn resolve(server: &str, attempt: usize) -> Result<SocketAddr, ConnectionFailure> {
     let found = tokio::net::lookup_host(server)
         .await
-        .map_err(|error| Trouble::Passing(format!("cannot look up {server}: {error}")))?;
+        .map_err(|error| ConnectionFailure::Temporary(format!("cannot look up {server}: {error}")))?;
     let found: Vec<SocketAddr> = found.collect();
     let index = attempt.checked_rem(found.len()).unwrap_or(0);
-    found.get(index).copied().ok_or_else(|| Trouble::Passing(format!("{server} has no address")))
+    found.get(index).copied().ok_or_else(|| ConnectionFailure::Temporary(format!("{server} has no address")))
 }
 
-/// Pauses between attempts: doubling, each drawn between half and whole, so that a thousand gateways which lost one
-/// server do not come back at one moment.
-struct Pause {
+/// Pauses between attempts. They double, and each is random between half and all of its limit, so that a thousand
+/// gateways that lost the same server do not reconnect at the same moment.
+struct Backoff {
     min: Duration,
     max: Duration,
     next: Duration,
 }
 
-impl Pause {
+impl Backoff {
     fn new(config: &ClientConfig) -> Self {
         Self { min: config.pause_min, max: config.pause_max.max(config.pause_min), next: config.pause_min }
     }
@@ -142,11 +154,11 @@ impl Pause {
     }
 
     fn next(&mut self) -> Duration {
-        let whole = self.next;
-        self.next = (whole * 2).min(self.max);
-        let mut drawn = [0];
-        random(&mut drawn);
-        whole / 2 + whole.mul_f64(f64::from(drawn[0]) / 510.0)
+        let limit = self.next;
+        self.next = (limit * 2).min(self.max);
+        let mut byte = [0];
+        random(&mut byte);
+        limit / 2 + limit.mul_f64(f64::from(byte[0]) / 510.0)
     }
 }
 
@@ -155,14 +167,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_start_anew() {
+    fn pauses_double_up_to_the_longest_and_reset() {
         let ms = Duration::from_millis;
-        let mut pause = Pause { min: ms(50), max: ms(400), next: ms(50) };
-        for whole in [50, 100, 200, 400, 400] {
-            let drawn = pause.next();
-            assert!(drawn >= ms(whole) / 2 && drawn <= ms(whole), "{drawn:?} of {whole}");
+        let mut backoff = Backoff { min: ms(50), max: ms(400), next: ms(50) };
+        for limit in [50, 100, 200, 400, 400] {
+            let pause = backoff.next();
+            assert!(pause >= ms(limit) / 2 && pause <= ms(limit), "{pause:?} of {limit}");
         }
-        pause.reset();
-        assert!(pause.next() <= ms(50));
+        backoff.reset();
+        assert!(backoff.next() <= ms(50));
     }
 }

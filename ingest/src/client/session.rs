@@ -1,4 +1,4 @@
-//! What a program holds: a client that takes readings and tells what became of them.
+//! Interface for programs: a client that sends readings and reports their outcome.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,71 +15,71 @@ use super::reconnect;
 use super::spool::{RefusedFrame, Spool};
 use crate::tls::random;
 
-/// How it goes. Frames and readings count from the client's start.
+/// Progress of a client. Frames and readings count from the client's start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Is there a connection?
+    /// Whether there is a connection.
     pub connected: bool,
-    /// How often a connection was made after the first.
+    /// Number of connections after the first.
     pub reconnects: u64,
-    /// What went wrong last, while there is no connection.
+    /// Last error, while there is no connection.
     pub trouble: Option<String>,
     /// Frames that are durable.
     pub acknowledged_frames: u64,
-    /// Readings in them.
+    /// Readings in these frames.
     pub acknowledged_readings: u64,
     /// Frames that were refused.
     pub refused_frames: u64,
-    /// Readings in them.
+    /// Readings in these frames.
     pub refused_readings: u64,
-    /// Frames without an answer, sent or not.
+    /// Frames without a response, sent or not.
     pub waiting_frames: u64,
-    /// Memory that they take.
+    /// Memory of these frames.
     pub waiting_bytes: u64,
 }
 
-/// What became of everything.
+/// Outcome of all frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// The spool that the frames' numbers count in.
+    /// Spool of the frames.
     pub spool: SpoolId,
     /// Frames that are durable.
     pub acknowledged_frames: u64,
-    /// Readings in them.
+    /// Readings in these frames.
     pub acknowledged_readings: u64,
     /// Frames that were refused.
     pub refused_frames: u64,
-    /// Readings in them.
+    /// Readings in these frames.
     pub refused_readings: u64,
-    /// The refused frames one by one; the first ten thousand.
+    /// The first ten thousand refused frames, one by one.
     pub refused: Vec<RefusedFrame>,
-    /// How often a connection was made after the first.
+    /// Number of connections after the first.
     pub reconnects: u64,
-    /// What went over the wire, all connections together.
+    /// Traffic of all connections together.
     pub wire: Wire,
 }
 
-/// What went over the wire: UDP payloads and packets.
+/// Traffic: UDP payloads and packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wire {
-    /// To the server, resent packets included.
+    /// Bytes sent to the server, resent packets included.
     pub sent_bytes: u64,
-    /// From the server.
+    /// Bytes received from the server.
     pub received_bytes: u64,
-    /// Packets that QUIC sent.
+    /// Packets sent by QUIC.
     pub sent_packets: u64,
-    /// Those of them that it took for lost.
+    /// Sent packets that QUIC considered lost.
     pub lost_packets: u64,
 }
 
-/// A client that ended before everything was answered.
+/// Error of a client that ended before every frame had a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Why.
+    /// Reason.
     pub error: ClientError,
-    /// What became of the rest.
+    /// Outcome of the other frames.
     pub summary: Summary,
-    /// The frames without an answer, in order: some of them may be durable. Sending them again is always safe.
+    /// Frames without a response, in order. Some of them may be durable; sending them again is always safe.
     pub waiting: Vec<(FrameSequence, Bytes)>,
 }
 
@@ -94,48 +94,49 @@ impl std::error::Error for Failure {}
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) spool: Spool,
-    /// Nothing more will be sent.
+    /// Set when no more frames will be added.
     pub(super) closing: bool,
-    /// When an answer came last, or the first frame after a time without any.
+    /// Time of the last response, or of the first frame after a time without frames.
     pub(super) progress_at: Instant,
     failed: Option<ClientError>,
-    /// Of the connections that have ended.
+    /// Traffic of the connections that have ended.
     wire: Wire,
 }
 
+/// State that the program's handle and the client's task share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ClientInner {
     state: Mutex<State>,
-    /// There is something to send, or nothing more will come.
+    /// Notified when there is a frame to send, or when no more frames will be added.
     pub(super) work: Notify,
-    /// There may be room in the spool again.
+    /// Notified when there may be room in the spool again.
     room: Notify,
     progress: watch::Sender<Progress>,
 }
 
-impl Shared {
+impl ClientInner {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while the lock is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers came: tells everybody whom it concerns.
-    pub(super) fn answered(&self) {
+    /// Updates the progress after responses, and wakes the tasks that wait for them.
+    pub(super) fn responses_received(&self) {
         {
             let mut state = self.state();
             state.progress_at = Instant::now();
             let spool = &state.spool;
-            self.progress.send_modify(|progress| tell(spool, progress));
+            self.progress.send_modify(|progress| update_progress(spool, progress));
         }
         self.room.notify_one();
         self.work.notify_one();
     }
 
-    pub(super) fn connected(&self, again: bool) {
+    pub(super) fn connected(&self, reconnected: bool) {
         self.progress.send_modify(|progress| {
             progress.connected = true;
             progress.trouble = None;
-            progress.reconnects += u64::from(again);
+            progress.reconnects += u64::from(reconnected);
         });
     }
 
@@ -146,7 +147,7 @@ impl Shared {
         });
     }
 
-    /// A connection has ended.
+    /// Adds the traffic of a connection that has ended.
     pub(super) fn add_wire(&self, stats: &quinn::ConnectionStats) {
         let mut state = self.state();
         state.wire.sent_bytes += stats.udp_tx.bytes;
@@ -155,7 +156,7 @@ impl Shared {
         state.wire.lost_packets += stats.path.lost_packets;
     }
 
-    /// The client has ended.
+    /// Records that the client has ended.
     pub(super) fn ended(&self, error: Option<ClientError>) {
         self.state().failed = error;
         self.progress.send_modify(|progress| progress.connected = false);
@@ -163,7 +164,7 @@ impl Shared {
     }
 }
 
-fn tell(spool: &Spool, progress: &mut Progress) {
+fn update_progress(spool: &Spool, progress: &mut Progress) {
     progress.acknowledged_frames = spool.fate.acknowledged_frames;
     progress.acknowledged_readings = spool.fate.acknowledged_readings;
     progress.refused_frames = spool.fate.refused_frames;
@@ -172,10 +173,10 @@ fn tell(spool: &Spool, progress: &mut Progress) {
     progress.waiting_bytes = spool.waiting_bytes() as u64;
 }
 
-/// A client at work. Dropping it closes the connection and forgets what is not acknowledged.
+/// A running client. Dropping it closes the connection and discards the frames that are not acknowledged.
 #[derive(Debug)]
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<ClientInner>,
     task: JoinHandle<()>,
 }
 
@@ -186,19 +187,19 @@ impl Drop for Client {
 }
 
 impl Client {
-    /// Connects, trying again for as long as the patience lasts, and goes on in the background, on the tokio runtime
-    /// that this is called in.
+    /// Connects, with retries until the patience ends, and then runs in the background, on the current tokio runtime.
     ///
     /// # Errors
-    /// A permanent [`ClientError`] at once, [`ClientError::GaveUp`] when the patience ends.
+    /// A permanent [`ClientError`] at once, or [`ClientError::GaveUp`] when the patience ends.
     pub async fn connect(config: ClientConfig) -> Result<Self, ClientError> {
         let spool = config.spool.unwrap_or_else(random_spool);
         let mut spool = Spool::new(spool, config.spool_bytes_max);
-        spool.start_after(config.first_sequence);
-        spool.limit_frames(config.spool_frames_max);
+        spool.set_first_sequence(config.first_sequence);
+        spool.set_frames_max(config.spool_frames_max);
         let state = State { spool, closing: false, progress_at: Instant::now(), failed: None, wire: Wire::default() };
         let (progress, mut watching) = watch::channel(Progress::default());
-        let shared = Arc::new(Shared { state: Mutex::new(state), work: Notify::new(), room: Notify::new(), progress });
+        let shared =
+            Arc::new(ClientInner { state: Mutex::new(state), work: Notify::new(), room: Notify::new(), progress });
         let transport = reconnect::prepare(&config)?;
         let task = tokio::spawn(reconnect::run(Arc::clone(&shared), config, transport));
         let client = Self { shared, task };
@@ -209,15 +210,15 @@ impl Client {
             if watching.borrow_and_update().connected {
                 return Ok(client);
             }
-            // The sender lives in `shared`, which `client` holds.
+            // It cannot fail, because the sender is in `shared`, which `client` holds.
             let _ = watching.changed().await;
         }
     }
 
-    /// Numbers the builder's readings as one frame and takes it over; waits while the spool is full.
+    /// Adds the builder's readings to the spool as one frame; waits while the spool is full.
     ///
     /// When the future is dropped before it is ready, the builder still has its readings. An empty builder sends
-    /// nothing and gives the last number back.
+    /// nothing, and the result is the last sequence number.
     ///
     /// # Errors
     /// The [`ClientError`] that ended the client; the builder still has its readings.
@@ -236,11 +237,11 @@ impl Client {
         Ok(sequence)
     }
 
-    /// Takes over a frame that was encoded before, for this spool and with a number past all before it; waits while the
-    /// spool is full.
+    /// Adds an encoded frame to the spool; waits while the spool is full. The frame must be of this spool, with a
+    /// sequence number greater than all before it.
     ///
     /// # Errors
-    /// [`ClientError::Frame`] when it does not fit, or what ended the client.
+    /// [`ClientError::Frame`] when the frame cannot be added, or the error that ended the client.
     pub async fn send_encoded(&mut self, frame: Bytes) -> Result<FrameSequence, ClientError> {
         self.ready().await?;
         let header = FrameHeader::peek(&frame).map_err(|error| ClientError::Frame(error.to_string()))?;
@@ -250,7 +251,8 @@ impl Client {
             return Err(ClientError::Frame(detail));
         }
         if header.sequence <= state.spool.last() {
-            let detail = format!("its number is {}, after {}", header.sequence, state.spool.last());
+            let detail =
+                format!("its sequence number is {}, which is not greater than {}", header.sequence, state.spool.last());
             return Err(ClientError::Frame(detail));
         }
         self.add(&mut state, header.sequence, frame, u64::from(header.readings));
@@ -263,14 +265,14 @@ impl Client {
         }
         state.spool.push(sequence, frame, readings);
         let spool = &state.spool;
-        self.shared.progress.send_modify(|progress| tell(spool, progress));
+        self.shared.progress.send_modify(|progress| update_progress(spool, progress));
         self.shared.work.notify_one();
     }
 
-    /// Waits until the spool has room: the next send does not wait.
+    /// Waits until the spool has room, so that the next send does not wait.
     ///
     /// # Errors
-    /// What ended the client.
+    /// The error that ended the client.
     pub async fn ready(&self) -> Result<(), ClientError> {
         loop {
             {
@@ -286,32 +288,32 @@ impl Client {
         }
     }
 
-    /// The number that the next frame gets; none when numbers are used up.
+    /// Returns the sequence number of the next frame; `None` when the numbers are used up.
     #[must_use]
     pub fn next_sequence(&self) -> Option<FrameSequence> {
         self.shared.state().spool.last().next()
     }
 
-    /// The spool that this client's numbers count in.
+    /// Returns the client's spool.
     #[must_use]
     pub fn spool(&self) -> SpoolId {
         self.shared.state().spool.id()
     }
 
-    /// How it goes; every change is told.
+    /// Returns the progress, and every change of it.
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.shared.progress.subscribe()
     }
 
-    /// Waits until everything is answered, and ends.
+    /// Waits until every frame has a response, and ends the client.
     ///
     /// # Errors
-    /// [`Failure`], with what was not answered.
+    /// [`Failure`] with the frames without a response.
     pub async fn finish(mut self) -> Result<Summary, Failure> {
         self.shared.state().closing = true;
         self.shared.work.notify_one();
-        // The task does not panic: if it did, what is not answered is told all the same.
+        // The task does not panic; if it did, the frames without a response are returned all the same.
         let joined = (&mut self.task).await;
         let mut state = self.shared.state();
         let fate = std::mem::take(&mut state.spool.fate);
@@ -329,9 +331,11 @@ impl Client {
         let failed = state.failed.take();
         match (failed, joined) {
             (Some(error), _) => Err(Failure { error, summary, waiting }),
-            (None, Err(error)) => {
-                Err(Failure { error: ClientError::Config(format!("the client broke: {error}")), summary, waiting })
-            }
+            (None, Err(error)) => Err(Failure {
+                error: ClientError::Config(format!("the client's task panicked: {error}")),
+                summary,
+                waiting,
+            }),
             (None, Ok(())) => Ok(summary),
         }
     }

@@ -1,8 +1,9 @@
-//! The frames that are not yet answered, in memory.
+//! Frames without a response, in memory.
 //!
-//! Invariants: sequence numbers grow from front to back; a frame leaves only by an answer for it, or because the server
-//! has it durably and cannot have refused it; `waiting_bytes` is what all of them take. The bound is enforced by the
-//! caller, who asks [`Spool::has_room`] before it adds one: so at most one frame more than the bound is kept.
+//! Invariants: sequence numbers grow from front to back; a frame is removed only because of a response to it, or
+//! because it is durable on the server and cannot have been refused; `waiting_bytes` is the memory of all frames. The
+//! caller enforces the limits: it checks [`Spool::has_room`] before it adds a frame, so that the limits are exceeded by
+//! one frame at most.
 
 use std::collections::VecDeque;
 
@@ -12,21 +13,21 @@ use storage_format::{Frame, FrameSequence, Millis, SpoolId};
 use crate::error::RefusalCode;
 use crate::protocol::Welcome;
 
-/// What an entry costs beside its bytes.
+/// Memory of an entry in addition to its bytes.
 const ENTRY_BYTES: usize = 128;
-/// How many refusals are kept one by one; past that they are only counted.
+/// Limit of the refusals that are kept one by one; further ones are only counted.
 const REFUSED_MAX: usize = 10_000;
 
 /// A frame that the server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedFrame {
-    /// Its number.
+    /// Sequence number of the frame.
     pub sequence: FrameSequence,
-    /// How many readings it has.
+    /// Number of its readings.
     pub readings: u64,
-    /// Why.
+    /// Reason.
     pub code: RefusalCode,
-    /// Why, for people.
+    /// Detail for people.
     pub detail: String,
 }
 
@@ -37,16 +38,17 @@ struct Entry {
     readings: u64,
 }
 
-/// What every frame that was sent and is not answered had to fit: the narrowest of the welcomes that it was sent under.
+/// Limits that every frame in flight had to satisfy: the strictest of the welcomes of the connections that it was sent
+/// on.
 #[derive(Debug, Clone, Copy)]
-struct Terms {
+struct FrameLimits {
     frame_bytes_max: u32,
     channel_code_max: u16,
     time_min: Millis,
     time_max: Millis,
 }
 
-impl Terms {
+impl FrameLimits {
     fn of(welcome: &Welcome) -> Self {
         let ahead = i64::try_from(welcome.ahead_ms_max).unwrap_or(i64::MAX);
         Self {
@@ -57,7 +59,8 @@ impl Terms {
         }
     }
 
-    fn narrow(self, other: Self) -> Self {
+    /// Returns the stricter of both in each limit.
+    fn intersect(self, other: Self) -> Self {
         Self {
             frame_bytes_max: self.frame_bytes_max.min(other.frame_bytes_max),
             channel_code_max: self.channel_code_max.min(other.channel_code_max),
@@ -66,8 +69,8 @@ impl Terms {
         }
     }
 
-    /// A server with these terms takes the frame, or refuses everything after it as well.
-    fn fit(self, spool: SpoolId, entry: &Entry) -> bool {
+    /// Returns whether a server with these limits accepts the frame, or else refuses every later frame as well.
+    fn allow(self, spool: SpoolId, entry: &Entry) -> bool {
         let Ok(frame) = Frame::decode(entry.bytes.clone()) else { return false };
         frame.spool() == spool
             && frame.sequence() == entry.sequence
@@ -78,33 +81,33 @@ impl Terms {
     }
 }
 
-/// What became of the frames so far.
+/// Outcome of the frames so far.
 #[derive(Debug, Clone, Default)]
 pub struct Fate {
     /// Frames that are durable.
     pub acknowledged_frames: u64,
-    /// Readings in them.
+    /// Readings in these frames.
     pub acknowledged_readings: u64,
     /// Frames that were refused.
     pub refused_frames: u64,
-    /// Readings in them.
+    /// Readings in these frames.
     pub refused_readings: u64,
-    /// The refused frames one by one; the first ten thousand.
+    /// The first ten thousand refused frames, one by one.
     pub refused: Vec<RefusedFrame>,
 }
 
-/// The frames of one sender without an answer. Without I/O: for a client over any transport.
+/// The frames of one sender that have no response. It does no I/O, so that a client can use it over any transport.
 #[derive(Debug)]
 pub struct Spool {
     id: SpoolId,
     entries: VecDeque<Entry>,
-    /// So many from the front have been sent on this stream.
+    /// Number of entries, from the front, that were sent on this stream.
     sent: usize,
-    /// The last number sent on this stream.
+    /// Last sequence number sent on this stream.
     sent_up_to: FrameSequence,
-    /// The last number sent on any stream.
+    /// Last sequence number sent on any stream.
     ever_sent: FrameSequence,
-    terms: Option<Terms>,
+    limits: Option<FrameLimits>,
     waiting_bytes: usize,
     bytes_max: usize,
     frames_max: usize,
@@ -113,7 +116,7 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// None yet. It has room up to so many bytes.
+    /// Creates an empty spool with a limit of its bytes.
     #[must_use]
     pub fn new(id: SpoolId, bytes_max: usize) -> Self {
         Self {
@@ -122,7 +125,7 @@ impl Spool {
             sent: 0,
             sent_up_to: FrameSequence::ZERO,
             ever_sent: FrameSequence::ZERO,
-            terms: None,
+            limits: None,
             waiting_bytes: 0,
             bytes_max,
             frames_max: usize::MAX,
@@ -131,67 +134,67 @@ impl Spool {
         }
     }
 
-    /// Numbers start here.
-    pub fn start_after(&mut self, first: FrameSequence) {
+    /// Sets the first sequence number.
+    pub fn set_first_sequence(&mut self, first: FrameSequence) {
         self.last = FrameSequence::new(first.get().saturating_sub(1));
     }
 
-    /// It has room up to so many frames, too.
-    pub fn limit_frames(&mut self, frames_max: usize) {
+    /// Sets a limit of the number of frames.
+    pub fn set_frames_max(&mut self, frames_max: usize) {
         self.frames_max = frames_max;
     }
 
-    /// The id that the numbers count in.
+    /// Returns the id of the spool.
     #[must_use]
     pub fn id(&self) -> SpoolId {
         self.id
     }
 
-    /// May another frame be added?
+    /// Returns whether another frame may be added.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.waiting_bytes < self.bytes_max && self.entries.len() < self.frames_max
     }
 
-    /// Is everything answered?
+    /// Returns whether every frame has a response.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Frames without an answer, sent or not.
+    /// Returns the number of frames without a response, sent or not.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Memory that they take.
+    /// Returns the memory of the frames without a response.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
 
-    /// The last number given to a frame.
+    /// Returns the last sequence number of the spool.
     #[must_use]
     pub fn last(&self) -> FrameSequence {
         self.last
     }
 
-    /// The last number sent on this stream.
+    /// Returns the last sequence number sent on this stream.
     #[must_use]
     pub fn sent_up_to(&self) -> FrameSequence {
         self.sent_up_to
     }
 
-    /// Adds a frame; its number must be past all before it.
+    /// Adds a frame; its sequence number must be greater than all before it.
     pub fn push(&mut self, sequence: FrameSequence, bytes: Bytes, readings: u64) {
-        debug_assert!(sequence > self.last, "numbers grow");
+        debug_assert!(sequence > self.last, "sequence numbers grow");
         self.last = sequence;
         self.waiting_bytes += bytes.len() + ENTRY_BYTES;
         self.entries.push_back(Entry { sequence, bytes, readings });
     }
 
-    /// The next frame to send, from here on taken as sent.
+    /// Returns the next frame to send, and marks it as sent.
     pub fn next_to_send(&mut self) -> Option<(FrameSequence, Bytes)> {
         let entry = self.entries.get(self.sent)?;
         self.sent += 1;
@@ -200,18 +203,19 @@ impl Spool {
         Some((entry.sequence, entry.bytes.clone()))
     }
 
-    /// A new stream is open: what the server has is done, the rest is sent again.
+    /// Resumes on a new stream: removes the frames that the server has, and prepares the others to be sent again.
+    /// Returns whether it removed any.
     ///
-    /// A frame up to `durable` whose answer got lost is either durable or was refused. Whatever fits the terms it was
-    /// sent under cannot have been refused; whatever does not is sent again, so that a refusal is not taken for
-    /// an acknowledgement. True: some are done by it.
+    /// A frame up to `durable` whose response was lost is either durable or was refused. A frame that satisfies the
+    /// limits of the connections that it was sent on cannot have been refused. Any other frame is sent again, so that a
+    /// refusal is not mistaken for an acknowledgement.
     pub fn resume(&mut self, durable: FrameSequence, welcome: &Welcome) -> bool {
         let before = self.entries.len();
-        if let Some(terms) = self.terms {
-            let known = self.entries.partition_point(|e| e.sequence <= durable.min(self.ever_sent));
-            let unknown = self.entries.split_off(known);
-            for entry in std::mem::replace(&mut self.entries, unknown).into_iter().rev() {
-                if terms.fit(self.id, &entry) {
+        if let Some(limits) = self.limits {
+            let durable_count = self.entries.partition_point(|e| e.sequence <= durable.min(self.ever_sent));
+            let rest = self.entries.split_off(durable_count);
+            for entry in std::mem::replace(&mut self.entries, rest).into_iter().rev() {
+                if limits.allow(self.id, &entry) {
                     self.waiting_bytes -= entry.bytes.len() + ENTRY_BYTES;
                     self.fate.acknowledged_frames += 1;
                     self.fate.acknowledged_readings += entry.readings;
@@ -220,17 +224,17 @@ impl Spool {
                 }
             }
         }
-        let now = Terms::of(welcome);
-        self.terms = Some(match self.terms {
-            Some(before) if !self.entries.is_empty() => before.narrow(now),
-            _ => now,
+        let of_server = FrameLimits::of(welcome);
+        self.limits = Some(match self.limits {
+            Some(before) if !self.entries.is_empty() => before.intersect(of_server),
+            _ => of_server,
         });
         self.sent = 0;
         self.sent_up_to = FrameSequence::ZERO;
         self.entries.len() < before
     }
 
-    /// Everything up to this number is answered.
+    /// Removes every frame up to this number as acknowledged.
     pub fn acknowledge(&mut self, up_to: FrameSequence) {
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.sequence <= up_to) {
             self.waiting_bytes -= entry.bytes.len() + ENTRY_BYTES;
@@ -240,7 +244,8 @@ impl Spool {
         }
     }
 
-    /// One frame is refused. An answer for a frame that is not here is of one sent twice: it has had its answer.
+    /// Removes one frame as refused. A number without a frame is ignored: the frame was sent twice, and this is its
+    /// second response.
     pub fn refuse(&mut self, sequence: FrameSequence, code: RefusalCode, detail: String) {
         let Ok(index) = self.entries.binary_search_by_key(&sequence, |entry| entry.sequence) else { return };
         let Some(entry) = self.entries.remove(index) else { return };
@@ -255,20 +260,20 @@ impl Spool {
         }
     }
 
-    /// Takes out what is not answered.
+    /// Removes and returns the frames without a response.
     pub fn take_waiting(&mut self) -> Vec<(FrameSequence, Bytes)> {
         self.waiting_bytes = 0;
         self.sent = 0;
         self.entries.drain(..).map(|entry| (entry.sequence, entry.bytes)).collect()
     }
 
-    /// What became of the frames that are not here any more.
+    /// Returns the outcome of the frames that were removed.
     #[must_use]
     pub fn fate(&self) -> &Fate {
         &self.fate
     }
 
-    /// The numbers of the frames without an answer, ascending.
+    /// Returns the sequence numbers of the frames without a response, in ascending order.
     pub fn waiting(&self) -> impl Iterator<Item = FrameSequence> + '_ {
         self.entries.iter().map(|entry| entry.sequence)
     }

@@ -1,8 +1,8 @@
-//! Messages and their bytes, and the reader that cuts a stream of bytes into them.
+//! Messages and their bytes, and the reader that splits a stream of bytes into messages.
 //!
 //! Invariants: the reader holds at most one message, never more than the larger of `frame_bytes_max` and
-//! `CONTROL_BYTES_MAX` plus its head; it reserves memory for bytes only as they arrive, and for no more than the message
-//! has; a frame declared too large is told at once and its bytes are passed over, not kept.
+//! `CONTROL_BYTES_MAX` plus its head. It reserves memory only as bytes arrive, and no more than the message has. It
+//! reports a frame that is declared too large at once, and skips its bytes instead of keeping them.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use storage_format::{FrameSequence, Millis, SpoolId};
@@ -10,20 +10,21 @@ use storage_format::{FrameSequence, Millis, SpoolId};
 use super::version::ProtocolVersion;
 use crate::error::{ProtocolError, RefusalCode};
 
-/// The most bytes of a message that is not a frame. What such messages hold today fits ten times.
+/// Size limit of the body of a message that is not a frame. Without a refusal's text, today's messages
+/// need less than a tenth of it.
 pub const CONTROL_BYTES_MAX: u32 = 1024;
 
-/// The most bytes of a refusal's text.
+/// Size limit of a refusal's text, in bytes.
 pub const DETAIL_BYTES_MAX: usize = 256;
 
-/// What a stream may collect of a frame without asking for memory: a datagram, about.
-const COLLECTED_BYTES_FREE: usize = 2 << 10;
+/// Bytes of a frame that a stream may buffer without reserving memory: about one datagram.
+const UNRESERVED_BYTES_MAX: usize = 2 << 10;
 
-/// Length and kind, before every message's body.
+/// Size of length and kind, which precede every message's body.
 const HEAD_BYTES: usize = 5;
-/// The sequence number that a frame's body starts with.
+/// Size of the sequence number at the start of a frame's body.
 const SEQUENCE_BYTES: u32 = 8;
-/// Everything that goes before the bytes of a frame.
+/// Size of everything that precedes the bytes of a frame.
 pub const FRAME_HEAD_BYTES: usize = HEAD_BYTES + 8;
 
 const WELCOME: u8 = 1;
@@ -35,63 +36,63 @@ const REFUSED: u8 = 6;
 
 const WELCOME_BYTES: usize = 48;
 
-/// What the server tells everybody who connects: its version and its limits.
+/// First message of the server on every connection: its version and its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
-    /// The protocol's version.
+    /// Version of the protocol.
     pub version: ProtocolVersion,
     /// The highest channel code that the server's registry has; codes are dense from 1.
     pub channel_code_max: u16,
-    /// The largest frame in bytes.
+    /// Size limit of a frame, in bytes.
     pub frame_bytes_max: u32,
-    /// Streams at once on this connection.
+    /// Concurrent streams on this connection.
     pub streams_max: u32,
-    /// Milliseconds of silence after which the server gives the connection up.
+    /// Milliseconds of silence after which the server drops the connection.
     pub idle_timeout_ms: u32,
     /// Milliseconds that one message may take from its first byte to its last.
     pub message_timeout_ms: u32,
-    /// The server's clock.
+    /// Time of the server's clock.
     pub server_time: Millis,
     /// The earliest time that a reading may have.
     pub time_min: Millis,
-    /// How far ahead of the server's clock a reading's time may be, in milliseconds.
+    /// Limit of the time by which a reading may be ahead of the server's clock, in milliseconds.
     pub ahead_ms_max: u64,
 }
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// Server, once per connection, on a stream of its own.
+    /// Sent by the server, once per connection, on a stream of its own.
     Welcome(Welcome),
-    /// Client, first on a stream: whose frames will come.
+    /// Sent by the client, first on a stream: the spool of the frames that follow.
     Open {
         /// The sender's spool.
         spool: SpoolId,
     },
-    /// Server, the answer: what it has already.
+    /// Sent by the server in response to `Open`: the frames that it already has.
     Opened {
         /// The highest durable sequence number of that spool; zero for none.
         durable: FrameSequence,
     },
-    /// Client: a frame.
+    /// Sent by the client: a frame.
     Frame {
         /// The frame's sequence number, so that it can be refused by number even when its bytes are damaged.
         sequence: FrameSequence,
-        /// The frame, as `storage-format/docs/frame.md` says.
+        /// The frame, as `storage-format/docs/frame.md` describes it.
         frame: Bytes,
     },
-    /// Server: everything on this stream up to this number is durable, or was refused.
+    /// Sent by the server: every frame on this stream up to this number is durable, or was refused.
     Ack {
-        /// That number.
+        /// The sequence number.
         up_to: FrameSequence,
     },
-    /// Server: one frame is refused.
+    /// Sent by the server: one frame is refused.
     Refused {
-        /// Which.
+        /// Sequence number of the frame.
         sequence: FrameSequence,
-        /// Why.
+        /// Reason.
         code: RefusalCode,
-        /// Why, for people; at most [`DETAIL_BYTES_MAX`] bytes.
+        /// Detail for people; at most [`DETAIL_BYTES_MAX`] bytes.
         detail: String,
     },
 }
@@ -112,11 +113,11 @@ impl Message {
         ProtocolError::Unexpected(self.kind())
     }
 
-    /// Appends the message's bytes. A refusal's text is cut to what it may have.
+    /// Appends the message's bytes. A refusal's text is truncated to [`DETAIL_BYTES_MAX`].
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Welcome(w) => {
-                head(out, WELCOME, WELCOME_BYTES);
+                encode_head(out, WELCOME, WELCOME_BYTES);
                 out.put_u16_le(w.version.get());
                 out.put_u16_le(w.channel_code_max);
                 out.put_u32_le(w.frame_bytes_max);
@@ -129,25 +130,25 @@ impl Message {
                 out.put_u64_le(w.ahead_ms_max);
             }
             Self::Open { spool } => {
-                head(out, OPEN, 8);
+                encode_head(out, OPEN, 8);
                 out.put_u64_le(spool.get());
             }
             Self::Opened { durable } => {
-                head(out, OPENED, 8);
+                encode_head(out, OPENED, 8);
                 out.put_u64_le(durable.get());
             }
             Self::Frame { sequence, frame } => {
-                head(out, FRAME, 8 + frame.len());
+                encode_head(out, FRAME, 8 + frame.len());
                 out.put_u64_le(sequence.get());
                 out.put_slice(frame);
             }
             Self::Ack { up_to } => {
-                head(out, ACK, 8);
+                encode_head(out, ACK, 8);
                 out.put_u64_le(up_to.get());
             }
             Self::Refused { sequence, code, detail } => {
-                let detail = cut(detail);
-                head(out, REFUSED, 10 + detail.len());
+                let detail = truncated(detail);
+                encode_head(out, REFUSED, 10 + detail.len());
                 out.put_u64_le(sequence.get());
                 out.put_u16_le(code.number());
                 out.put_slice(detail.as_bytes());
@@ -155,7 +156,7 @@ impl Message {
         }
     }
 
-    /// The message's bytes.
+    /// Returns the message's bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         let mut out = BytesMut::new();
@@ -167,14 +168,14 @@ impl Message {
         let length = u32::try_from(body.len() + 1).unwrap_or(u32::MAX);
         let wrong_length = ProtocolError::Length { kind, length };
         let field = |field| ProtocolError::Field { kind, field };
-        let least = match kind {
+        let body_bytes_min = match kind {
             WELCOME => WELCOME_BYTES,
             OPEN | OPENED | FRAME | ACK => 8,
             REFUSED => 10,
             _ => return Err(ProtocolError::UnknownKind(kind)),
         };
-        // `welcome`, `open` and `opened` may grow at their end: what is not known is passed over.
-        if body.len() < least || (kind == ACK && body.len() > least) {
+        // Later versions may append fields to `welcome`, `open` and `opened`: unknown bytes are skipped.
+        if body.len() < body_bytes_min || (kind == ACK && body.len() > body_bytes_min) {
             return Err(wrong_length);
         }
         Ok(match kind {
@@ -219,7 +220,7 @@ fn nonzero(sequence: u64, field: impl Fn(&'static str) -> ProtocolError) -> Resu
     if sequence == 0 { Err(field("sequence")) } else { Ok(FrameSequence::new(sequence)) }
 }
 
-/// The bytes before a frame of this length, for a sender that does not want to copy the frame.
+/// Returns the bytes that precede a frame of this length, for a sender that does not want to copy the frame.
 #[must_use]
 pub fn frame_head(sequence: FrameSequence, frame_bytes: usize) -> [u8; FRAME_HEAD_BYTES] {
     let mut out = [0; FRAME_HEAD_BYTES];
@@ -230,18 +231,19 @@ pub fn frame_head(sequence: FrameSequence, frame_bytes: usize) -> [u8; FRAME_HEA
     out
 }
 
-fn head(out: &mut BytesMut, kind: u8, body_bytes: usize) {
+fn encode_head(out: &mut BytesMut, kind: u8, body_bytes: usize) {
     out.reserve(HEAD_BYTES + body_bytes);
     out.put_u32_le(length_field(body_bytes));
     out.put_u8(kind);
 }
 
 fn length_field(body_bytes: usize) -> u32 {
-    // A frame of 4 GiB cannot be built: FrameBuilder stops at 1 MiB. Saturating makes such a message refused, not wrong.
+    // A frame of 4 GiB cannot be built, because FrameBuilder stops at 1 MiB. If it could, the saturated length would
+    // have the message refused.
     u32::try_from(body_bytes + 1).unwrap_or(u32::MAX)
 }
 
-fn cut(detail: &str) -> &str {
+fn truncated(detail: &str) -> &str {
     let mut end = detail.len().min(DETAIL_BYTES_MAX);
     while !detail.is_char_boundary(end) {
         end -= 1;
@@ -249,33 +251,33 @@ fn cut(detail: &str) -> &str {
     &detail[..end]
 }
 
-/// What a stream of bytes holds, piece by piece.
+/// Item that a stream of bytes contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
-    /// A whole message.
+    /// A complete message.
     Message(Message),
-    /// A frame larger than allowed begins; its bytes will be passed over.
+    /// The start of a frame that is larger than allowed; its bytes will be skipped.
     TooLarge {
-        /// Its number.
+        /// Sequence number of the frame.
         sequence: FrameSequence,
-        /// Its size in bytes, as declared.
+        /// Declared size of the frame in bytes.
         bytes: u32,
     },
 }
 
 #[derive(Debug)]
 enum State {
-    /// Length and kind, as far as they are there.
+    /// Length and kind, as far as they have arrived.
     Head,
     /// The sequence number of a frame that is too large.
     LargeHead { length: u32 },
-    /// The body of a message of this kind, so many bytes of it still missing.
+    /// The body of a message of this kind, of which `missing` bytes have not arrived.
     Body { kind: u8, missing: usize },
     /// The rest of a frame that is too large.
-    PassOver { missing: u32 },
+    Skip { missing: u32 },
 }
 
-/// Cuts a stream of bytes into messages.
+/// Splits a stream of bytes into messages.
 #[derive(Debug)]
 pub struct MessageReader {
     frame_bytes_max: Option<u32>,
@@ -283,80 +285,82 @@ pub struct MessageReader {
     head: [u8; 8],
     head_bytes: usize,
     buffer: BytesMut,
-    ended: u64,
+    /// Number of messages that are complete.
+    completed: u64,
 }
 
 impl MessageReader {
-    /// A reader for the server's end: frames may come, of at most this size.
+    /// Creates a reader for the server's end, which accepts frames of at most this size.
     #[must_use]
     pub fn with_frames(frame_bytes_max: u32) -> Self {
         Self::new(Some(frame_bytes_max))
     }
 
-    /// A reader for the client's end: no frames.
+    /// Creates a reader for the client's end, which accepts no frames.
     #[must_use]
     pub fn without_frames() -> Self {
         Self::new(None)
     }
 
     fn new(frame_bytes_max: Option<u32>) -> Self {
-        Self { frame_bytes_max, state: State::Head, head: [0; 8], head_bytes: 0, buffer: BytesMut::new(), ended: 0 }
+        Self { frame_bytes_max, state: State::Head, head: [0; 8], head_bytes: 0, buffer: BytesMut::new(), completed: 0 }
     }
 
-    /// Has a message begun that has not ended?
+    /// Returns whether a message has started and is not complete.
     #[must_use]
     pub fn is_inside(&self) -> bool {
         !(matches!(self.state, State::Head) && self.head_bytes == 0)
     }
 
-    /// How many messages have ended.
-    pub(super) fn ended(&self) -> u64 {
-        self.ended
+    /// Returns how many messages are complete.
+    pub(super) fn completed(&self) -> u64 {
+        self.completed
     }
 
-    /// The frame that is being collected takes so many bytes when all of it is there; `None` when there is none.
+    /// Returns the size that the incomplete frame will have; `None` when there is no incomplete frame.
     #[must_use]
-    pub fn collecting(&self) -> Option<usize> {
+    pub fn incomplete_frame_bytes(&self) -> Option<usize> {
         match self.state {
             State::Body { kind: FRAME, missing } => Some(self.buffer.len() + missing),
             _ => None,
         }
     }
 
-    /// Bytes reserved at present.
+    /// Returns the bytes of memory reserved at present.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// Takes from the front of `input` until there is something to tell. `None`: all of it is taken, more is needed.
+    /// Consumes bytes from the front of `input` up to the next item. Returns `None` when all of `input` is consumed and
+    /// more is needed.
     ///
     /// # Errors
-    /// [`ProtocolError`]: there is no going on after it.
+    /// [`ProtocolError`]; the reader cannot continue after it.
     pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Received>, ProtocolError> {
         loop {
             match self.state {
                 State::Head => {
-                    if !self.fill(input, HEAD_BYTES) {
+                    if !self.fill_head(input, HEAD_BYTES) {
                         return Ok(None);
                     }
                     let mut head = &self.head[..];
                     let (length, kind) = (head.get_u32_le(), head.get_u8());
-                    self.state = self.begin(length, kind)?;
+                    self.state = self.start_body(length, kind)?;
                 }
                 State::LargeHead { length } => {
-                    if !self.fill(input, 8) {
+                    if !self.fill_head(input, 8) {
                         return Ok(None);
                     }
                     let sequence = u64::from_le_bytes(self.head);
                     let sequence = nonzero(sequence, |field| ProtocolError::Field { kind: FRAME, field })?;
                     let bytes = length - 1 - SEQUENCE_BYTES;
-                    self.state = State::PassOver { missing: bytes };
+                    self.state = State::Skip { missing: bytes };
                     return Ok(Some(Received::TooLarge { sequence, bytes }));
                 }
                 State::Body { kind, ref mut missing } => {
                     let n = (*missing).min(input.len());
-                    make_room(&mut self.buffer, n, *missing);
+                    reserve(&mut self.buffer, n, *missing);
                     *missing -= n;
                     let done = *missing == 0;
                     self.buffer.extend_from_slice(&input[..n]);
@@ -365,11 +369,11 @@ impl MessageReader {
                         return Ok(None);
                     }
                     self.state = State::Head;
-                    self.ended += 1;
+                    self.completed += 1;
                     let body = std::mem::take(&mut self.buffer).freeze();
                     return Message::decode(kind, body).map(|message| Some(Received::Message(message)));
                 }
-                State::PassOver { ref mut missing } => {
+                State::Skip { ref mut missing } => {
                     let n = (*missing as usize).min(input.len());
                     input.advance(n);
                     // `n` is at most `missing`, a u32.
@@ -378,15 +382,15 @@ impl MessageReader {
                         return Ok(None);
                     }
                     self.state = State::Head;
-                    self.ended += 1;
+                    self.completed += 1;
                 }
             }
         }
     }
 
-    fn begin(&mut self, length: u32, kind: u8) -> Result<State, ProtocolError> {
+    fn start_body(&mut self, length: u32, kind: u8) -> Result<State, ProtocolError> {
         let body = length.checked_sub(1).ok_or(ProtocolError::Length { kind, length })?;
-        let most = match (kind, self.frame_bytes_max) {
+        let body_bytes_max = match (kind, self.frame_bytes_max) {
             (FRAME, Some(frame_bytes_max)) => {
                 if body < SEQUENCE_BYTES {
                     return Err(ProtocolError::Length { kind, length });
@@ -400,21 +404,22 @@ impl MessageReader {
             (WELCOME | OPEN | OPENED | ACK | REFUSED, _) => CONTROL_BYTES_MAX,
             _ => return Err(ProtocolError::UnknownKind(kind)),
         };
-        if body > most {
+        if body > body_bytes_max {
             return Err(ProtocolError::Length { kind, length });
         }
         let missing = body as usize;
-        self.buffer = BytesMut::with_capacity(missing.min(COLLECTED_BYTES_FREE));
+        self.buffer = BytesMut::with_capacity(missing.min(UNRESERVED_BYTES_MAX));
         Ok(State::Body { kind, missing })
     }
 
-    /// Moves bytes over until the head has `want`, and starts it anew; false when the input ends before.
-    fn fill(&mut self, input: &mut &[u8], want: usize) -> bool {
-        let n = (want - self.head_bytes).min(input.len());
+    /// Moves bytes from `input` to the head until it has `wanted` bytes, and resets its count. Returns false when
+    /// `input` ends before.
+    fn fill_head(&mut self, input: &mut &[u8], wanted: usize) -> bool {
+        let n = (wanted - self.head_bytes).min(input.len());
         self.head[self.head_bytes..self.head_bytes + n].copy_from_slice(&input[..n]);
         self.head_bytes += n;
         input.advance(n);
-        let full = self.head_bytes == want;
+        let full = self.head_bytes == wanted;
         if full {
             self.head_bytes = 0;
         }
@@ -422,9 +427,9 @@ impl MessageReader {
     }
 }
 
-/// Room for `n` bytes more, of `missing` that the message still lacks. Grows by doubling as bytes come, and never past
-/// the message's own size.
-fn make_room(buffer: &mut BytesMut, n: usize, missing: usize) {
+/// Reserves room for `n` more bytes, of the `missing` bytes that the message still lacks. The capacity doubles as bytes
+/// arrive, but never exceeds the message's own size.
+fn reserve(buffer: &mut BytesMut, n: usize, missing: usize) {
     if buffer.capacity() - buffer.len() >= n {
         return;
     }

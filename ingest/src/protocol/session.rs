@@ -1,8 +1,8 @@
-//! One stream's conversation, at either end: which message may come when, and how long it may take.
+//! State machines of one stream, for either end: which message may arrive when, and how long it may take.
 //!
-//! Invariants: a server's session tells frames only after `open`, with growing sequence numbers; a client's session
-//! tells answers only for what was sent; acknowledgements grow. Neither keeps more than one message. Times are
-//! durations since any fixed moment that the caller chooses; they only ever grow.
+//! Invariants: a server's session returns frames only after `open`, with growing sequence numbers; a client's session
+//! returns responses only for frames that were sent; acknowledgements grow. Neither keeps more than one message. Times
+//! are durations since a fixed moment that the caller chooses, and never decrease.
 
 use std::time::Duration;
 
@@ -12,26 +12,26 @@ use storage_format::{FrameSequence, SpoolId};
 use super::message::{Message, MessageReader, Received, Welcome};
 use crate::error::{ProtocolError, RefusalCode};
 
-/// What a stream's client said.
+/// Event that the server receives from a stream's client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerEvent {
-    /// The stream is open: answer with `opened`.
+    /// The stream is open: respond with `opened`.
     Open {
         /// The sender's spool.
         spool: SpoolId,
     },
-    /// A frame is there, not yet looked into.
+    /// A complete frame, not yet validated.
     Frame {
-        /// The number that the message gives it.
+        /// Sequence number in the message.
         sequence: FrameSequence,
-        /// Its bytes.
+        /// Bytes of the frame.
         frame: Bytes,
     },
-    /// A frame was declared too large: refuse it. Its bytes are being passed over.
+    /// A frame that is declared too large: refuse it. Its bytes are skipped.
     TooLarge {
-        /// Its number.
+        /// Sequence number of the frame.
         sequence: FrameSequence,
-        /// Its declared size.
+        /// Declared size of the frame.
         bytes: u32,
     },
 }
@@ -45,12 +45,12 @@ pub struct ServerSession {
     open_timeout: Duration,
     message_timeout: Duration,
     deadline: Option<Duration>,
-    /// The message, by its number, that `deadline` is for.
-    watched: u64,
+    /// Number of the message that `deadline` is for.
+    deadline_message: u64,
 }
 
 impl ServerSession {
-    /// A stream that begins now.
+    /// Creates a session for a stream that starts at `now`.
     #[must_use]
     pub fn new(now: Duration, frame_bytes_max: u32, open_timeout: Duration, message_timeout: Duration) -> Self {
         Self {
@@ -60,48 +60,49 @@ impl ServerSession {
             open_timeout,
             message_timeout,
             deadline: Some(now.saturating_add(open_timeout)),
-            watched: 0,
+            deadline_message: 0,
         }
     }
 
-    /// The spool of an open stream.
+    /// Returns the spool, once the stream is open.
     #[must_use]
     pub fn spool(&self) -> Option<SpoolId> {
         self.spool
     }
 
-    /// When the client must have completed what it has begun; `None` between messages, where it may take its time.
+    /// Returns when the client must have completed the message that it has started; `None` between messages, where
+    /// there is no time limit.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         self.deadline
     }
 
-    /// Bytes held at present.
+    /// Returns the bytes of memory in use.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.reader.memory_bytes()
     }
 
-    /// The frame that is being collected takes so many bytes when all of it is there; `None` when there is none.
+    /// Returns the size that the incomplete frame will have; `None` when there is no incomplete frame.
     #[must_use]
-    pub fn collecting(&self) -> Option<usize> {
-        self.reader.collecting()
+    pub fn incomplete_frame_bytes(&self) -> Option<usize> {
+        self.reader.incomplete_frame_bytes()
     }
 
-    /// Takes from the front of `input` until there is something to tell. `None`: all of it is taken.
+    /// Consumes bytes from the front of `input` up to the next event. Returns `None` when all of `input` is consumed.
     ///
     /// # Errors
-    /// [`ProtocolError`]: close the stream.
+    /// [`ProtocolError`]; close the stream.
     pub fn receive(&mut self, now: Duration, input: &mut &[u8]) -> Result<Option<ServerEvent>, ProtocolError> {
         let received = self.reader.next(input)?;
         let event = match received {
             None => None,
             Some(Received::TooLarge { sequence, bytes }) => {
-                self.grow(sequence)?;
+                self.check_sequence(sequence)?;
                 Some(ServerEvent::TooLarge { sequence, bytes })
             }
             Some(Received::Message(Message::Frame { sequence, frame })) => {
-                self.grow(sequence)?;
+                self.check_sequence(sequence)?;
                 Some(ServerEvent::Frame { sequence, frame })
             }
             Some(Received::Message(Message::Open { spool })) if self.spool.is_none() => {
@@ -110,19 +111,19 @@ impl ServerSession {
             }
             Some(Received::Message(other)) => return Err(other.unexpected()),
         };
-        self.watch(now);
+        self.update_deadline(now);
         Ok(event)
     }
 
-    /// The client has ended the stream.
+    /// Checks that the client may end the stream here.
     ///
     /// # Errors
-    /// [`ProtocolError::Truncated`] inside a message.
+    /// [`ProtocolError::Truncated`] inside a message or before `open`.
     pub fn end(&self) -> Result<(), ProtocolError> {
         if self.reader.is_inside() || self.spool.is_none() { Err(ProtocolError::Truncated) } else { Ok(()) }
     }
 
-    fn grow(&mut self, sequence: FrameSequence) -> Result<(), ProtocolError> {
+    fn check_sequence(&mut self, sequence: FrameSequence) -> Result<(), ProtocolError> {
         if self.spool.is_none() {
             return Err(Message::Frame { sequence, frame: Bytes::new() }.unexpected());
         }
@@ -133,27 +134,27 @@ impl ServerSession {
         Ok(())
     }
 
-    fn watch(&mut self, now: Duration) {
+    fn update_deadline(&mut self, now: Duration) {
         if self.spool.is_none() {
-            // One deadline for the whole of `open`, however it trickles in.
+            // One deadline applies to the whole `open` message, however slowly its bytes arrive.
             return;
         }
         if !self.reader.is_inside() {
             self.deadline = None;
-        } else if self.deadline.is_none() || self.watched != self.reader.ended() {
-            self.watched = self.reader.ended();
+        } else if self.deadline.is_none() || self.deadline_message != self.reader.completed() {
+            self.deadline_message = self.reader.completed();
             self.deadline = Some(now.saturating_add(self.message_timeout));
         }
     }
 
-    /// How long the client had, for the text of an error.
+    /// Returns the time limit behind [`deadline`](Self::deadline), for the text of an error.
     #[must_use]
     pub fn time_allowed(&self) -> Duration {
         if self.spool.is_none() { self.open_timeout } else { self.message_timeout }
     }
 }
 
-/// What a stream's server said.
+/// Event that the client receives from a stream's server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientEvent {
     /// The stream is open.
@@ -161,23 +162,23 @@ pub enum ClientEvent {
         /// The highest durable sequence number of the spool.
         durable: FrameSequence,
     },
-    /// Everything on this stream up to this number is durable, or was refused.
+    /// Every frame on this stream up to this number is durable, or was refused.
     Acknowledged {
-        /// That number.
+        /// The sequence number.
         up_to: FrameSequence,
     },
     /// A frame was refused.
     Refused {
-        /// Which.
+        /// Sequence number of the frame.
         sequence: FrameSequence,
-        /// Why.
+        /// Reason.
         code: RefusalCode,
-        /// Why, for people.
+        /// Detail for people.
         detail: String,
     },
 }
 
-/// The client's end of a stream. What it sends is [`Message::Open`] first and then frames.
+/// The client's end of a stream. The client sends [`Message::Open`] first and then frames.
 #[derive(Debug)]
 pub struct ClientSession {
     reader: MessageReader,
@@ -192,17 +193,17 @@ impl Default for ClientSession {
 }
 
 impl ClientSession {
-    /// A stream that begins.
+    /// Creates a session for a new stream.
     #[must_use]
     pub fn new() -> Self {
         Self { reader: MessageReader::without_frames(), opened: false, acknowledged: FrameSequence::ZERO }
     }
 
-    /// Takes from the front of `input` until there is something to tell. `None`: all of it is taken. `sent` is the last
-    /// sequence number that was sent on this stream.
+    /// Consumes bytes from the front of `input` up to the next event. Returns `None` when all of `input` is consumed.
+    /// `sent` is the last sequence number sent on this stream.
     ///
     /// # Errors
-    /// [`ProtocolError`]: close the connection.
+    /// [`ProtocolError`]; close the connection.
     pub fn receive(&mut self, sent: FrameSequence, input: &mut &[u8]) -> Result<Option<ClientEvent>, ProtocolError> {
         let Some(received) = self.reader.next(input)? else { return Ok(None) };
         let Received::Message(message) = received else { return Ok(None) };
@@ -231,7 +232,7 @@ impl ClientSession {
     }
 }
 
-/// Reads the one message of the server's own stream.
+/// Reads the single message of the server's own stream.
 #[derive(Debug)]
 pub struct WelcomeSession(MessageReader);
 
@@ -242,16 +243,16 @@ impl Default for WelcomeSession {
 }
 
 impl WelcomeSession {
-    /// A stream that begins.
+    /// Creates a session for a new stream.
     #[must_use]
     pub fn new() -> Self {
         Self(MessageReader::without_frames())
     }
 
-    /// Takes from the front of `input` until the welcome is there. What follows it is for later versions.
+    /// Consumes bytes from the front of `input` until the welcome is complete. Bytes after it are for later versions.
     ///
     /// # Errors
-    /// [`ProtocolError`]: close the connection.
+    /// [`ProtocolError`]; close the connection.
     pub fn receive(&mut self, input: &mut &[u8]) -> Result<Option<Welcome>, ProtocolError> {
         match self.0.next(input)? {
             None | Some(Received::TooLarge { .. }) => Ok(None),

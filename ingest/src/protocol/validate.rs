@@ -1,4 +1,4 @@
-//! What the server asks of a frame before it takes it: everything, once, before any state changes.
+//! The server's checks of a frame: all of them run once, before any state changes.
 
 use std::time::Duration;
 
@@ -7,49 +7,50 @@ use storage_format::{ChannelCode, FormatErrorKind, Frame, FrameHeader, FrameSequ
 
 use crate::error::RefusalCode;
 
-/// Which times readings may have.
+/// Range of times that readings may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimePolicy {
-    /// The earliest.
+    /// The earliest time.
     pub time_min: Millis,
-    /// How far ahead of the server's clock.
+    /// Limit of the time by which a reading may be ahead of the server's clock.
     pub ahead_max: Duration,
 }
 
-/// 2000-01-01T00:00:00Z: before it, a logger's clock was never set.
+/// 2000-01-01T00:00:00Z. An earlier time means that the logger's clock was never set.
 const YEAR_2000_MS: i64 = 946_684_800_000;
 
 impl Default for TimePolicy {
-    /// Not before 2000-01-01, not over 24 hours ahead of the server's clock.
+    /// Accepts times from 2000-01-01 to 24 hours ahead of the server's clock.
     fn default() -> Self {
         Self { time_min: Millis::EPOCH.saturating_add(YEAR_2000_MS), ahead_max: Duration::from_secs(24 * 60 * 60) }
     }
 }
 
 impl TimePolicy {
-    /// The latest time that a reading may have at this moment.
+    /// Returns the latest time that a reading may have at `now`.
     #[must_use]
     pub fn time_max(&self, now: Millis) -> Millis {
         now.saturating_add(i64::try_from(self.ahead_max.as_millis()).unwrap_or(i64::MAX))
     }
 }
 
-/// Why a frame is refused.
+/// Refusal of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameRefusal {
     /// The code.
     pub code: RefusalCode,
-    /// What exactly, for people.
+    /// Detail for people.
     pub detail: String,
 }
 
-/// What these bytes take in memory as a decoded frame, told by their head alone: exactly for a valid frame, its bytes
-/// for what the decoder refuses before it allocates anything.
+/// Returns the memory that these bytes need as a decoded frame, from their header alone. It is exact for a valid frame,
+/// and the number of bytes for a frame that the decoder refuses before it allocates anything.
 #[must_use]
 pub fn decoded_bytes(bytes: &[u8]) -> usize {
     let Ok(header) = FrameHeader::peek(bytes) else { return bytes.len() };
     let (readings, loggers) = (header.readings as usize, header.loggers as usize);
-    // A reading takes a byte at least, and a logger 18: what claims more is refused by the decoder, which is stricter.
+    // A reading takes one byte at least, and a logger 18. The decoder, which is stricter, refuses frames that claim
+    // more.
     if readings > bytes.len() || loggers * 18 > bytes.len() {
         return bytes.len();
     }
@@ -61,10 +62,10 @@ pub fn decoded_bytes(bytes: &[u8]) -> usize {
         + readings * (1 + channels) * size_of::<f64>()
 }
 
-/// Decodes a frame and holds it against what the stream and the server allow.
+/// Decodes a frame and checks it against the stream and the server's limits.
 ///
 /// # Errors
-/// Why the frame is refused.
+/// The refusal of the frame.
 pub fn check_frame(
     bytes: Bytes,
     spool: SpoolId,
@@ -123,21 +124,21 @@ mod tests {
     }
 
     #[test]
-    fn times_at_the_edges() {
+    fn times_at_the_limits() {
         let day = 24 * 60 * 60 * 1000;
-        for (time, fits) in [
+        for (time, accepted) in [
             (YEAR_2000_MS - 1, false),
             (YEAR_2000_MS, true),
             (YEAR_2000_MS + 1_000_000 + day, true),
             (YEAR_2000_MS + 1_000_000 + day + 1, false),
         ] {
-            let answer = check(frame(time), 1, 1).map(|frame| frame.len());
-            assert_eq!(answer, if fits { Ok(1) } else { Err(RefusalCode::TimeOutOfRange) }, "{time}");
+            let result = check(frame(time), 1, 1).map(|frame| frame.len());
+            assert_eq!(result, if accepted { Ok(1) } else { Err(RefusalCode::TimeOutOfRange) }, "{time}");
         }
     }
 
     #[test]
-    fn what_a_frame_takes_is_known_before_it_is_decoded() {
+    fn memory_of_a_frame_is_known_before_it_is_decoded() {
         let good = frame(YEAR_2000_MS);
         assert_eq!(decoded_bytes(&good), Frame::decode(good.clone()).expect("valid").memory_bytes());
         assert_eq!(decoded_bytes(&good[..20]), 20);
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_must_be_what_its_message_says() {
+    fn a_frame_must_match_its_message() {
         let good = frame(YEAR_2000_MS);
         assert!(check(good.clone(), 1, 1).is_ok());
         assert_eq!(check(good.clone(), 2, 1).map(|f| f.len()), Err(RefusalCode::Malformed));

@@ -1,30 +1,30 @@
-//! The version of the protocol. Old and new do not mix: each major version has its own ALPN name, so that ends which do
-//! not fit part in the handshake.
+//! The version of the protocol. Each major version has its own ALPN name, so that the handshake fails between ends with
+//! different versions.
 
 use std::fmt;
 
 use crate::error::ProtocolError;
 
-/// What both ends offer in the TLS handshake.
+/// ALPN name that both ends offer in the TLS handshake.
 pub const ALPN: &[u8] = b"icecore/1";
 
-/// The protocol's version, as the server's `welcome` tells it.
+/// Version of the protocol, as the server's `welcome` contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProtocolVersion(u16);
 
 impl ProtocolVersion {
-    /// The one that this program speaks.
+    /// The version that this program supports.
     pub const CURRENT: Self = Self(1);
 
-    /// The version of this number.
+    /// Returns the version with this number.
     ///
     /// # Errors
-    /// [`ProtocolError::Version`] for one that is not spoken here.
+    /// [`ProtocolError::Version`] for a version that is not supported.
     pub const fn new(number: u16) -> Result<Self, ProtocolError> {
         if number == Self::CURRENT.0 { Ok(Self(number)) } else { Err(ProtocolError::Version(number)) }
     }
 
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u16 {
         self.0

@@ -1,4 +1,4 @@
-//! Who may connect, and who may stay: counts of connections, and the standing of each, asked again and again.
+//! Admission of connections: limits of their number, and the standing of each gateway, looked up again at an interval.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,35 +12,36 @@ use super::budget::Share;
 use crate::error::{CloseCode, RefusalCode};
 use crate::ports::{GatewayDirectory, GatewayIdentity, Refusal};
 
-/// Time passes, and certificates expire: everybody is asked about once in so many rounds although nothing has changed.
-const ROUNDS: u64 = 64;
+/// Rounds in which every connection is looked up once even if the directory has not changed, because certificates
+/// expire.
+const RECHECK_ROUNDS: u64 = 64;
 
-/// What the directory last said of a connected gateway.
+/// Standing of a connected gateway, by the last look-up in the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Its frames are taken.
+    /// Its frames are accepted.
     Good(GatewayIdentity),
     /// Its frames are refused.
     Refused(RefusalCode),
 }
 
-/// One live connection, as the recheck sees it.
-pub(super) struct Live {
+/// One live connection, with the state that rechecks need.
+pub(super) struct LiveConnection {
     pub(super) connection: quinn::Connection,
     pub(super) share: Share,
     certificate: CertificateDer<'static>,
     standing: RwLock<Standing>,
-    /// The directory's version when it told something last.
+    /// Version of the directory at the last look-up.
     version: Mutex<Option<u64>>,
 }
 
-impl Live {
-    /// False when the directory is as it was when it called this one good.
-    fn may_have_changed(&self, version: Option<u64>) -> bool {
+impl LiveConnection {
+    /// Returns false when the standing is good and the directory has not changed since the last look-up.
+    fn needs_lookup(&self, version: Option<u64>) -> bool {
         version.is_none() || version != *lock(&self.version) || !matches!(self.standing(), Standing::Good(_))
     }
 
-    fn told_at(&self, version: Option<u64>) {
+    fn set_version(&self, version: Option<u64>) {
         *lock(&self.version) = version;
     }
 
@@ -48,35 +49,37 @@ impl Live {
         *self.standing.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, standing: Standing) {
+    fn set_standing(&self, standing: Standing) {
         *self.standing.write().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 }
 
-/// Counts a connection, from its first packet to its end.
-pub(super) struct Place(Arc<AtomicUsize>);
+/// Permit of a connection, held from its first packet to its end.
+pub(super) struct ConnectionPermit(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// All that is connected.
+/// All connections.
 #[derive(Default)]
 pub(super) struct Admission {
-    places: Arc<AtomicUsize>,
-    live: Mutex<HashMap<u64, Arc<Live>>>,
+    /// Permits in use.
+    permits: Arc<AtomicUsize>,
+    live: Mutex<HashMap<u64, Arc<LiveConnection>>>,
+    /// Connections of each gateway.
     gateways: Mutex<HashMap<GatewayId, usize>>,
     next: AtomicU64,
 }
 
-/// A connection's entry; leaving removes it.
+/// Entry of a connection, removed when this is dropped.
 pub(super) struct Entry<'a> {
     admission: &'a Admission,
     number: u64,
     gateway: Option<GatewayId>,
-    pub(super) live: Arc<Live>,
+    pub(super) live: Arc<LiveConnection>,
 }
 
 impl Drop for Entry<'_> {
@@ -100,27 +103,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Admission {
-    /// A place for one more connection, if there is one.
-    pub(super) fn place(&self, connections_max: usize) -> Option<Place> {
-        let before = self.places.fetch_add(1, Ordering::AcqRel);
-        let place = Place(Arc::clone(&self.places));
-        (before < connections_max).then_some(place)
+    /// Returns a permit for one more connection, if there is one.
+    pub(super) fn place(&self, connections_max: usize) -> Option<ConnectionPermit> {
+        let before = self.permits.fetch_add(1, Ordering::AcqRel);
+        let permit = ConnectionPermit(Arc::clone(&self.permits));
+        (before < connections_max).then_some(permit)
     }
 
+    /// Returns the number of connections, those in their handshake included.
     pub(super) fn connections(&self) -> usize {
-        self.places.load(Ordering::Acquire)
+        self.permits.load(Ordering::Acquire)
     }
 
-    /// Enters a connection whose handshake is done.
-    pub(super) fn enter(
+    /// Registers a connection whose handshake is complete.
+    pub(super) fn register(
         &self,
         connection: quinn::Connection,
         certificate: CertificateDer<'static>,
-        answer: Result<GatewayIdentity, Refusal>,
+        lookup: Result<GatewayIdentity, Refusal>,
         share: Share,
         per_gateway_max: usize,
     ) -> Result<Entry<'_>, CloseCode> {
-        let (standing, gateway) = match answer {
+        let (standing, gateway) = match lookup {
             Ok(identity) => (Standing::Good(identity), Some(identity.gateway)),
             Err(Refusal::OrgSuspended) => (Standing::Refused(RefusalCode::OrgSuspended), None),
             Err(Refusal::Unavailable) => return Err(CloseCode::Unavailable),
@@ -134,7 +138,7 @@ impl Admission {
             }
             *count += 1;
         }
-        let live = Arc::new(Live {
+        let live = Arc::new(LiveConnection {
             connection,
             share,
             certificate,
@@ -146,11 +150,11 @@ impl Admission {
         Ok(Entry { admission: self, number, gateway, live })
     }
 
-    /// Asks the directory about everybody, for as long as the server lives.
+    /// Looks up all connected gateways at an interval, for as long as the server lives.
     ///
-    /// While it tells that it has not changed, only about those whom it has not been asked about since, and a part of the
-    /// others. Who is not accepted any more has its frames refused from this round on, with a code, and is closed in the next,
-    /// so that the refusals arrive.
+    /// While the directory has not changed, a round covers only those that were not looked up since the change, and a
+    /// part of the others. When a gateway is not accepted any more, its frames are refused with a code from this round
+    /// on, and its connections are closed in the next, so that the refusals arrive.
     pub(super) async fn recheck(self: Arc<Self>, directory: Arc<dyn GatewayDirectory>, interval: Duration) {
         let mut round = 0;
         loop {
@@ -159,41 +163,47 @@ impl Admission {
             if live.is_empty() {
                 continue;
             }
-            round = (round + 1) % ROUNDS;
+            round = (round + 1) % RECHECK_ROUNDS;
             let directory = Arc::clone(&directory);
-            // A panic in the directory must not end the rechecking; the next round asks again.
-            let asking = tokio::task::spawn_blocking(move || {
-                // Before it is asked about anybody: what changes meanwhile is another version in the next round.
+            // A panic in the directory must not end the rechecks; the next round tries again.
+            let lookups = tokio::task::spawn_blocking(move || {
+                // Read before the look-ups, so that a change meanwhile is another version in the next round.
                 let version = directory.version();
                 for (number, connected) in live {
-                    let due = number % ROUNDS == round || connected.may_have_changed(version);
-                    if due && check(&connected, directory.as_ref()) {
-                        connected.told_at(version);
+                    let due = number % RECHECK_ROUNDS == round || connected.needs_lookup(version);
+                    if due && recheck_connection(&connected, directory.as_ref()) {
+                        connected.set_version(version);
                     }
                 }
             });
-            if let Err(error) = asking.await {
-                tracing::error!(%error, "asking the directory about connected gateways failed");
+            if let Err(error) = lookups.await {
+                tracing::error!(%error, "cannot look up the connected gateways in the directory; trying again");
             }
         }
     }
 }
 
-/// False: the directory does not answer.
-fn check(connected: &Live, directory: &dyn GatewayDirectory) -> bool {
+/// Looks up the gateway of one connection. Returns false when the directory does not respond.
+fn recheck_connection(connected: &LiveConnection, directory: &dyn GatewayDirectory) -> bool {
     let standing = connected.standing();
     match directory.lookup(&connected.certificate) {
         Ok(identity) if standing == Standing::Good(identity) => {}
-        // A suspension ended, or the certificate is another's now: streams hold who they were, so begin anew.
+        // A suspension ended, or the certificate belongs to another gateway now. Streams keep the identity that they
+        // were opened with, so the client has to reconnect.
         Ok(_) => connected.connection.close(CloseCode::ShuttingDown.var_int(), b"the gateway's standing changed"),
-        Err(Refusal::Unavailable) => return false,
-        Err(Refusal::OrgSuspended) => connected.set(Standing::Refused(RefusalCode::OrgSuspended)),
+        // The directory has not responded for as long as its last state may be used, so a gateway that was revoked
+        // meanwhile must not stay connected.
+        Err(Refusal::Unavailable) => {
+            connected.connection.close(CloseCode::Unavailable.var_int(), b"the directory of gateways does not respond");
+            return false;
+        }
+        Err(Refusal::OrgSuspended) => connected.set_standing(Standing::Refused(RefusalCode::OrgSuspended)),
         Err(refusal) => {
             if standing == Standing::Refused(RefusalCode::CertificateRevoked) {
                 let reason = refusal.to_string();
                 connected.connection.close(CloseCode::CertificateRefused.var_int(), reason.as_bytes());
             } else {
-                connected.set(Standing::Refused(RefusalCode::CertificateRevoked));
+                connected.set_standing(Standing::Refused(RefusalCode::CertificateRevoked));
             }
         }
     }

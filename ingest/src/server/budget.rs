@@ -1,10 +1,11 @@
-//! The memory of frames on their way in, for the whole process: who may hold how much of it, and who has to wait.
+//! Budget of the memory for incoming frames, for the whole process: how much each gateway and organisation may reserve.
 //!
-//! Three stages, each with its own bytes: what QUIC may take in before it is read (`windows`), frames that are not yet
-//! complete (`receiving`), and decoded ones that wait for the sink (`decoded`). A frame's bytes are taken all at once,
-//! before they are collected, and a holder waits only for a later stage; the last one waits for the sink. So nobody
-//! waits in a circle. Within a stage whoever waits is served in order, and takes first from the gateway's share, then
-//! from the organisation's, then from what all have: one gateway gets a sixteenth at most, an organisation half.
+//! There are three stages, each with bytes of its own: what QUIC may receive before it is read (`windows`), incomplete
+//! frames (`receiving`), and decoded frames that wait for the sink (`decoded`). All bytes of a frame are reserved at
+//! once, when its first bytes arrive. A task that holds a reservation waits only for a later stage, and one with the
+//! last stage waits for the sink, so that there is no deadlock. Within a stage the waiting tasks are served in order. A
+//! reservation is taken first from the gateway's share, then from the organisation's, then from the total: one gateway
+//! gets a sixteenth at most, an organisation half.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -16,19 +17,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::limits::IngestLimits;
 use crate::ports::GatewayIdentity;
 
-/// What one gateway may hold of a stage: this part of it.
+/// Divisor of a stage for the share of one gateway.
 const GATEWAY_PART: usize = 16;
-/// What one organisation may hold.
+/// Divisor of a stage for the share of one organisation.
 const ORG_PART: usize = 2;
 
-/// What the bytes are held for.
+/// Purpose of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Flow-control credit beyond what every connection has.
     Windows,
-    /// Frames that are not yet complete.
+    /// Incomplete frames.
     Receiving,
-    /// Decoded frames that the sink has not yet taken.
+    /// Decoded frames that the sink has not yet accepted.
     Decoded,
 }
 
@@ -44,21 +45,21 @@ impl Stage {
     }
 }
 
-/// The bytes of the three stages, for one gateway, one organisation, or all.
-struct Purse([Arc<Semaphore>; 3]);
+/// Permits for the bytes of the three stages, for one gateway, one organisation, or in total.
+struct StagePermits([Arc<Semaphore>; 3]);
 
-/// Of one stage.
+/// Size of one stage.
 #[derive(Debug, Clone, Copy)]
-struct Bytes {
-    all: usize,
-    /// The most that is ever asked for at once.
+struct StageBytes {
+    total: usize,
+    /// Size limit of one reservation.
     item_max: usize,
 }
 
-impl Purse {
-    fn new(stages: [Bytes; 3], part: usize) -> Self {
-        // The largest single thing always fits, or it would wait for ever.
-        Self(stages.map(|bytes| Arc::new(Semaphore::new((bytes.all / part).max(bytes.item_max)))))
+impl StagePermits {
+    fn new(stages: [StageBytes; 3], part: usize) -> Self {
+        // The largest reservation must always fit, or it would wait for ever.
+        Self(stages.map(|bytes| Arc::new(Semaphore::new((bytes.total / part).max(bytes.item_max)))))
     }
 
     fn of(&self, stage: Stage) -> &Arc<Semaphore> {
@@ -66,26 +67,28 @@ impl Purse {
     }
 }
 
-type Known<K> = Mutex<HashMap<K, (Arc<Purse>, usize)>>;
+/// Permits by key, each with the number of shares that use them.
+type PermitsByKey<K> = Mutex<HashMap<K, (Arc<StagePermits>, usize)>>;
 
-/// All the memory there is.
+/// The budget of the whole process.
 pub(super) struct Budget {
-    stages: [Bytes; 3],
-    all: Purse,
-    orgs: Known<OrgId>,
-    gateways: Known<Option<GatewayIdentity>>,
+    stages: [StageBytes; 3],
+    total: StagePermits,
+    orgs: PermitsByKey<OrgId>,
+    gateways: PermitsByKey<Option<GatewayIdentity>>,
 }
 
-/// One connection's access to it. The shares of a gateway's connections are the same.
+/// One connection's access to the budget. All connections of a gateway use the same permits.
 pub(super) struct Share {
     budget: Arc<Budget>,
     from: Option<GatewayIdentity>,
-    purses: [Arc<Purse>; 2],
+    /// Permits of the gateway and of its organisation.
+    permits: [Arc<StagePermits>; 2],
 }
 
-/// Bytes that are held until this is dropped.
+/// Reserved bytes, released when this is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Reservation {
     _permits: [OwnedSemaphorePermit; 3],
 }
 
@@ -94,19 +97,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn enter<K: Hash + Eq>(known: &Known<K>, key: K, make: impl FnOnce() -> Purse) -> Arc<Purse> {
-    let mut known = lock(known);
-    let (purse, shares) = known.entry(key).or_insert_with(|| (Arc::new(make()), 0));
+/// Returns the permits of a key, and creates them for its first share.
+fn add_share<K: Hash + Eq>(
+    by_key: &PermitsByKey<K>,
+    key: K,
+    create: impl FnOnce() -> StagePermits,
+) -> Arc<StagePermits> {
+    let mut by_key = lock(by_key);
+    let (permits, shares) = by_key.entry(key).or_insert_with(|| (Arc::new(create()), 0));
     *shares += 1;
-    Arc::clone(purse)
+    Arc::clone(permits)
 }
 
-fn leave<K: Hash + Eq>(known: &Known<K>, key: &K) {
-    let mut known = lock(known);
-    if let Some((_, shares)) = known.get_mut(key) {
+/// Removes the permits of a key with its last share.
+fn remove_share<K: Hash + Eq>(by_key: &PermitsByKey<K>, key: &K) {
+    let mut by_key = lock(by_key);
+    if let Some((_, shares)) = by_key.get_mut(key) {
         *shares -= 1;
         if *shares == 0 {
-            known.remove(key);
+            by_key.remove(key);
         }
     }
 }
@@ -115,59 +124,68 @@ impl Budget {
     pub(super) fn new(limits: &IngestLimits) -> Arc<Self> {
         let quarter = limits.frame_memory_bytes / 4;
         let stages = [
-            Bytes { all: limits.frame_memory_bytes - 2 * quarter, item_max: limits.window_beyond_bytes() as usize },
-            Bytes { all: quarter, item_max: limits.collected_bytes_max() },
-            Bytes { all: quarter, item_max: limits.decoded_bytes_max() },
+            StageBytes {
+                total: limits.frame_memory_bytes - 2 * quarter,
+                item_max: limits.extra_window_bytes() as usize,
+            },
+            StageBytes { total: quarter, item_max: limits.incomplete_frame_bytes_max() },
+            StageBytes { total: quarter, item_max: limits.decoded_frame_bytes_max() },
         ];
-        Arc::new(Self { stages, all: Purse::new(stages, 1), orgs: Mutex::default(), gateways: Mutex::default() })
+        Arc::new(Self {
+            stages,
+            total: StagePermits::new(stages, 1),
+            orgs: Mutex::default(),
+            gateways: Mutex::default(),
+        })
     }
 
-    /// A connection of this gateway; `None`: one whose frames are refused. All of those together have one share.
+    /// Returns the share of a connection of this gateway. `None` stands for a connection whose frames are refused; all
+    /// of these use the same permits of a gateway.
     pub(super) fn share(self: &Arc<Self>, from: Option<GatewayIdentity>) -> Share {
-        let gateway = enter(&self.gateways, from, || Purse::new(self.stages, GATEWAY_PART));
+        let gateway = add_share(&self.gateways, from, || StagePermits::new(self.stages, GATEWAY_PART));
         let org = match from {
-            Some(from) => enter(&self.orgs, from.org, || Purse::new(self.stages, ORG_PART)),
-            None => Arc::new(Purse::new(self.stages, ORG_PART)),
+            Some(from) => add_share(&self.orgs, from.org, || StagePermits::new(self.stages, ORG_PART)),
+            None => Arc::new(StagePermits::new(self.stages, ORG_PART)),
         };
-        Share { budget: Arc::clone(self), from, purses: [gateway, org] }
+        Share { budget: Arc::clone(self), from, permits: [gateway, org] }
     }
 
-    /// What is held of a stage at present.
+    /// Returns the bytes of a stage that are reserved at present.
     pub(super) fn held(&self, stage: Stage) -> usize {
-        self.stages[stage as usize].all.saturating_sub(self.all.of(stage).available_permits())
+        self.stages[stage as usize].total.saturating_sub(self.total.of(stage).available_permits())
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        leave(&self.budget.gateways, &self.from);
+        remove_share(&self.budget.gateways, &self.from);
         if let Some(from) = self.from {
-            leave(&self.budget.orgs, &from.org);
+            remove_share(&self.budget.orgs, &from.org);
         }
     }
 }
 
 impl Share {
-    /// Holds so many bytes, if there is room at once.
-    pub(super) fn try_hold(&self, stage: Stage, bytes: usize) -> Option<Held> {
-        let [gateway, org] = &self.purses;
+    /// Reserves bytes if they are available at once.
+    pub(super) fn try_reserve(&self, stage: Stage, bytes: usize) -> Option<Reservation> {
+        let [gateway, org] = &self.permits;
         let count = self.count(stage, bytes);
-        let take = |purse: &Purse| Arc::clone(purse.of(stage)).try_acquire_many_owned(count).ok();
-        Some(Held { _permits: [take(gateway)?, take(org)?, take(&self.budget.all)?] })
+        let take = |permits: &StagePermits| Arc::clone(permits.of(stage)).try_acquire_many_owned(count).ok();
+        Some(Reservation { _permits: [take(gateway)?, take(org)?, take(&self.budget.total)?] })
     }
 
-    /// Waits for room, and holds so many bytes. `None` cannot happen: these semaphores are never closed.
-    pub(super) async fn hold(&self, stage: Stage, bytes: usize) -> Option<Held> {
-        let [gateway, org] = &self.purses;
+    /// Waits for bytes and reserves them. `None` cannot happen, because these semaphores are never closed.
+    pub(super) async fn reserve(&self, stage: Stage, bytes: usize) -> Option<Reservation> {
+        let [gateway, org] = &self.permits;
         let count = self.count(stage, bytes);
-        let take = |purse: &Purse| Arc::clone(purse.of(stage)).acquire_many_owned(count);
+        let take = |permits: &StagePermits| Arc::clone(permits.of(stage)).acquire_many_owned(count);
         let gateway = take(gateway).await.ok()?;
         let org = take(org).await.ok()?;
-        Some(Held { _permits: [gateway, org, take(&self.budget.all).await.ok()?] })
+        Some(Reservation { _permits: [gateway, org, take(&self.budget.total).await.ok()?] })
     }
 
     fn count(&self, stage: Stage, bytes: usize) -> u32 {
-        // Nothing asks for more than the largest item; if it did, it would have to wait for ever.
+        // No caller asks for more than the largest item, because it would wait for ever.
         debug_assert!(bytes <= self.budget.stages[stage as usize].item_max, "{stage:?}: {bytes} bytes");
         u32::try_from(bytes.min(self.budget.stages[stage as usize].item_max)).unwrap_or(u32::MAX)
     }

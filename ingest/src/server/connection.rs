@@ -1,4 +1,4 @@
-//! One connection: handshake, who is it, welcome, and a task for each stream, all of which end with it.
+//! One connection: handshake, identity of the gateway, welcome, and a task for each stream. All tasks end with it.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::admission::{Live, Place};
-use super::budget::{Held, Stage};
+use super::admission::{ConnectionPermit, LiveConnection};
+use super::budget::{Reservation, Stage};
 use super::endpoint::Shared;
 use super::handshakes::Handshake;
 use super::stream;
@@ -17,21 +17,21 @@ use crate::error::CloseCode;
 use crate::metrics;
 use crate::protocol::{Message, ProtocolVersion, Welcome};
 
-pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, _place: Place, handshake: Handshake) {
-    let Some(connection) = shake_hands(&shared, incoming).await else {
+pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, _permit: ConnectionPermit, handshake: Handshake) {
+    let Some(connection) = complete_handshake(&shared, incoming).await else {
         metrics::connection_refused("handshake");
         return;
     };
     drop(handshake);
     let Some(certificate) = peer_certificate(&connection) else {
-        // The verifier makes a certificate mandatory; without one there is nobody to serve.
+        // Cannot happen, because the verifier makes a certificate mandatory.
         connection.close(CloseCode::CertificateRefused.var_int(), b"no client certificate");
         return;
     };
-    let answer = shared.answered.after_handshake(&certificate);
+    let lookup = shared.answered.after_handshake(&certificate);
     let per_gateway_max = shared.limits.connections_per_gateway_max;
-    let share = shared.budget.share(answer.ok());
-    let entry = match shared.admission.enter(connection.clone(), certificate, answer, share, per_gateway_max) {
+    let share = shared.budget.share(lookup.ok());
+    let entry = match shared.admission.register(connection.clone(), certificate, lookup, share, per_gateway_max) {
         Ok(entry) => entry,
         Err(code) => {
             metrics::connection_refused(match code {
@@ -45,12 +45,12 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, _place: Place
     };
     metrics::connection_opened();
     debug!(standing = ?entry.live.standing(), "connected");
-    let reason = converse(&shared, &connection, &entry.live).await;
+    let reason = serve_streams(&shared, &connection, &entry.live).await;
     metrics::connection_closed();
     debug!(%reason, "disconnected");
 }
 
-async fn shake_hands(shared: &Shared, incoming: Incoming) -> Option<Connection> {
+async fn complete_handshake(shared: &Shared, incoming: Incoming) -> Option<Connection> {
     let connecting = incoming.accept().map_err(|error| debug!(%error, "handshake failed")).ok()?;
     match timeout(shared.limits.handshake_timeout, connecting).await {
         Ok(Ok(connection)) => Some(connection),
@@ -70,22 +70,26 @@ fn peer_certificate(connection: &Connection) -> Option<CertificateDer<'static>> 
     chain.into_iter().next()
 }
 
-async fn converse(shared: &Arc<Shared>, connection: &Connection, live: &Arc<Live>) -> quinn::ConnectionError {
+async fn serve_streams(
+    shared: &Arc<Shared>,
+    connection: &Connection,
+    live: &Arc<LiveConnection>,
+) -> quinn::ConnectionError {
     let welcome = welcome(shared);
     let opened_at = welcome.server_time;
-    let mut window = None;
+    let mut extra_window = None;
     let mut streams = JoinSet::new();
-    streams.spawn(greet(connection.clone(), welcome));
+    streams.spawn(send_welcome(connection.clone(), welcome));
     loop {
         tokio::select! {
             accepted = connection.accept_bi() => match accepted {
                 Ok((send, receive)) => {
-                    if window.is_none() {
-                        window = widen(shared, connection, live);
+                    if extra_window.is_none() {
+                        extra_window = widen_window(shared, connection, live);
                     }
                     streams.spawn(stream::serve(Arc::clone(shared), Arc::clone(live), opened_at, send, receive));
                 }
-                // Dropping the set ends every stream's task.
+                // Dropping the set ends the tasks of all streams.
                 Err(reason) => return reason,
             },
             Some(_) = streams.join_next(), if !streams.is_empty() => {}
@@ -93,12 +97,12 @@ async fn converse(shared: &Arc<Shared>, connection: &Connection, live: &Arc<Live
     }
 }
 
-/// Gives a connection that sends something its whole window, while there is memory for it. Credit that was given cannot
-/// be taken back, so it is held until the connection ends.
-fn widen(shared: &Shared, connection: &Connection, live: &Live) -> Option<Held> {
-    let held = live.share.try_hold(Stage::Windows, shared.limits.window_beyond_bytes() as usize)?;
+/// Widens the receive window of a connection that opens a stream to its full size, if there is memory for it.
+/// Flow-control credit cannot be revoked, so the memory stays reserved until the connection ends.
+fn widen_window(shared: &Shared, connection: &Connection, live: &LiveConnection) -> Option<Reservation> {
+    let reservation = live.share.try_reserve(Stage::Windows, shared.limits.extra_window_bytes() as usize)?;
     connection.set_receive_window(VarInt::from_u32(shared.limits.connection_window_bytes));
-    Some(held)
+    Some(reservation)
 }
 
 fn welcome(shared: &Shared) -> Welcome {
@@ -118,10 +122,10 @@ fn welcome(shared: &Shared) -> Welcome {
     }
 }
 
-async fn greet(connection: Connection, welcome: Welcome) {
+async fn send_welcome(connection: Connection, welcome: Welcome) {
     let Ok(mut send) = connection.open_uni().await else { return };
     if send.write_all(&Message::Welcome(welcome).to_bytes()).await.is_ok() {
         let _ = send.finish();
-        // Dropping a stream does not reset it once it is finished.
+        // A finished stream is not reset when it is dropped.
     }
 }

@@ -26,7 +26,7 @@ use crate::limits::{IngestLimits, LimitError, WINDOW_BYTES_MIN};
 use crate::metrics::{self, FrameCounters};
 use crate::ports::{FrameSink, GatewayDirectory};
 use crate::protocol::TimePolicy;
-use crate::tls::{Answered, ConnectionIds, ServerTls, StableReset, TlsError, server_crypto};
+use crate::tls::{Answered, ConnectionIds, ServerCertificate, ServerTls, StableReset, TlsError, server_crypto};
 use crate::transport::fewer_acks;
 
 /// How often the gauges of memory are set.
@@ -94,6 +94,7 @@ pub(super) struct Shared {
 pub struct Server {
     endpoint: Endpoint,
     local_addr: SocketAddr,
+    certificate: ServerCertificate,
     shared: Arc<Shared>,
     tasks: [JoinHandle<()>; 3],
 }
@@ -121,7 +122,8 @@ impl Server {
         enlarge_buffers(&socket, limits.socket_buffer_bytes);
 
         let answered = Answered::new(Arc::clone(&directory), limits.handshakes_max, limits.recheck_interval);
-        let crypto = server_crypto(&tls, Arc::clone(&answered), Arc::clone(&now))?;
+        let certificate = ServerCertificate::new(&tls)?;
+        let crypto = server_crypto(&tls, &certificate, Arc::clone(&answered), Arc::clone(&now))?;
         let mut quic = quinn::ServerConfig::with_crypto(crypto);
         quic.transport_config(Arc::new(transport(&limits)))
             // As many again for those that nobody has looked at yet: past it quinn says nothing to anybody.
@@ -150,13 +152,19 @@ impl Server {
         let tasks =
             [tokio::spawn(accept), tokio::spawn(recheck), tokio::spawn(watch_memory(Arc::clone(&shared.budget)))];
         info!(%local_addr, "ingest listens");
-        Ok(Self { endpoint, local_addr, shared, tasks })
+        Ok(Self { endpoint, local_addr, certificate, shared, tasks })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// The certificate that it shows, to be replaced while it runs.
+    #[must_use]
+    pub fn certificate(&self) -> &ServerCertificate {
+        &self.certificate
     }
 
     /// Connections at present, those still in their handshake included.

@@ -1,14 +1,14 @@
-//! How handshakes are begun: at a pace, each in a place, and what an attempt to connect must show to get there.
+//! Starts handshakes: at a limited rate, with a limited number at once, and after an address validation where needed.
 //!
-//! A handshake costs a millisecond of CPU, which those who are connected want, too. So only so many are begun in a
-//! second; the other attempts wait, network by network in turn (`waiting`), for no longer than a gateway does, and those
-//! that would wait in vain are refused at once: that costs little, and they come again.
+//! A handshake costs a millisecond of CPU, which connected gateways need, too. So the rate of handshakes is limited
+//! (`token_bucket`). The other attempts wait, round robin over the networks (`fair_queue`), for no longer than a
+//! gateway does. Attempts that would wait in vain are refused at once, because that is cheap, and their clients retry.
 //!
-//! A half-open handshake costs memory and holds its place until it times out, and opening one costs nothing. So whoever
-//! has to wait, and everybody while half of the places are taken, must prove that he can receive at his address (forged
-//! ones cannot). While half are taken one network gets no more than its part, and waits beyond it: whoever fills places
-//! has to do it from many networks at once. A fleet behind one address does not come to that: at this pace few handshakes
-//! are under way.
+//! A half-open handshake costs memory and holds its permit until it times out, and opening one costs an attacker
+//! nothing. So every attempt that has to wait, and every attempt while half of the permits are taken, must first prove
+//! that it can receive at its address, which one with a forged address cannot. While half are taken, one network gets
+//! no more than its part of the permits, and its other attempts wait, so that an attacker needs many networks at once.
+//! A fleet behind one address does not reach this limit, because at the limited rate few handshakes are in progress.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -18,45 +18,45 @@ use quinn::Incoming;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
-use super::pace::Pace;
-use super::waiting::Waiting;
+use super::fair_queue::FairQueue;
+use super::token_bucket::TokenBucket;
 use crate::limits::{HANDSHAKE_WAIT_MAX, IngestLimits};
 use crate::metrics;
 
-/// What one network may hold of the places while they are short: this part of them, and two at least.
+/// Divisor of the permits that one network may hold while they are scarce; it gets two at least.
 const NETWORK_PART: usize = 16;
 
-/// Who is in a handshake.
+/// Numbers of handshakes in progress, by network.
 #[derive(Default)]
-struct Networks {
+struct NetworkCounts {
     counts: Mutex<HashMap<IpAddr, usize>>,
-    /// One of them has ended.
+    /// Notified when a handshake ends.
     ended: Notify,
 }
 
-impl Networks {
+impl NetworkCounts {
     fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         // Nothing panics while the lock is held.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The places, and those who wait for one.
+/// Permits of handshakes, and the attempts that wait for one.
 pub(super) struct Handshakes {
-    places: Arc<Semaphore>,
-    places_max: usize,
-    networks: Arc<Networks>,
-    pace: Pace,
-    waiting: Waiting<Incoming>,
-    /// Of those who wait nobody may begin before another handshake has ended: their networks have all that they get.
-    held_up: bool,
+    permits: Arc<Semaphore>,
+    permits_max: usize,
+    networks: Arc<NetworkCounts>,
+    rate: TokenBucket,
+    queue: FairQueue<Incoming>,
+    /// No waiting attempt may start before another handshake has ended, because all their networks hold their part.
+    blocked: bool,
 }
 
-/// A handshake's place, until it is dropped.
+/// Permit of a handshake, released when this is dropped.
 pub(super) struct Handshake {
     network: IpAddr,
-    networks: Arc<Networks>,
-    place: Option<OwnedSemaphorePermit>,
+    networks: Arc<NetworkCounts>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Handshake {
@@ -70,13 +70,13 @@ impl Drop for Handshake {
                 }
             }
         }
-        // Free before somebody looks whether it is.
-        drop(self.place.take());
+        // Released before the notification, so that the permit is available to the task that it wakes.
+        drop(self.permit.take());
         self.networks.ended.notify_one();
     }
 }
 
-/// Whose address it is: an IPv4 address, or an IPv6 network, of which one host has 2^64 addresses.
+/// Returns the network of an address: an IPv4 address itself, or a /64 of IPv6, because one host has 2^64 addresses.
 fn network(addr: IpAddr) -> IpAddr {
     match addr.to_canonical() {
         IpAddr::V6(addr) => IpAddr::V6(Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64)),
@@ -87,82 +87,83 @@ fn network(addr: IpAddr) -> IpAddr {
 impl Handshakes {
     pub(super) fn new(limits: &IngestLimits) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(limits.handshakes_max)),
-            places_max: limits.handshakes_max,
+            permits: Arc::new(Semaphore::new(limits.handshakes_max)),
+            permits_max: limits.handshakes_max,
             networks: Arc::default(),
-            pace: Pace::new(limits.handshakes_per_second(), Instant::now()),
-            waiting: Waiting::new(limits.handshakes_waiting(), HANDSHAKE_WAIT_MAX),
-            held_up: false,
+            rate: TokenBucket::new(limits.handshakes_per_second(), Instant::now()),
+            queue: FairQueue::new(limits.handshakes_waiting(), HANDSHAKE_WAIT_MAX),
+            blocked: false,
         }
     }
 
-    fn places_are_short(&self) -> bool {
-        self.places.available_permits() < self.places_max / 2
+    /// Returns whether more than half of the permits are taken.
+    fn permits_are_scarce(&self) -> bool {
+        self.permits.available_permits() < self.permits_max / 2
     }
 
-    /// Lets an attempt wait for its turn, or tells it to prove its address first, or to come again.
+    /// Queues an attempt, or asks its client to prove its address first, or refuses it.
     pub(super) fn arrived(&mut self, incoming: Incoming) {
         let now = Instant::now();
         let network = network(incoming.remote_address().ip());
-        if self.waiting.is_full() {
-            self.refuse_late(now);
+        if self.queue.is_full() {
+            self.refuse_expired(now);
         }
-        if !self.waiting.has_room(network) {
+        if !self.queue.has_room(network) {
             refuse(incoming, "waiting_limit");
             return;
         }
-        let waits = !self.waiting.is_empty() || self.pace.ready_at() > now || self.places.available_permits() == 0;
-        if (waits || self.places_are_short()) && !incoming.remote_address_validated() && incoming.may_retry() {
-            // It fails only when a retry is not possible, which was just asked.
+        let waits = !self.queue.is_empty() || self.rate.ready_at() > now || self.permits.available_permits() == 0;
+        if (waits || self.permits_are_scarce()) && !incoming.remote_address_validated() && incoming.may_retry() {
+            // It fails only when a retry is not possible, which was just checked.
             let _ = incoming.retry();
             return;
         }
-        self.held_up = false;
-        if let Some(gone) = self.waiting.push(network, now, incoming) {
-            refuse(gone, "waiting_limit");
+        self.blocked = false;
+        if let Some(rejected) = self.queue.push(network, now, incoming) {
+            refuse(rejected, "waiting_limit");
         }
     }
 
-    /// Waits until somebody waits, the pace allows another handshake, and there is a place for it.
+    /// Waits until an attempt is queued, the rate allows another handshake, and there is a permit for it.
     pub(super) async fn turn(&mut self) -> OwnedSemaphorePermit {
-        if !self.waiting.is_empty() {
-            if self.held_up {
+        if !self.queue.is_empty() {
+            if self.blocked {
                 self.networks.ended.notified().await;
-                // What was told is used up, also when this is dropped at one of the next waits.
-                self.held_up = false;
+                // The notification is consumed, also when this future is dropped at one of the next waits.
+                self.blocked = false;
             }
-            sleep_until(self.pace.ready_at()).await;
+            sleep_until(self.rate.ready_at()).await;
             // An error cannot happen: the semaphore is never closed.
-            if let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
-                return place;
+            if let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
+                return permit;
             }
         }
-        // An arrival ends this wait.
+        // The caller drops this future when an attempt arrives.
         std::future::pending().await
     }
 
-    /// Gives the place to whose turn it is.
-    pub(super) fn begin(&mut self, place: OwnedSemaphorePermit) -> Option<(Incoming, Handshake)> {
+    /// Starts the next attempt in the queue with this permit.
+    pub(super) fn begin(&mut self, permit: OwnedSemaphorePermit) -> Option<(Incoming, Handshake)> {
         let now = Instant::now();
-        self.refuse_late(now);
+        self.refuse_expired(now);
         let network_max =
-            if self.places_are_short() { (self.places_max / NETWORK_PART).max(2) } else { self.places_max };
-        let begun = {
+            if self.permits_are_scarce() { (self.permits_max / NETWORK_PART).max(2) } else { self.permits_max };
+        let next = {
             let mut counts = self.networks.counts();
-            let begun = self.waiting.next(|network| counts.get(&network).is_none_or(|count| *count < network_max));
-            if let Some((network, _)) = &begun {
+            let next = self.queue.pop(|network| counts.get(&network).is_none_or(|count| *count < network_max));
+            if let Some((network, _)) = &next {
                 *counts.entry(*network).or_insert(0) += 1;
             }
-            begun
+            next
         };
-        self.held_up = begun.is_none();
-        let (network, incoming) = begun?;
-        self.pace.begin(now);
-        Some((incoming, Handshake { network, networks: Arc::clone(&self.networks), place: Some(place) }))
+        self.blocked = next.is_none();
+        let (network, incoming) = next?;
+        self.rate.take(now);
+        Some((incoming, Handshake { network, networks: Arc::clone(&self.networks), permit: Some(permit) }))
     }
 
-    fn refuse_late(&mut self, now: Instant) {
-        for incoming in self.waiting.expire(now) {
+    fn refuse_expired(&mut self, now: Instant) {
+        for incoming in self.queue.expire(now) {
             refuse(incoming, "waited");
         }
     }

@@ -1,8 +1,8 @@
-//! One stream: a half that reads frames and hands them to the sink, and a half that sends answers back.
+//! One stream: a half that reads frames and submits them to the sink, and a half that sends responses.
 //!
-//! The reading half takes nothing from the stream while the sink is full, or while the memory that all frames share is
-//! taken: QUIC's flow control then holds the client back. What is in memory for this stream is one frame, of which all
-//! but a datagram's worth is accounted for (`budget`), and its window.
+//! The reading half does not read while the sink is full, or while the memory budget of all frames is used up, so that
+//! QUIC's flow control blocks the client. The stream's memory is its receive window and one frame, of which all but
+//! about one datagram is reserved in the `budget`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,133 +14,137 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
-use super::admission::{Live, Standing};
-use super::answers::Answers;
-use super::budget::{Held, Stage};
+use super::admission::{LiveConnection, Standing};
+use super::budget::{Reservation, Stage};
 use super::endpoint::Shared;
+use super::responses::Responses;
 use crate::error::{CloseCode, RefusalCode};
 use crate::metrics;
 use crate::ports::{AckSink, FrameStream, SinkError};
 use crate::protocol::{FrameRefusal, ServerEvent, ServerSession, check_frame, decoded_bytes};
 
-/// What is taken from the stream at a time.
+/// Bytes that are read from the stream at a time.
 const READ_BYTES_MAX: usize = 64 << 10;
 
-/// Why a stream ends before its client ends it.
-enum Cut {
-    /// The client is gone, or took the stream back: there is nobody to tell.
-    Gone,
-    /// Close it with this code.
+/// Reason for ending a stream before its client does.
+enum Abort {
+    /// The client is gone, or has reset the stream.
+    Lost,
+    /// The server closes the stream with this code and this detail for the log.
     Close(CloseCode, String),
 }
 
 pub(super) async fn serve(
     shared: Arc<Shared>,
-    live: Arc<Live>,
+    live: Arc<LiveConnection>,
     connected_at: Millis,
     mut send: SendStream,
     mut receive: RecvStream,
 ) {
     metrics::stream_opened();
-    let answers = Arc::new(Answers::default());
-    let mut reading = Reading {
-        acks: Arc::clone(&answers) as Arc<dyn AckSink>,
-        answers: &answers,
+    let responses = Arc::new(Responses::default());
+    let mut reader = StreamReader {
+        acks: Arc::clone(&responses) as Arc<dyn AckSink>,
+        responses: &responses,
         shared: &shared,
         live: &live,
         connected_at,
         frames: None,
-        refuses: None,
+        refuse_all: None,
         receiving: None,
-        held_back: Duration::ZERO,
+        blocked: Duration::ZERO,
         draining: shared.draining.subscribe(),
     };
     let read = async {
-        match reading.run(&mut receive).await {
-            // The client has said all it wanted to: what is left is to answer.
+        match reader.run(&mut receive).await {
+            // The client has sent everything, or the server drains: only responses are left to send.
             Ok(()) => {
-                answers.no_more();
+                responses.end_input();
                 std::future::pending().await
             }
-            Err(cut) => cut,
+            Err(abort) => abort,
         }
     };
     let ended = tokio::select! {
-        cut = read => Err(cut),
-        written = write_answers(&answers, &mut send, shared.limits.answer_timeout) => written,
+        abort = read => Err(abort),
+        written = write_responses(&responses, &mut send, shared.limits.answer_timeout) => written,
     };
     metrics::stream_closed();
     let code = match ended {
-        // When the server drains, the client may have more to say.
+        // When the server drains, the client may have more to send.
         Ok(()) => CloseCode::ShuttingDown,
-        Err(Cut::Gone) => return,
-        Err(Cut::Close(code, why)) => {
+        Err(Abort::Lost) => return,
+        Err(Abort::Close(code, why)) => {
             metrics::stream_cut(match code {
                 CloseCode::TooSlow => "slow",
                 CloseCode::ProtocolViolation => "protocol",
                 _ => "unavailable",
             });
-            debug!(%code, %why, "stream cut");
+            debug!(%code, %why, "stream closed by the server");
             code
         }
     };
-    // Each of these fails only when that half has ended already. Answers that are on their way are left to arrive,
-    // unless the client breaks the protocol: then it must learn why even when it has nothing more to send.
+    // Each of these fails only when that half has ended already. Responses in flight may still arrive, unless the
+    // client violated the protocol: then the stream is reset, because the client must learn the reason even when it has
+    // nothing more to send.
     let _ = receive.stop(code.var_int());
     let _ = if code == CloseCode::ProtocolViolation { send.reset(code.var_int()) } else { send.finish() };
     if *shared.draining.borrow() {
-        // Closing the connection drops what has not left yet: a shutdown waits for this stream until the client has it.
+        // Closing the connection drops responses that were not sent yet, so a shutdown waits for this stream until the
+        // client has received them.
         let _ = timeout(shared.limits.answer_timeout, send.stopped()).await;
     }
 }
 
-struct Reading<'a> {
+/// The reading half of a stream.
+struct StreamReader<'a> {
     acks: Arc<dyn AckSink>,
-    answers: &'a Answers,
+    responses: &'a Responses,
     shared: &'a Shared,
-    live: &'a Live,
+    live: &'a LiveConnection,
     connected_at: Millis,
     frames: Option<Box<dyn FrameStream>>,
-    /// Once a frame was refused for who sends it, every later frame of the stream is refused, too: so a spool's durable
-    /// number never passes over a frame whose refusal got lost.
-    refuses: Option<RefusalCode>,
-    /// The memory of the frame that is being collected.
-    receiving: Option<Held>,
-    /// How long this stream waited for memory in the midst of a message, which does not count as the client's time.
-    held_back: Duration,
+    /// Code that every further frame is refused with, once a frame was refused because of its sender. So a spool's
+    /// durable number never exceeds that of a frame whose refusal was lost.
+    refuse_all: Option<RefusalCode>,
+    /// Memory of the incomplete frame.
+    receiving: Option<Reservation>,
+    /// Time that this stream waited for memory inside messages, which does not count as the client's time.
+    blocked: Duration,
     draining: watch::Receiver<bool>,
 }
 
-impl Reading<'_> {
-    async fn run(&mut self, receive: &mut RecvStream) -> Result<(), Cut> {
+impl StreamReader<'_> {
+    /// Reads until the client ends the stream, or the server drains.
+    async fn run(&mut self, receive: &mut RecvStream) -> Result<(), Abort> {
         let started = Instant::now();
         let limits = &self.shared.limits;
         let mut session =
             ServerSession::new(Duration::ZERO, limits.frame_bytes_max, limits.open_timeout, limits.message_timeout);
         loop {
-            let deadline = session.deadline().map(|after| started + after + self.held_back);
+            let deadline = session.deadline().map(|after| started + after + self.blocked);
             let Some(chunk) = self.read(receive, deadline, session.time_allowed()).await? else {
                 if *self.draining.borrow() {
                     return Ok(());
                 }
-                return session.end().map_err(|error| Cut::Close(CloseCode::ProtocolViolation, error.to_string()));
+                return session.end().map_err(|error| Abort::Close(CloseCode::ProtocolViolation, error.to_string()));
             };
             let mut input = &chunk.bytes[..];
             while let Some(event) = session
-                .receive(started.elapsed().saturating_sub(self.held_back), &mut input)
-                .map_err(|error| Cut::Close(CloseCode::ProtocolViolation, error.to_string()))?
+                .receive(started.elapsed().saturating_sub(self.blocked), &mut input)
+                .map_err(|error| Abort::Close(CloseCode::ProtocolViolation, error.to_string()))?
             {
                 if !self.handle(event, session.spool()).await? {
                     return Ok(());
                 }
             }
             drop(chunk);
-            if let Some(bytes) = session.collecting()
+            if let Some(bytes) = session.incomplete_frame_bytes()
                 && self.receiving.is_none()
             {
                 let since = Instant::now();
-                self.receiving = self.hold(Stage::Receiving, bytes).await;
-                self.held_back += since.elapsed();
+                self.receiving = self.reserve(Stage::Receiving, bytes).await;
+                self.blocked += since.elapsed();
                 if self.receiving.is_none() {
                     return Ok(());
                 }
@@ -148,37 +152,37 @@ impl Reading<'_> {
         }
     }
 
-    /// Waits for memory. `None`: the server drains.
-    async fn hold(&mut self, stage: Stage, bytes: usize) -> Option<Held> {
-        if let Some(held) = self.live.share.try_hold(stage, bytes) {
-            return Some(held);
+    /// Waits for memory. Returns `None` when the server drains.
+    async fn reserve(&mut self, stage: Stage, bytes: usize) -> Option<Reservation> {
+        if let Some(reservation) = self.live.share.try_reserve(stage, bytes) {
+            return Some(reservation);
         }
         metrics::memory_waited(stage.name());
         tokio::select! {
             biased;
             _ = self.draining.wait_for(|draining| *draining) => None,
-            held = self.live.share.hold(stage, bytes) => held,
+            reservation = self.live.share.reserve(stage, bytes) => reservation,
         }
     }
 
-    /// `None`: the client ended the stream, or the server drains.
+    /// Reads the next chunk. Returns `None` when the client has ended the stream, or the server drains.
     async fn read(
         &mut self,
         receive: &mut RecvStream,
         deadline: Option<Instant>,
         allowed: Duration,
-    ) -> Result<Option<Chunk>, Cut> {
+    ) -> Result<Option<Chunk>, Abort> {
         let read = async {
             let chunk = receive.read_chunk(READ_BYTES_MAX, true);
             match deadline {
                 Some(deadline) => timeout_at(deadline, chunk).await.map_err(|_| {
-                    Cut::Close(CloseCode::TooSlow, format!("a message was not complete within {allowed:?}"))
+                    Abort::Close(CloseCode::TooSlow, format!("a message was not complete within {allowed:?}"))
                 })?,
                 None => chunk.await,
             }
             .map_err(|error: ReadError| {
                 debug!(%error, "stream lost");
-                Cut::Gone
+                Abort::Lost
             })
         };
         tokio::select! {
@@ -188,8 +192,8 @@ impl Reading<'_> {
         }
     }
 
-    /// False: the server drains, read no further.
-    async fn handle(&mut self, event: ServerEvent, spool: Option<SpoolId>) -> Result<bool, Cut> {
+    /// Handles an event. Returns false when the server drains and no further event may be read.
+    async fn handle(&mut self, event: ServerEvent, spool: Option<SpoolId>) -> Result<bool, Abort> {
         let (sequence, refusal) = match event {
             ServerEvent::Open { spool } => {
                 self.open(spool);
@@ -198,7 +202,7 @@ impl Reading<'_> {
             ServerEvent::TooLarge { sequence, bytes } => (sequence, self.too_large(bytes)),
             ServerEvent::Frame { sequence, frame } => {
                 let receiving = self.receiving.take();
-                let Some(decoded) = self.hold(Stage::Decoded, decoded_bytes(&frame)).await else { return Ok(false) };
+                let Some(decoded) = self.reserve(Stage::Decoded, decoded_bytes(&frame)).await else { return Ok(false) };
                 drop(receiving);
                 match self.check(sequence, frame, spool)? {
                     Ok(frame) => return self.submit(sequence, frame, decoded).await,
@@ -206,7 +210,7 @@ impl Reading<'_> {
                 }
             }
         };
-        self.answers.refuse(sequence, refusal).await;
+        self.responses.refuse(sequence, refusal).await;
         Ok(true)
     }
 
@@ -217,16 +221,16 @@ impl Reading<'_> {
                 self.shared.sink.durable_sequence(identity, spool)
             }
             Standing::Refused(code) => {
-                self.refuses = Some(code);
+                self.refuse_all = Some(code);
                 FrameSequence::ZERO
             }
         };
-        self.answers.opened(durable);
+        self.responses.opened(durable);
     }
 
     fn too_large(&self, bytes: u32) -> FrameRefusal {
-        let most = self.shared.limits.frame_bytes_max;
-        FrameRefusal { code: RefusalCode::TooLarge, detail: format!("{bytes} bytes, where {most} are accepted") }
+        let accepted = self.shared.limits.frame_bytes_max;
+        FrameRefusal { code: RefusalCode::TooLarge, detail: format!("{bytes} bytes, where {accepted} are accepted") }
     }
 
     fn check(
@@ -234,87 +238,93 @@ impl Reading<'_> {
         sequence: FrameSequence,
         bytes: Bytes,
         spool: Option<SpoolId>,
-    ) -> Result<Result<Frame, FrameRefusal>, Cut> {
+    ) -> Result<Result<Frame, FrameRefusal>, Abort> {
         if let Standing::Refused(code) = self.live.standing() {
-            self.refuses = Some(code);
+            self.refuse_all = Some(code);
         }
-        match self.answers.failure() {
-            Some(Some(code)) => self.refuses = Some(code),
+        match self.responses.failure() {
+            Some(Some(code)) => self.refuse_all = Some(code),
             Some(None) => return Err(unavailable("the sink failed a frame")),
             None => {}
         }
-        if let Some(code) = self.refuses {
+        if let Some(code) = self.refuse_all {
             return Ok(Err(FrameRefusal { code, detail: code.to_string() }));
         }
         let Some(spool) = spool else { return Err(before_open()) };
-        // The clock of the welcome at least: a client may trust that what fits the welcome is not refused for its time.
+        // Not before the time in the welcome, because a frame that fits the welcome must not be refused for its times.
         let now = (self.shared.now)().max(self.connected_at);
         Ok(check_frame(bytes, spool, sequence, &self.shared.times, now))
     }
 
-    /// Waits for room while the sink is full. False: the server drains. The frame's memory is the sink's to count once
-    /// it has taken it.
-    async fn submit(&mut self, sequence: FrameSequence, frame: Frame, _decoded: Held) -> Result<bool, Cut> {
+    /// Submits a frame to the sink, and waits while the sink is full. Returns false when the server drains. The
+    /// reservation ends with the submission, because the sink accounts for the frames that it has accepted.
+    async fn submit(&mut self, sequence: FrameSequence, frame: Frame, _decoded: Reservation) -> Result<bool, Abort> {
         let Some(frames) = &self.frames else { return Err(before_open()) };
         let (readings, bytes) = (frame.len(), frame.bytes().len());
-        let before = self.answers.submitted();
-        self.answers.submitting(sequence);
+        let before = self.responses.submitted();
+        self.responses.set_submitted(sequence);
         let received = (self.shared.now)().whole_seconds();
         let mut submitted = frames.try_submit(received, frame);
         if let Err(SinkError::Full(frame)) = submitted {
             let since = Instant::now();
-            let waiting = frames.submit(received, frame);
+            let submission = frames.submit(received, frame);
             submitted = tokio::select! {
                 biased;
                 _ = self.draining.wait_for(|draining| *draining) => {
-                    self.answers.not_submitted(before);
+                    self.responses.restore_submitted(before);
                     return Ok(false);
                 }
-                submitted = waiting => submitted,
+                submitted = submission => submitted,
             };
-            metrics::held_back(since.elapsed());
+            metrics::blocked_by_sink(since.elapsed());
         }
         if let Err(error) = submitted {
-            self.answers.not_submitted(before);
+            self.responses.restore_submitted(before);
             return Err(match error {
-                SinkError::Closed => Cut::Close(CloseCode::ShuttingDown, String::from("the sink is closed")),
+                SinkError::Closed => Abort::Close(CloseCode::ShuttingDown, String::from("the sink is closed")),
                 SinkError::Full(_) | SinkError::Unavailable => unavailable("the sink is unavailable"),
             });
         }
-        self.shared.counters.taken(readings, bytes);
+        self.shared.counters.accepted(readings, bytes);
         Ok(true)
     }
 }
 
-/// The session tells no frame before `open`, and `open` sets one of `frames` and `refuses`.
-fn before_open() -> Cut {
-    Cut::Close(CloseCode::ProtocolViolation, String::from("a frame before open"))
+/// Returns an error that cannot happen, because the session returns no frame before `open`, and `open` sets `frames` or
+/// `refuse_all`.
+fn before_open() -> Abort {
+    Abort::Close(CloseCode::ProtocolViolation, String::from("a frame before open"))
 }
 
-fn unavailable(why: &str) -> Cut {
-    Cut::Close(CloseCode::Unavailable, String::from(why))
+fn unavailable(why: &str) -> Abort {
+    Abort::Close(CloseCode::Unavailable, String::from(why))
 }
 
-/// Ends when everything is answered and the client has said that nothing more comes.
-async fn write_answers(answers: &Answers, send: &mut SendStream, answer_timeout: Duration) -> Result<(), Cut> {
+/// Sends responses until every submitted frame has one and no further frame will arrive.
+async fn write_responses(responses: &Responses, send: &mut SendStream, answer_timeout: Duration) -> Result<(), Abort> {
     let mut sent = 0;
     let mut out = BytesMut::new();
     loop {
-        let taken = answers.take(&mut sent, &mut out);
+        let encoded = responses.encode_pending(&mut sent, &mut out);
         if !out.is_empty() {
             match timeout(answer_timeout, send.write_all(&out)).await {
                 Ok(Ok(())) => out.clear(),
                 Ok(Err(error)) => {
                     debug!(%error, "stream lost");
-                    return Err(Cut::Gone);
+                    return Err(Abort::Lost);
                 }
-                Err(_) => return Err(Cut::Close(CloseCode::TooSlow, String::from("answers are not being read"))),
+                Err(_) => {
+                    return Err(Abort::Close(
+                        CloseCode::TooSlow,
+                        String::from("the client does not read its responses"),
+                    ));
+                }
             }
         }
-        match taken {
+        match encoded {
             Ok(true) => return Ok(()),
-            Ok(false) => answers.woken().await,
-            Err(code) => return Err(Cut::Close(code, String::from("the sink failed a frame"))),
+            Ok(false) => responses.changed().await,
+            Err(code) => return Err(Abort::Close(code, String::from("the sink failed a frame"))),
         }
     }
 }

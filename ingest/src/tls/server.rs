@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::QuicServerConfig;
@@ -11,8 +11,9 @@ use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{ConnectionId, ConnectionIdGenerator};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::tls13::{Hkdf, OkmBlock};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -46,6 +47,46 @@ impl ServerTls {
             key: private_key("server key", key)?,
             client_ca: certificates("CA certificate", client_ca)?,
         })
+    }
+
+    fn certified_key(&self) -> Result<Arc<CertifiedKey>, TlsError> {
+        CertifiedKey::from_der(self.certificates.clone(), self.key.clone_key(), &provider())
+            .map(Arc::new)
+            .map_err(|error| TlsError::new("server certificate and key", error))
+    }
+}
+
+/// The certificate that a server shows: a handle by which it is replaced while the server runs. Cloning it gives another
+/// handle to the same certificate.
+#[derive(Debug, Clone)]
+pub struct ServerCertificate(Arc<Shown>);
+
+impl ServerCertificate {
+    pub(crate) fn new(tls: &ServerTls) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(Shown(RwLock::new(tls.certified_key()?)))))
+    }
+
+    /// Shows this certificate, with this key, in every handshake from now on. Connections that there are go on. The CA
+    /// of the gateways stays as it was, and so does the key of stateless resets.
+    ///
+    /// # Errors
+    /// [`TlsError`] when key and certificate do not fit; then nothing has changed.
+    pub fn replace(&self, tls: &ServerTls) -> Result<(), TlsError> {
+        let next = tls.certified_key()?;
+        // Nothing panics while the lock is held.
+        *self.0.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+}
+
+/// Not a new configuration for the endpoint: that would have other keys for address validation tokens, and clients that
+/// are about to prove their address would be refused.
+#[derive(Debug)]
+struct Shown(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -181,6 +222,7 @@ impl TimeProvider for InjectedTime {
 
 pub(crate) fn server_crypto(
     tls: &ServerTls,
+    certificate: &ServerCertificate,
     answered: Arc<Answered>,
     now: NowFn,
 ) -> Result<Arc<QuicServerConfig>, TlsError> {
@@ -191,8 +233,7 @@ pub(crate) fn server_crypto(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| TlsError::new("TLS", error))?
         .with_client_cert_verifier(Arc::new(DirectoryVerifier { webpki, answered }))
-        .with_single_cert(tls.certificates.clone(), tls.key.clone_key())
-        .map_err(|error| TlsError::new("server certificate and key", error))?;
+        .with_cert_resolver(Arc::clone(&certificate.0) as _);
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

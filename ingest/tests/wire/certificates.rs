@@ -1,4 +1,4 @@
-//! Who may connect: refused in the handshake, and at once for good.
+//! Certificates that are refused: in the handshake, or while connected, and permanently.
 
 use std::time::Duration;
 
@@ -7,97 +7,97 @@ use ingest::protocol::{ALPN, ClientEvent, Message};
 use ingest::{CloseCode, Refusal, RefusalCode};
 use quinn::ConnectionError;
 
-use crate::house::{House, readings, sequence, spool, until, within};
+use crate::harness::{Harness, readings, sequence, spool, wait_until, within};
 use crate::pki::{Ca, identity};
 use crate::raw;
 use crate::sink::Mode;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_refused_in_the_handshake() {
-    let mut house = House::new();
-    house.set_clock(std::time::UNIX_EPOCH.elapsed().expect("a clock").as_millis().try_into().expect("this century"));
-    house.limits.connections_max = 100;
-    let sink = house.sink(10, Mode::Keeps);
-    let server = house.serve(&sink);
+async fn invalid_certificates_are_refused_in_the_handshake() {
+    let mut harness = Harness::new();
+    harness.set_clock(std::time::UNIX_EPOCH.elapsed().expect("a clock").as_millis().try_into().expect("this century"));
+    harness.limits.connections_max = 100;
+    let sink = harness.sink(10, Mode::Immediate);
+    let server = harness.serve(&sink);
 
-    let good = house.enrolled(1);
-    let expired = house.ca.expired_gateway();
-    house.directory.enroll(&expired, 2);
-    let revoked = house.ca.gateway();
-    house.directory.set(&revoked, Err(Refusal::Revoked));
-    let ended = house.ca.gateway();
-    house.directory.set(&ended, Err(Refusal::Expired));
-    let unknown = house.ca.gateway();
-    let [same_name, other_name] = house.strangers();
-    house.directory.enroll(&same_name, 3);
-    house.directory.enroll(&other_name, 4);
+    let good = harness.enrolled(1);
+    let expired = harness.ca.expired_gateway();
+    harness.directory.enroll(&expired, 2);
+    let revoked = harness.ca.gateway();
+    harness.directory.set(&revoked, Err(Refusal::Revoked));
+    let outdated = harness.ca.gateway();
+    harness.directory.set(&outdated, Err(Refusal::Expired));
+    let unknown = harness.ca.gateway();
+    let [same_name, other_name] = harness.foreign_certificates();
+    harness.directory.enroll(&same_name, 3);
+    harness.directory.enroll(&other_name, 4);
 
     for (name, issued, alert) in [
         ("expired", &expired, 45),
         ("revoked", &revoked, 44),
-        ("ended by the directory", &ended, 45),
+        ("expired in the directory", &outdated, 45),
         ("unknown", &unknown, 49),
         ("of another CA", &other_name, 48),
-        ("of another CA with our name", &same_name, 51),
+        ("of another CA with the same name", &same_name, 51),
     ] {
-        let error = house.refused(server.addr(), issued).await;
+        let error = harness.expect_refusal(server.addr(), issued).await;
         assert!(matches!(error, ClientError::CertificateRefused(_)), "{name}: {error:?}");
-        // The handshake itself, looked at from below.
-        let error = match raw::connect(server.addr(), &house.ca, Some(issued), ALPN).await {
+        // The TLS alert, seen by a raw client.
+        let error = match raw::connect(server.addr(), &harness.ca, Some(issued), ALPN).await {
             Err(error) => error,
             Ok(raw) => raw.closed().await,
         };
         assert_eq!(raw::alert(&error), Some(alert), "{name}: {error}");
     }
-    let error = match raw::connect(server.addr(), &house.ca, None, ALPN).await {
+    let error = match raw::connect(server.addr(), &harness.ca, None, ALPN).await {
         Err(error) => error,
         Ok(raw) => raw.closed().await,
     };
     assert_eq!(raw::alert(&error), Some(116), "no certificate: {error}");
-    let error = match raw::connect(server.addr(), &house.ca, Some(&good), b"icecore/2").await {
+    let error = match raw::connect(server.addr(), &harness.ca, Some(&good), b"icecore/2").await {
         Err(error) => error,
         Ok(raw) => raw.closed().await,
     };
     assert_eq!(raw::alert(&error), Some(120), "another protocol: {error}");
 
-    // And it is not that nobody gets in.
-    let client = house.client(server.addr(), &good).await;
+    // An accepted gateway can connect.
+    let client = harness.client(server.addr(), &good).await;
     within(client.finish()).await.expect("nothing to do");
-    assert_eq!(house.disk.frames(), 0);
-    until("nobody stays", || server.connections() == 0).await;
+    assert_eq!(harness.disk.frames(), 0);
+    wait_until("no connection is left", || server.connections() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_of_another_ca_or_name_is_not_trusted() {
-    let house = House::new();
-    let gateway = house.enrolled(1);
-    let server = house.serve(&house.sink(10, Mode::Keeps));
+    let harness = Harness::new();
+    let gateway = harness.enrolled(1);
+    let server = harness.serve(&harness.sink(10, Mode::Immediate));
     let other = Ca::new("another CA");
-    let mut config = house.config(server.addr(), &gateway);
+    let mut config = harness.config(server.addr(), &gateway);
     config.identity = gateway.identity(&other);
     let error = within(Client::connect(config)).await.expect_err("not its CA");
     assert!(matches!(error, ClientError::ServerNotTrusted(_)), "{error:?}");
 
-    let mut config = house.config(server.addr(), &gateway);
-    let (pem, key, ca) = (gateway.pem.as_bytes(), gateway.key_pem.as_bytes(), house.ca.pem.as_bytes());
+    let mut config = harness.config(server.addr(), &gateway);
+    let (pem, key, ca) = (gateway.pem.as_bytes(), gateway.key_pem.as_bytes(), harness.ca.pem.as_bytes());
     config.identity = ingest::client::Identity::from_pem(pem, key, ca, "another.test\n").expect("an identity");
     let error = within(Client::connect(config)).await.expect_err("not its name");
     assert!(matches!(error, ClientError::ServerNotTrusted(_)), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_revoked_while_connected_is_cut_off() {
-    let house = House::new();
-    let (one, two) = (house.enrolled(1), house.enrolled(2));
-    let server = house.serve(&house.sink(10, Mode::Keeps));
-    let revoked = raw::connect_well(server.addr(), &house.ca, &one).await;
-    let _stream = revoked.opened(spool(1)).await;
-    let mut client = house.client(server.addr(), &one).await;
-    let kept = house.client(server.addr(), &two).await;
+async fn a_gateway_revoked_while_connected_is_disconnected() {
+    let harness = Harness::new();
+    let (one, two) = (harness.enrolled(1), harness.enrolled(2));
+    let server = harness.serve(&harness.sink(10, Mode::Immediate));
+    let revoked = raw::connect_enrolled(server.addr(), &harness.ca, &one).await;
+    let _stream = revoked.open_stream(spool(1)).await;
+    let mut client = harness.client(server.addr(), &one).await;
+    let other = harness.client(server.addr(), &two).await;
     within(client.send(&mut readings(1, 0, 1))).await.expect("sent");
-    until("it is kept", || house.disk.frames() == 1).await;
+    wait_until("the frame is stored", || harness.disk.frames() == 1).await;
 
-    house.directory.set(&one, Err(Refusal::Revoked));
+    harness.directory.set(&one, Err(Refusal::Revoked));
     let started = std::time::Instant::now();
     let error = revoked.closed().await;
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
@@ -108,70 +108,74 @@ async fn a_gateway_revoked_while_connected_is_cut_off() {
         other => panic!("{other}"),
     }
     let failure = within(client.finish()).await.err();
-    // It may have had all its answers before; otherwise it says why it ended.
+    // The client may have received all responses before; otherwise its error is the refusal.
     if let Some(failure) = failure {
         assert!(matches!(failure.error, ClientError::CertificateRefused(_)), "{failure}");
     }
-    assert!(kept.progress().borrow().connected, "others stay");
-    within(kept.finish()).await.expect("nothing to do");
-    let error = house.refused(server.addr(), &one).await;
+    assert!(other.progress().borrow().connected, "others stay connected");
+    within(other.finish()).await.expect("nothing to do");
+    let error = harness.expect_refusal(server.addr(), &one).await;
     assert!(matches!(error, ClientError::CertificateRefused(_)), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_that_has_not_changed_is_seldom_asked() {
-    let mut house = House::new();
-    house.limits.recheck_interval = Duration::from_millis(10);
-    house.directory.set_version(Some(1));
-    let gateway = house.enrolled(1);
-    let server = house.serve(&house.sink(10, Mode::Keeps));
+async fn an_unchanged_directory_is_seldom_used() {
+    let mut harness = Harness::new();
+    harness.limits.recheck_interval = Duration::from_millis(10);
+    harness.directory.set_version(Some(1));
+    let gateway = harness.enrolled(1);
+    let server = harness.serve(&harness.sink(10, Mode::Immediate));
     let rounds = async |count: usize| {
-        let begun = house.directory.rounds();
-        until("rounds", || house.directory.rounds() >= begun + count).await;
+        let before = harness.directory.version_requests();
+        wait_until("rounds", || harness.directory.version_requests() >= before + count).await;
     };
-    let raw = raw::connect_well(server.addr(), &house.ca, &gateway).await;
-    until("it is connected", || house.directory.rounds() > 0).await;
+    let raw = raw::connect_enrolled(server.addr(), &harness.ca, &gateway).await;
+    wait_until("it is connected", || harness.directory.version_requests() > 0).await;
     rounds(100).await;
-    let asked = house.directory.asked();
-    assert!((2..=5).contains(&asked), "in the handshake, after it, now and then: {asked}");
+    let lookups = harness.directory.lookups();
+    assert!((2..=5).contains(&lookups), "in the handshake, after it, now and then: {lookups}");
 
-    // Time passes, which makes no other version, and is noticed.
-    house.directory.set(&gateway, Err(Refusal::OrgSuspended));
-    until("it is asked now and then", || house.directory.asked() > asked).await;
-    // Who is not good is asked about each time.
-    let asked = house.directory.asked();
+    // A change without another version, as when time passes, is noticed later.
+    harness.directory.set(&gateway, Err(Refusal::OrgSuspended));
+    wait_until("it is used now and then", || harness.directory.lookups() > lookups).await;
+    // A gateway that is not in good standing is looked up in each round.
+    let lookups = harness.directory.lookups();
     rounds(20).await;
-    assert!(house.directory.asked() >= asked + 15);
+    assert!(harness.directory.lookups() >= lookups + 15);
     assert!(raw.connection.close_reason().is_none());
 
     // A change is noticed at once.
-    house.directory.set(&gateway, Ok(identity(1)));
+    harness.directory.set(&gateway, Ok(identity(1)));
     assert!(matches!(raw.closed().await, ConnectionError::ApplicationClosed(_)));
-    let raw = raw::connect_well(server.addr(), &house.ca, &gateway).await;
+    let raw = raw::connect_enrolled(server.addr(), &harness.ca, &gateway).await;
     rounds(5).await;
-    house.directory.set(&gateway, Err(Refusal::Revoked));
-    let begun = house.directory.rounds();
-    house.directory.set_version(Some(2));
+    harness.directory.set(&gateway, Err(Refusal::Revoked));
+    let before = harness.directory.version_requests();
+    harness.directory.set_version(Some(2));
     assert!(matches!(raw.closed().await, ConnectionError::ApplicationClosed(_)));
-    // Nobody is left to ask about.
-    assert!(house.directory.rounds() <= begun + 4, "{} rounds", house.directory.rounds() - begun);
+    // Without connections there are no rounds.
+    assert!(
+        harness.directory.version_requests() <= before + 4,
+        "{} rounds",
+        harness.directory.version_requests() - before
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_of_a_revoked_gateway_are_refused_until_it_is_cut_off() {
-    let mut house = House::new();
-    house.limits.recheck_interval = Duration::from_millis(700);
-    let gateway = house.enrolled(1);
-    let server = house.serve(&house.sink(10, Mode::Keeps));
-    let raw = raw::connect_well(server.addr(), &house.ca, &gateway).await;
-    let mut stream = raw.opened(spool(1)).await;
-    house.directory.set(&gateway, Err(Refusal::Revoked));
+async fn frames_of_a_revoked_gateway_are_refused_until_it_is_disconnected() {
+    let mut harness = Harness::new();
+    harness.limits.recheck_interval = Duration::from_millis(700);
+    let gateway = harness.enrolled(1);
+    let server = harness.serve(&harness.sink(10, Mode::Immediate));
+    let raw = raw::connect_enrolled(server.addr(), &harness.ca, &gateway).await;
+    let mut stream = raw.open_stream(spool(1)).await;
+    harness.directory.set(&gateway, Err(Refusal::Revoked));
     for number in 1.. {
-        assert!(number < 500, "the directory is never asked again");
+        assert!(number < 500, "the directory is never used again");
         let frame = readings(1, usize::try_from(number).expect("small"), 1).encode(spool(1), sequence(number));
-        stream.say(&Message::Frame { sequence: sequence(number), frame }).await;
-        match stream.hear().await {
-            // The directory was not asked again yet.
+        stream.write(&Message::Frame { sequence: sequence(number), frame }).await;
+        match stream.next_event().await {
+            // The directory was not used again yet.
             Some(ClientEvent::Acknowledged { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
             Some(ClientEvent::Refused { sequence: refused, code, .. }) => {
                 assert_eq!((refused, code), (sequence(number), RefusalCode::CertificateRevoked));
@@ -185,41 +189,42 @@ async fn frames_of_a_revoked_gateway_are_refused_until_it_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_suspended_organisation_is_told_so_frame_by_frame() {
-    let house = House::new();
-    let gateway = house.ca.gateway();
-    house.directory.set(&gateway, Err(Refusal::OrgSuspended));
-    let server = house.serve(&house.sink(10, Mode::Keeps));
-    let mut client = house.client(server.addr(), &gateway).await;
+async fn every_frame_of_a_suspended_organisation_is_refused() {
+    let harness = Harness::new();
+    let gateway = harness.ca.gateway();
+    harness.directory.set(&gateway, Err(Refusal::OrgSuspended));
+    let server = harness.serve(&harness.sink(10, Mode::Immediate));
+    let mut client = harness.client(server.addr(), &gateway).await;
     let mut progress = client.progress();
     for index in 0..3 {
         within(client.send(&mut readings(1, index, 1))).await.expect("sent");
     }
-    within(progress.wait_for(|p| p.refused_frames == 3)).await.expect("told");
-    assert_eq!(house.disk.frames(), 0);
-    // The suspension ends: the connection begins anew, and frames are taken.
-    house.directory.set(&gateway, Ok(identity(1)));
-    within(progress.wait_for(|p| p.reconnects == 1)).await.expect("told");
+    within(progress.wait_for(|p| p.refused_frames == 3)).await.expect("progress");
+    assert_eq!(harness.disk.frames(), 0);
+    // The suspension ends: the client reconnects, and frames are accepted.
+    harness.directory.set(&gateway, Ok(identity(1)));
+    within(progress.wait_for(|p| p.reconnects == 1)).await.expect("progress");
     within(client.send(&mut readings(1, 9, 1))).await.expect("sent");
-    let summary = within(client.finish()).await.expect("all answered");
+    let summary = within(client.finish()).await.expect("all frames have a response");
     assert_eq!((summary.acknowledged_frames, summary.refused_readings), (1, 3));
     assert!(summary.refused.iter().all(|refused| refused.code == RefusalCode::OrgSuspended));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_that_does_not_answer_is_no_refusal() {
-    let house = House::new();
-    let gateway = house.ca.gateway();
-    house.directory.set(&gateway, Err(Refusal::Unavailable));
-    let server = house.serve(&house.sink(10, Mode::Keeps));
-    let connecting = tokio::spawn(Client::connect(house.config(server.addr(), &gateway)));
+async fn an_unavailable_directory_is_no_refusal() {
+    let harness = Harness::new();
+    let gateway = harness.ca.gateway();
+    harness.directory.set(&gateway, Err(Refusal::Unavailable));
+    let server = harness.serve(&harness.sink(10, Mode::Immediate));
+    let connecting = tokio::spawn(Client::connect(harness.config(server.addr(), &gateway)));
     tokio::time::sleep(Duration::from_millis(400)).await;
-    assert!(!connecting.is_finished(), "it tries again");
-    house.directory.set(&gateway, Ok(identity(1)));
+    assert!(!connecting.is_finished(), "it retries");
+    harness.directory.set(&gateway, Ok(identity(1)));
     let client = within(connecting).await.expect("no panic").expect("a client");
-    // Nor does it cut off who is connected.
-    house.directory.set(&gateway, Err(Refusal::Unavailable));
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    assert!(client.progress().borrow().connected);
-    assert_eq!(client.progress().borrow().reconnects, 0);
+    // A connected gateway is disconnected, not refused: it reconnects once the directory responds.
+    let mut progress = client.progress();
+    harness.directory.set(&gateway, Err(Refusal::Unavailable));
+    within(progress.wait_for(|p| !p.connected)).await.expect("progress");
+    harness.directory.set(&gateway, Ok(identity(1)));
+    within(progress.wait_for(|p| p.connected && p.reconnects > 0)).await.expect("progress");
 }

@@ -1,4 +1,4 @@
-//! The wire over real QUIC on loopback, with real certificates, and a sink in memory.
+//! Tests of the wire over real QUIC on loopback, with real certificates and a sink in memory.
 
 #![allow(clippy::print_stdout, reason = "seeds and figures")]
 
@@ -7,13 +7,14 @@ mod certificates;
 mod crowd;
 mod flow;
 mod handshakes;
-mod house;
+mod harness;
 mod memory;
 mod network;
 mod numbers;
 mod pki;
 mod raw;
 mod refusals;
+mod renewal;
 mod resume;
 mod sharing;
 mod sink;

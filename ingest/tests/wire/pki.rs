@@ -1,4 +1,4 @@
-//! A certificate authority for tests, and a directory that tests can change while a server asks it.
+//! A certificate authority for tests, and a directory that tests can change while a server uses it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -78,36 +78,37 @@ impl Ca {
 #[derive(Default)]
 pub(crate) struct Directory {
     known: Mutex<HashMap<Vec<u8>, Result<GatewayIdentity, Refusal>>>,
-    asked: AtomicUsize,
+    lookups: AtomicUsize,
     version: Mutex<Option<u64>>,
-    rounds: AtomicUsize,
+    version_requests: AtomicUsize,
 }
 
 impl Directory {
-    pub(crate) fn set(&self, issued: &Issued, answer: Result<GatewayIdentity, Refusal>) {
-        self.known.lock().expect("the lock").insert(issued.der().to_vec(), answer);
+    /// Sets the result of look-ups of a certificate.
+    pub(crate) fn set(&self, issued: &Issued, result: Result<GatewayIdentity, Refusal>) {
+        self.known.lock().expect("the lock").insert(issued.der().to_vec(), result);
     }
 
-    /// How often it was asked about somebody.
-    pub(crate) fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
+    /// Returns the number of look-ups.
+    pub(crate) fn lookups(&self) -> usize {
+        self.lookups.load(Ordering::Relaxed)
     }
 
-    /// How often it was asked for its version.
-    pub(crate) fn rounds(&self) -> usize {
-        self.rounds.load(Ordering::Relaxed)
+    /// Returns how often the version was requested.
+    pub(crate) fn version_requests(&self) -> usize {
+        self.version_requests.load(Ordering::Relaxed)
     }
 
-    /// Tells this version from now on.
+    /// Sets the version.
     pub(crate) fn set_version(&self, version: Option<u64>) {
         *self.version.lock().expect("the lock") = version;
     }
 
-    /// Enrols a gateway of this number in an org of the same number.
+    /// Enrolls a gateway with this number in an organisation with the same number.
     pub(crate) fn enroll(&self, issued: &Issued, number: u64) -> GatewayIdentity {
-        let who = identity(number);
-        self.set(issued, Ok(who));
-        who
+        let identity = identity(number);
+        self.set(issued, Ok(identity));
+        identity
     }
 }
 
@@ -120,13 +121,13 @@ pub(crate) fn identity(number: u64) -> GatewayIdentity {
 
 impl GatewayDirectory for Directory {
     fn lookup(&self, certificate: &CertificateDer<'_>) -> Result<GatewayIdentity, Refusal> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         let known = self.known.lock().expect("the lock");
         known.get(certificate.as_ref()).copied().unwrap_or(Err(Refusal::Unknown))
     }
 
     fn version(&self) -> Option<u64> {
-        self.rounds.fetch_add(1, Ordering::Relaxed);
+        self.version_requests.fetch_add(1, Ordering::Relaxed);
         *self.version.lock().expect("the lock")
     }
 }

@@ -1,4 +1,4 @@
-//! A client by hand, straight over quinn: for behaviour that no proper client shows.
+//! A client directly on quinn, for behaviour that the client library does not have.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use storage_format::{FrameSequence, SpoolId};
 
-use crate::house::within;
+use crate::harness::within;
 use crate::pki::{Ca, Issued, SERVER_NAME};
 
 pub(crate) struct Raw {
@@ -22,7 +22,7 @@ pub(crate) struct Raw {
 
 pub(crate) const SEND_WINDOW: u64 = 16 << 10;
 
-/// What a connection by hand begins with.
+/// Returns the QUIC configuration of a raw client.
 pub(crate) fn client_config(ca: &Ca, issued: Option<&Issued>, alpn: &[u8]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.pem.as_bytes()).expect("PEM")).expect("a root");
@@ -50,7 +50,7 @@ pub(crate) fn endpoint() -> Endpoint {
     Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into()).expect("an endpoint")
 }
 
-/// A connection over an endpoint that others use, too.
+/// Connects with an endpoint that other connections use, too.
 pub(crate) async fn connect_over(
     endpoint: &Endpoint,
     config: ClientConfig,
@@ -69,8 +69,16 @@ pub(crate) async fn connect(
     within(connect_over(&endpoint(), client_config(ca, issued, alpn), addr)).await
 }
 
-pub(crate) async fn connect_well(addr: SocketAddr, ca: &Ca, issued: &Issued) -> Raw {
+pub(crate) async fn connect_enrolled(addr: SocketAddr, ca: &Ca, issued: &Issued) -> Raw {
     connect(addr, ca, Some(issued), ALPN).await.expect("connected")
+}
+
+impl Raw {
+    /// The certificate that the server has shown.
+    pub(crate) fn server_certificate(&self) -> CertificateDer<'static> {
+        let shown = self.connection.peer_identity().expect("the handshake is done");
+        shown.downcast::<Vec<CertificateDer<'static>>>().expect("rustls").swap_remove(0)
+    }
 }
 
 pub(crate) struct Stream {
@@ -82,17 +90,18 @@ pub(crate) struct Stream {
 }
 
 impl Raw {
-    /// A stream on which nothing was said yet.
+    /// Opens a QUIC stream without sending anything.
     pub(crate) async fn stream(&self) -> Stream {
         let (send, receive) = within(self.connection.open_bi()).await.expect("a stream");
         let (session, rest) = (ClientSession::new(), Vec::new());
         Stream { send, receive, session, rest, sent: FrameSequence::ZERO }
     }
 
-    pub(crate) async fn opened(&self, spool: SpoolId) -> Stream {
+    /// Opens a stream for a spool, and waits for the response.
+    pub(crate) async fn open_stream(&self, spool: SpoolId) -> Stream {
         let mut stream = self.stream().await;
-        stream.say(&Message::Open { spool }).await;
-        assert!(matches!(stream.hear().await, Some(ClientEvent::Opened { .. })));
+        stream.write(&Message::Open { spool }).await;
+        assert!(matches!(stream.next_event().await, Some(ClientEvent::Opened { .. })));
         stream
     }
 
@@ -102,18 +111,18 @@ impl Raw {
 }
 
 impl Stream {
-    pub(crate) async fn say(&mut self, message: &Message) {
+    pub(crate) async fn write(&mut self, message: &Message) {
         if let Message::Frame { sequence, .. } = message {
             self.sent = *sequence;
         }
         within(self.send.write_all(&message.to_bytes())).await.expect("written");
     }
 
-    /// The next answer; `None` when the server has ended the stream.
-    pub(crate) async fn hear(&mut self) -> Option<ClientEvent> {
+    /// Returns the next response; `None` when the server has ended the stream.
+    pub(crate) async fn next_event(&mut self) -> Option<ClientEvent> {
         loop {
             let mut input = &self.rest[..];
-            let event = self.session.receive(self.sent, &mut input).expect("what a server may say");
+            let event = self.session.receive(self.sent, &mut input).expect("a valid response");
             self.rest = input.to_vec();
             if event.is_some() {
                 return event;
@@ -123,7 +132,7 @@ impl Stream {
     }
 }
 
-/// The TLS alert with which a connection was closed.
+/// Returns the TLS alert that closed a connection.
 pub(crate) fn alert(error: &ConnectionError) -> Option<u64> {
     let code = match error {
         ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),

@@ -1,9 +1,9 @@
-//! Frames that are refused, each with its code and number, and the stream goes on.
+//! Frames that are refused, each with its code and sequence number, without ending the stream.
 
 use ingest::RefusalCode;
 use ingest::protocol::{ClientEvent, Message};
 
-use crate::house::{House, START_MS, altered, reading_at, readings, sequence, spool, until, within};
+use crate::harness::{Harness, START_MS, altered, reading_at, readings, sequence, spool, wait_until, within};
 use crate::raw;
 use crate::sink::Mode;
 
@@ -11,23 +11,23 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_frames_do_not_stop_the_stream() {
-    let mut house = House::new();
-    house.limits.frame_bytes_max = 20_000;
-    let gateway = house.enrolled(1);
-    let server = house.serve(&house.sink(10, Mode::Keeps));
-    let mut client = house.client(server.addr(), &gateway).await;
+    let mut harness = Harness::new();
+    harness.limits.frame_bytes_max = 20_000;
+    let gateway = harness.enrolled(1);
+    let server = harness.serve(&harness.sink(10, Mode::Immediate));
+    let mut client = harness.client(server.addr(), &gateway).await;
     let id = client.spool();
     let mut expected = Vec::new();
 
     within(client.send(&mut readings(1, 0, 5))).await.expect("sent");
-    // One bit flipped in the body; a channel of the far future; too long ago; too far ahead; too large.
+    // One bit flipped in the body; an unknown channel; a time too early; a time too far ahead; a frame too large.
     let good = readings(1, 5, 5).encode(id, sequence(2));
     let mut damaged = good.to_vec();
     damaged[60] ^= 4;
-    within(client.send_encoded(damaged.into())).await.expect("taken");
+    within(client.send_encoded(damaged.into())).await.expect("accepted");
     expected.push((2, RefusalCode::Malformed));
-    let future = altered(&readings(1, 5, 5).encode(id, sequence(3)), |bytes| bytes[36..38].copy_from_slice(&[231, 3]));
-    within(client.send_encoded(future)).await.expect("taken");
+    let unknown = altered(&readings(1, 5, 5).encode(id, sequence(3)), |bytes| bytes[36..38].copy_from_slice(&[231, 3]));
+    within(client.send_encoded(unknown)).await.expect("accepted");
     expected.push((3, RefusalCode::UnknownChannel));
     within(client.send(&mut reading_at(946_684_799_999))).await.expect("sent");
     expected.push((4, RefusalCode::TimeOutOfRange));
@@ -46,22 +46,22 @@ async fn refused_frames_do_not_stop_the_stream() {
     within(client.send(&mut reading_at(START_MS + DAY_MS))).await.expect("sent");
     within(client.send(&mut readings(1, 10, 5))).await.expect("sent");
 
-    let summary = within(client.finish()).await.expect("all answered");
+    let summary = within(client.finish()).await.expect("all frames have a response");
     let refused: Vec<_> = summary.refused.iter().map(|r| (r.sequence.get(), r.code)).collect();
     assert_eq!(refused, expected);
     assert_eq!((summary.acknowledged_frames, summary.refused_frames, summary.reconnects), (3, 5, 0));
-    assert_eq!(house.disk.sequences(id), [1, 7, 8]);
-    let late = &summary.refused[3].detail;
-    assert!(late.contains("2023-11-15T22:13:20.001Z"), "{late}");
+    assert_eq!(harness.disk.sequences(id), [1, 7, 8]);
+    let detail = &summary.refused[3].detail;
+    assert!(detail.contains("2023-11-15T22:13:20.001Z"), "{detail}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frame_must_be_what_its_message_says() {
-    let house = House::new();
-    let gateway = house.enrolled(1);
-    let server = house.serve(&house.sink(10, Mode::Keeps));
-    let raw = raw::connect_well(server.addr(), &house.ca, &gateway).await;
-    let mut stream = raw.opened(spool(1)).await;
+async fn a_frame_must_match_its_message() {
+    let harness = Harness::new();
+    let gateway = harness.enrolled(1);
+    let server = harness.serve(&harness.sink(10, Mode::Immediate));
+    let raw = raw::connect_enrolled(server.addr(), &harness.ca, &gateway).await;
+    let mut stream = raw.open_stream(spool(1)).await;
     let frames = [
         bytes::Bytes::new(),
         bytes::Bytes::from_static(b"not a frame"),
@@ -69,8 +69,8 @@ async fn a_frame_must_be_what_its_message_says() {
         readings(1, 0, 1).encode(spool(1), sequence(3)),
     ];
     for (number, frame) in (1..).zip(frames) {
-        stream.say(&Message::Frame { sequence: sequence(number), frame }).await;
-        match stream.hear().await {
+        stream.write(&Message::Frame { sequence: sequence(number), frame }).await;
+        match stream.next_event().await {
             Some(ClientEvent::Refused { sequence: refused, code: RefusalCode::Malformed, .. }) => {
                 assert_eq!(refused, sequence(number));
             }
@@ -78,40 +78,40 @@ async fn a_frame_must_be_what_its_message_says() {
         }
     }
     let frame = readings(1, 0, 1).encode(spool(1), sequence(5));
-    stream.say(&Message::Frame { sequence: sequence(5), frame }).await;
-    assert_eq!(stream.hear().await, Some(ClientEvent::Acknowledged { up_to: sequence(5) }));
+    stream.write(&Message::Frame { sequence: sequence(5), frame }).await;
+    assert_eq!(stream.next_event().await, Some(ClientEvent::Acknowledged { up_to: sequence(5) }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_sink_fails_for_good_is_refused_and_so_is_all_after_it() {
-    let house = House::new();
-    let gateway = house.enrolled(1);
-    let sink = house.sink(10, Mode::Waits);
-    let server = house.serve(&sink);
-    let raw = raw::connect_well(server.addr(), &house.ca, &gateway).await;
-    let mut stream = raw.opened(spool(1)).await;
+async fn a_permanent_failure_of_the_sink_refuses_the_frame_and_all_after_it() {
+    let harness = Harness::new();
+    let gateway = harness.enrolled(1);
+    let sink = harness.sink(10, Mode::Manual);
+    let server = harness.serve(&sink);
+    let raw = raw::connect_enrolled(server.addr(), &harness.ca, &gateway).await;
+    let mut stream = raw.open_stream(spool(1)).await;
     for number in 1..=2 {
         let frame = readings(1, usize::try_from(number).expect("small"), 1).encode(spool(1), sequence(number));
-        stream.say(&Message::Frame { sequence: sequence(number), frame }).await;
+        stream.write(&Message::Frame { sequence: sequence(number), frame }).await;
     }
-    until("both are submitted", || sink.waiting() == 2).await;
+    wait_until("both are submitted", || sink.waiting() == 2).await;
     sink.commit(1);
     sink.fail(Some(RefusalCode::NotKept));
-    sink.set(Mode::Keeps);
+    sink.set(Mode::Immediate);
     let frame = readings(1, 3, 1).encode(spool(1), sequence(3));
-    stream.say(&Message::Frame { sequence: sequence(3), frame }).await;
+    stream.write(&Message::Frame { sequence: sequence(3), frame }).await;
     let mut refused = Vec::new();
     while refused.len() < 2 {
-        match stream.hear().await {
+        match stream.next_event().await {
             Some(ClientEvent::Acknowledged { up_to }) => assert_eq!(up_to, sequence(1)),
             Some(ClientEvent::Refused { sequence, code, .. }) => refused.push((sequence.get(), code)),
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(refused, [(2, RefusalCode::NotKept), (3, RefusalCode::NotKept)]);
-    // On a new stream it is asked again.
-    let mut stream = raw.opened(spool(1)).await;
+    // A new stream submits to the sink again.
+    let mut stream = raw.open_stream(spool(1)).await;
     let frame = readings(1, 3, 1).encode(spool(1), sequence(3));
-    stream.say(&Message::Frame { sequence: sequence(3), frame }).await;
-    assert_eq!(stream.hear().await, Some(ClientEvent::Acknowledged { up_to: sequence(3) }));
+    stream.write(&Message::Frame { sequence: sequence(3), frame }).await;
+    assert_eq!(stream.next_event().await, Some(ClientEvent::Acknowledged { up_to: sequence(3) }));
 }

@@ -1,24 +1,24 @@
-//! Many clients of one process: one socket for all of them, every answer told as it comes, a bound in frames.
+//! Many clients of one process: one socket for all of them, an observer of every response, a limit of frames.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ingest::RefusalCode;
-use ingest::client::{Answers, Client, ClientConfig, Endpoint};
+use ingest::client::{Client, ClientConfig, Endpoint, ResponseObserver};
 use storage_format::FrameSequence;
 
-use crate::house::{House, reading_at, readings, sequence, within};
+use crate::harness::{Harness, reading_at, readings, sequence, within};
 use crate::sink::Mode;
 
 #[derive(Debug, Default)]
-struct Told {
+struct RecordedResponses {
     up_to: AtomicU64,
     refused: Mutex<Vec<(FrameSequence, RefusalCode)>>,
 }
 
-impl Answers for Told {
-    fn answered(&self, up_to: FrameSequence) {
+impl ResponseObserver for RecordedResponses {
+    fn acknowledged(&self, up_to: FrameSequence) {
         assert!(up_to.get() >= self.up_to.swap(up_to.get(), Ordering::Relaxed), "the numbers grow");
     }
 
@@ -28,20 +28,20 @@ impl Answers for Told {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_socket_serves_many_and_every_answer_is_told() {
-    let house = House::new();
-    let sink = house.sink(40, Mode::Keeps);
-    let server = house.serve(&sink);
+async fn one_socket_serves_many_clients_and_every_response_is_observed() {
+    let harness = Harness::new();
+    let sink = harness.sink(40, Mode::Immediate);
+    let server = harness.serve(&sink);
     let endpoint = Endpoint::shared(server.addr()).expect("a socket");
     let mut clients = Vec::new();
     for number in 1..=3 {
-        let (gateway, told) = (house.enrolled(number), Arc::new(Told::default()));
+        let (gateway, recorded) = (harness.enrolled(number), Arc::new(RecordedResponses::default()));
         let config = ClientConfig {
             endpoint: Some(endpoint.clone()),
-            answers: Some(Arc::clone(&told) as Arc<dyn Answers>),
-            ..house.config(server.addr(), &gateway)
+            observer: Some(Arc::clone(&recorded) as Arc<dyn ResponseObserver>),
+            ..harness.config(server.addr(), &gateway)
         };
-        clients.push((within(Client::connect(config)).await.expect("a client"), told));
+        clients.push((within(Client::connect(config)).await.expect("a client"), recorded));
     }
     for index in 0..20 {
         for (client, _) in &mut clients {
@@ -49,26 +49,26 @@ async fn one_socket_serves_many_and_every_answer_is_told() {
             within(client.send(&mut readings(1, 10 * index, 10))).await.expect("sent");
         }
     }
-    for (mut client, told) in clients {
-        // Before any time that is accepted.
+    for (mut client, recorded) in clients {
+        // A time earlier than any that is accepted.
         within(client.send(&mut reading_at(0))).await.expect("sent");
         within(client.send(&mut readings(1, 200, 1))).await.expect("sent");
-        let summary = within(client.finish()).await.expect("all answered");
+        let summary = within(client.finish()).await.expect("all frames have a response");
         assert_eq!((summary.acknowledged_frames, summary.refused_frames), (21, 1));
-        assert_eq!(told.up_to.load(Ordering::Relaxed), 22);
-        assert_eq!(*told.refused.lock().expect("no panic"), [(sequence(21), RefusalCode::TimeOutOfRange)]);
+        assert_eq!(recorded.up_to.load(Ordering::Relaxed), 22);
+        assert_eq!(*recorded.refused.lock().expect("no panic"), [(sequence(21), RefusalCode::TimeOutOfRange)]);
         let wire = summary.wire;
         assert!(wire.sent_bytes > 1_000 && wire.received_bytes > 1_000 && wire.sent_packets > 2, "{wire:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_more_frames_wait_than_are_allowed() {
-    let house = House::new();
-    let gateway = house.enrolled(1);
-    let sink = house.sink(40, Mode::Waits);
-    let server = house.serve(&sink);
-    let config = ClientConfig { spool_frames_max: 3, ..house.config(server.addr(), &gateway) };
+async fn the_limit_of_waiting_frames_is_kept() {
+    let harness = Harness::new();
+    let gateway = harness.enrolled(1);
+    let sink = harness.sink(40, Mode::Manual);
+    let server = harness.serve(&sink);
+    let config = ClientConfig { spool_frames_max: 3, ..harness.config(server.addr(), &gateway) };
     let mut client = within(Client::connect(config)).await.expect("a client");
     for index in 0..3 {
         within(client.ready()).await.expect("room");
@@ -76,7 +76,7 @@ async fn no_more_frames_wait_than_are_allowed() {
     }
     let room = tokio::time::timeout(Duration::from_millis(200), client.ready()).await;
     assert!(room.is_err(), "a fourth frame has no room");
-    sink.set(Mode::Keeps);
+    sink.set(Mode::Immediate);
     within(client.ready()).await.expect("room again");
-    within(client.finish()).await.expect("all answered");
+    within(client.finish()).await.expect("all frames have a response");
 }

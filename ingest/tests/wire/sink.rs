@@ -1,4 +1,4 @@
-//! Somebody who keeps frames, in memory: with room for so many that are not yet durable, and a disk that outlives it.
+//! A sink in memory, with a limit of frames that are not yet durable, and a disk that outlives it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,12 +8,12 @@ use ingest::{AckSink, BoxFuture, FrameSink, FrameStream, GatewayIdentity, Refusa
 use storage_format::{Frame, FrameSequence, Millis, SpoolId};
 use tokio::sync::Notify;
 
-/// What survives a crash.
+/// The frames that survive a crash.
 #[derive(Default)]
 pub(crate) struct Disk(Mutex<Vec<(GatewayIdentity, Frame)>>);
 
 impl Disk {
-    /// How often each (gateway, logger, time) was kept.
+    /// Counts how often each (gateway, logger, time) was stored.
     pub(crate) fn readings(&self) -> BTreeMap<(u64, u64, i64), usize> {
         let mut found = BTreeMap::new();
         for (from, frame) in self.0.lock().expect("the lock").iter() {
@@ -31,13 +31,11 @@ impl Disk {
     }
 
     pub(crate) fn sequences(&self, spool: SpoolId) -> Vec<u64> {
-        let kept = self.0.lock().expect("the lock");
-        kept.iter().filter(|(_, f)| f.spool() == spool).map(|(_, f)| f.sequence().get()).collect()
+        let stored = self.0.lock().expect("the lock");
+        stored.iter().filter(|(_, f)| f.spool() == spool).map(|(_, f)| f.sequence().get()).collect()
     }
-}
 
-impl Disk {
-    /// Each frame of a spool as it was kept first, by ascending number.
+    /// Returns the first stored copy of each frame of a spool, in the order of their sequence numbers.
     pub(crate) fn first_frames(&self, spool: SpoolId) -> Vec<Bytes> {
         let mut first = BTreeMap::new();
         for (_, frame) in self.0.lock().expect("the lock").iter().filter(|(_, f)| f.spool() == spool) {
@@ -47,7 +45,8 @@ impl Disk {
     }
 }
 
-struct Waiting {
+/// A frame that is not yet durable.
+struct PendingFrame {
     from: GatewayIdentity,
     frame: Frame,
     acks: Arc<dyn AckSink>,
@@ -55,42 +54,43 @@ struct Waiting {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Durable at once.
-    Keeps,
-    /// Durable when the test says so.
-    Waits,
-    /// Takes nothing.
+    /// Frames become durable at once.
+    Immediate,
+    /// Frames become durable when the test commits them.
+    Manual,
+    /// The sink accepts no frames.
     Unavailable,
 }
 
 struct State {
     mode: Mode,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<PendingFrame>,
     received: Option<Millis>,
     waiting_max: usize,
-    /// Every frame that the sink was ever asked to take, whether it did or not.
-    shown: BTreeSet<(u64, u64, u64)>,
-    forgets: bool,
+    /// Every frame that was offered to the sink, accepted or not.
+    offered: BTreeSet<(u64, u64, u64)>,
+    /// No durable sequence number is known.
+    forgets_spools: bool,
 }
 
 pub(crate) struct MemorySink {
     disk: Arc<Disk>,
-    room_for: usize,
+    capacity: usize,
     state: Mutex<State>,
     room: Notify,
 }
 
 impl MemorySink {
-    pub(crate) fn new(disk: &Arc<Disk>, room_for: usize, mode: Mode) -> Arc<Self> {
+    pub(crate) fn new(disk: &Arc<Disk>, capacity: usize, mode: Mode) -> Arc<Self> {
         let state = State {
             mode,
             waiting: VecDeque::new(),
             received: None,
             waiting_max: 0,
-            shown: BTreeSet::new(),
-            forgets: false,
+            offered: BTreeSet::new(),
+            forgets_spools: false,
         };
-        Arc::new(Self { disk: Arc::clone(disk), room_for, state: Mutex::new(state), room: Notify::new() })
+        Arc::new(Self { disk: Arc::clone(disk), capacity, state: Mutex::new(state), room: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -99,7 +99,7 @@ impl MemorySink {
 
     pub(crate) fn set(&self, mode: Mode) {
         self.state().mode = mode;
-        if mode == Mode::Keeps {
+        if mode == Mode::Immediate {
             self.commit(usize::MAX);
         }
     }
@@ -108,30 +108,30 @@ impl MemorySink {
         self.state().waiting.len()
     }
 
-    /// The most that ever waited.
+    /// Returns the peak number of pending frames.
     pub(crate) fn waiting_max(&self) -> usize {
         self.state().waiting_max
     }
 
-    /// Tells no spool's durable number any more.
-    pub(crate) fn forget(&self) {
-        self.state().forgets = true;
+    /// Forgets the durable sequence numbers of all spools.
+    pub(crate) fn forget_spools(&self) {
+        self.state().forgets_spools = true;
     }
 
-    /// Frames that it was asked to take, whether it did or not.
-    pub(crate) fn shown(&self) -> usize {
-        self.state().shown.len()
+    /// Returns the number of frames that were offered, accepted or not.
+    pub(crate) fn offered(&self) -> usize {
+        self.state().offered.len()
     }
 
     pub(crate) fn received(&self) -> Option<Millis> {
         self.state().received
     }
 
-    /// Makes this many of those that wait durable, the oldest first.
+    /// Makes the oldest `count` pending frames durable.
     pub(crate) fn commit(&self, count: usize) {
         let mut state = self.state();
         for _ in 0..count {
-            let Some(Waiting { from, frame, acks }) = state.waiting.pop_front() else { break };
+            let Some(PendingFrame { from, frame, acks }) = state.waiting.pop_front() else { break };
             let sequence = frame.sequence();
             self.disk.0.lock().expect("the lock").push((from, frame));
             acks.durable(sequence);
@@ -140,9 +140,9 @@ impl MemorySink {
         self.room.notify_waiters();
     }
 
-    /// Fails all that wait.
+    /// Fails all pending frames.
     pub(crate) fn fail(&self, code: Option<RefusalCode>) {
-        for Waiting { frame, acks, .. } in self.state().waiting.drain(..) {
+        for PendingFrame { frame, acks, .. } in self.state().waiting.drain(..) {
             acks.failed(frame.sequence(), code);
         }
         self.room.notify_waiters();
@@ -150,7 +150,7 @@ impl MemorySink {
 }
 
 impl MemorySink {
-    #[allow(clippy::result_large_err, reason = "a frame that finds no room goes back as it is")]
+    #[allow(clippy::result_large_err, reason = "a frame without room is returned")]
     fn try_submit(
         &self,
         from: GatewayIdentity,
@@ -159,40 +159,40 @@ impl MemorySink {
         acks: &Arc<dyn AckSink>,
     ) -> Result<(), SinkError> {
         let mut state = self.state();
-        state.shown.insert((from.gateway.get(), frame.spool().get(), frame.sequence().get()));
+        state.offered.insert((from.gateway.get(), frame.spool().get(), frame.sequence().get()));
         if state.mode == Mode::Unavailable {
             return Err(SinkError::Unavailable);
         }
-        if state.waiting.len() >= self.room_for {
+        if state.waiting.len() >= self.capacity {
             return Err(SinkError::Full(frame));
         }
         state.received = Some(received);
-        state.waiting.push_back(Waiting { from, frame, acks: Arc::clone(acks) });
+        state.waiting.push_back(PendingFrame { from, frame, acks: Arc::clone(acks) });
         state.waiting_max = state.waiting_max.max(state.waiting.len());
-        let keeps = state.mode == Mode::Keeps;
+        let immediate = state.mode == Mode::Immediate;
         drop(state);
-        if keeps {
+        if immediate {
             self.commit(1);
         }
         Ok(())
     }
 }
 
-/// The sink, as a server has it.
-pub(crate) struct Port(pub(crate) Arc<MemorySink>);
+/// The port that a server uses.
+pub(crate) struct SinkPort(pub(crate) Arc<MemorySink>);
 
-impl FrameSink for Port {
+impl FrameSink for SinkPort {
     fn stream(&self, from: GatewayIdentity, acks: Arc<dyn AckSink>) -> Box<dyn FrameStream> {
         Box::new(Stream { sink: Arc::clone(&self.0), from, acks })
     }
 
     fn durable_sequence(&self, from: GatewayIdentity, spool: SpoolId) -> FrameSequence {
-        if self.0.state().forgets {
+        if self.0.state().forgets_spools {
             return FrameSequence::ZERO;
         }
-        let kept = self.0.disk.0.lock().expect("the lock");
-        let mine = kept.iter().filter(|(who, frame)| *who == from && frame.spool() == spool);
-        mine.map(|(_, frame)| frame.sequence()).max().unwrap_or(FrameSequence::ZERO)
+        let stored = self.0.disk.0.lock().expect("the lock");
+        let of_spool = stored.iter().filter(|(gateway, frame)| *gateway == from && frame.spool() == spool);
+        of_spool.map(|(_, frame)| frame.sequence()).max().unwrap_or(FrameSequence::ZERO)
     }
 }
 
@@ -211,7 +211,7 @@ impl FrameStream for Stream {
         let mut frame = frame;
         Box::pin(async move {
             loop {
-                // Registered first: room made before the wait begins counts.
+                // Registered before the attempt, so that room made in between is noticed.
                 let notified = self.sink.room.notified();
                 match self.try_submit(received, frame) {
                     Err(SinkError::Full(full)) => frame = full,

@@ -5,13 +5,19 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use storage_format::Millis;
 
 use crate::Control;
+use crate::database::Schema;
 use crate::error::{Context, Error, ErrorKind, Result, Subject};
 use crate::pki::Authority;
 use crate::{master_key, private_file};
+
+/// How often, and how far apart, a command tries to get the lock under which tables are brought up to date.
+const SCHEMA_LOCK_TRIES: u32 = 10;
+const SCHEMA_LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A data directory's paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +103,15 @@ impl DataDir {
         Ok(())
     }
 
+    /// Removes the temporary files that a crash left in `keys/`. Only for the holder of the lock: a server replaces its
+    /// certificate there while it runs.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn clear_keys(&self) -> Result<()> {
+        private_file::remove_temporary(&self.keys())
+    }
+
     /// Makes a data directory: keys, internal CA, control database, and this configuration as `config.toml`.
     ///
     /// # Errors
@@ -147,13 +162,41 @@ impl DataDir {
         Ok(())
     }
 
-    /// Opens the control database.
+    /// Opens the control database for a command, beside a server or without one. Tables of an older version are brought
+    /// up to date only if no server runs here: it would not know the new ones.
+    ///
+    /// # Errors
+    /// When this is no data directory, its database does not open, or a server of an older version has it.
+    pub async fn open_control(&self) -> Result<Control> {
+        self.open_control_as(&Schema::current()).await
+    }
+
+    async fn open_control_as(&self, schema: &Schema) -> Result<Control> {
+        self.check()?;
+        Control::open(&self.control(), schema, async || self.lock_for_schema().await.map(Some)).await
+    }
+
+    /// Opens the control database for the server that holds the directory, and brings its tables up to date.
     ///
     /// # Errors
     /// When this is no data directory, or its database does not open.
-    pub async fn open_control(&self) -> Result<Control> {
+    pub async fn open_control_locked(&self, _lock: &DirLock) -> Result<Control> {
         self.check()?;
-        Control::open(&self.control()).await
+        // The lock is held by the caller, for as long as the server lives.
+        Control::open(&self.control(), &Schema::current(), async || Ok(None)).await
+    }
+
+    /// The lock for as long as tables are brought up to date. Another command may have it for the same reason.
+    async fn lock_for_schema(&self) -> Result<DirLock> {
+        for _ in 0..SCHEMA_LOCK_TRIES {
+            match self.lock() {
+                Err(error) if error.kind() == ErrorKind::Taken => tokio::time::sleep(SCHEMA_LOCK_PAUSE).await,
+                locked_or_failed => return locked_or_failed,
+            }
+        }
+        let message = format!("a server of an older version of icecore is running on {}", self.0.display());
+        Err(Error::new(ErrorKind::Taken, Subject::Schema, message)
+            .with_detail("the tables of its control database are not changed under it"))
     }
 
     /// Takes the directory for one server; released when dropped, or when the process ends in whatever way.
@@ -232,6 +275,30 @@ mod tests {
         data.clear_spill().expect("emptied");
         assert_eq!(std::fs::read_dir(data.spill()).expect("still there").count(), 0);
         assert!(outside.join("kept").exists(), "nothing outside is touched");
+    }
+
+    #[tokio::test]
+    async fn tables_are_not_changed_under_a_running_server() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data = DataDir::new(dir.path().join("data"));
+        data.init("# settings\n", now()).await.expect("made");
+        let newer = Schema::with_next("CREATE TABLE next (id INTEGER PRIMARY KEY) STRICT");
+        let lock = data.lock().expect("free");
+        let bytes = || std::fs::read(data.control()).expect("read");
+        let before = bytes();
+        let refused = data.open_control_as(&newer).await.expect_err("a server runs");
+        assert_eq!((refused.kind(), refused.subject()), (ErrorKind::Taken, &Subject::Schema));
+        assert!(bytes() == before, "nothing was changed");
+        data.open_control().await.expect("a command of the server's version").close().await;
+        drop(lock);
+        data.open_control_as(&newer).await.expect("no server runs").close().await;
+        assert!(bytes() != before, "now it was");
+        let lock = data.lock().expect("the command has given the lock back");
+        // Now this program is the older one, as a server and as a command.
+        for refused in [data.open_control_locked(&lock).await, data.open_control().await] {
+            let refused = refused.expect_err("unknown tables");
+            assert_eq!((refused.kind(), refused.subject()), (ErrorKind::Unavailable, &Subject::Schema));
+        }
     }
 
     #[tokio::test]

@@ -44,6 +44,8 @@ pub enum Subject {
     MasterKey,
     /// A certificate, or the authority that signs it.
     Certificate,
+    /// The private key of the server's certificate.
+    ServerKey,
     /// The file at this path.
     File(PathBuf),
     /// The wall clock.

@@ -1,14 +1,20 @@
-//! Who may do what: the control database with organisations, gateways, tokens and the audit log; the internal certificate
-//! authority; the master key; the data directory that holds all of it.
+//! Who may do what: the control database with organisations, gateways, tokens and the audit log; enrolment; the internal
+//! certificate authority; the master key; the data directory that holds all of it.
 //!
 //! Readings are never here, and nothing here knows the engine, queries, HTTP or the wire.
 
+mod caller;
 pub mod data_dir;
 mod database;
+mod enrolment;
 mod error;
 pub mod master_key;
 pub mod pki;
 pub mod private_file;
+mod standings;
 
-pub use database::{AuditEntry, Control, Gateway, NewGateway, Org, Standing, Token, TokenSecret, check_name};
+pub use caller::{Actor, ActorKind, Caller, Via, ViaKind};
+pub use database::{AuditEntry, Control, Gateway, Org, Token, TokenSecret, check_name};
+pub use enrolment::{Enrolment, Identity, NewGateway};
 pub use error::{Error, ErrorKind, Result, Subject};
+pub use standings::{GatewayStanding, Standing, Standings};

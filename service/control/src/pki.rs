@@ -2,6 +2,14 @@
 //!
 //! A gateway's certificate carries its organisation and its own id as one URI in the subject alternative name, never a
 //! person's or an organisation's name. Whether it is still good is the control database's business.
+//!
+//! The server's key is made once and stays; a renewal replaces the certificate alone. A new key would protect nothing,
+//! because the authority's key lies beside it, and it would make two files out of one step. Stateless resets are derived
+//! from the server's key, so they too outlive a renewal.
+//!
+//! Crash consistency: the key is durable before the first certificate for it is written, and each file is replaced in
+//! one step. Between the two there is a key without a certificate, or with one for another key: the next call issues a
+//! certificate for the key that is there.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -9,7 +17,7 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -26,7 +34,7 @@ const CA_DAYS: i64 = 20 * 365;
 const SERVER_DAYS: i64 = 2 * 365;
 /// A certificate starts a little in the past: the clocks of gateways and servers differ.
 const BACKDATED_MS: i64 = DAY_MS;
-/// A server certificate with less time left than this is made anew at the next start.
+/// A server certificate with no more time left than this is renewed.
 const RENEW_MS: i64 = 180 * DAY_MS;
 
 /// How long a gateway's certificate is good for unless told otherwise, in days.
@@ -134,9 +142,8 @@ impl Authority {
         &self.pem
     }
 
-    fn sign(&self, params: &CertificateParams, now: Millis, days: i64) -> Result<Issued> {
-        let key = KeyPair::generate().context(cannot_sign)?;
-        let certificate = params.signed_by(&key, &self.issuer).context(cannot_sign)?;
+    fn sign(&self, params: &CertificateParams, key: &KeyPair, now: Millis, days: i64) -> Result<Issued> {
+        let certificate = params.signed_by(key, &self.issuer).context(cannot_sign)?;
         Ok(Issued {
             certificate_pem: certificate.pem(),
             key_pem: key.serialize_pem(),
@@ -155,35 +162,44 @@ impl Authority {
         params.subject_alt_names = vec![SanType::URI(uri)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(&params, now, i64::from(days))
+        self.sign(&params, &KeyPair::generate().context(cannot_sign)?, now, i64::from(days))
     }
 
-    fn issue_server(&self, names: &[String], now: Millis) -> Result<Issued> {
+    fn issue_server(&self, names: &[String], key: &KeyPair, now: Millis) -> Result<Issued> {
         let mut params = params("icecore server", now, SERVER_DAYS)?;
         params.subject_alt_names = names.iter().map(|name| server_name(name)).collect::<Result<_>>()?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.sign(&params, now, SERVER_DAYS)
+        self.sign(&params, key, now, SERVER_DAYS)
     }
 
-    /// Sees to it that the server's certificate has these names and time left; makes a new one where it has not.
+    /// Makes sure that the server has a key, and a certificate for it with these names and more than 180 days left.
+    /// Returns when the certificate expires. Blocks on the disk; one caller at a time.
     ///
     /// # Errors
     /// When a name is none, or files cannot be read or written.
-    pub fn ensure_server_certificate(&self, keys: &Path, names: &[String], now: Millis) -> Result<()> {
+    pub fn ensure_server_certificate(&self, keys: &Path, names: &[String], now: Millis) -> Result<Millis> {
         let (certificate, key_file) = server_paths(keys);
-        if certificate.exists() && key_file.exists() && serves(&certificate, &self.pem, names, now)? {
-            return Ok(());
+        let key = server_key(&key_file)?;
+        if let Some(expires) = usable_until(&certificate, &self.pem, &key, names, now)? {
+            return Ok(expires);
         }
-        let issued = self.issue_server(names, now)?;
-        // Crash consistency: between the two writes key and certificate do not fit; the missing certificate makes the
-        // next start issue both again.
-        if certificate.exists() {
-            std::fs::remove_file(&certificate).context(|| format!("cannot replace {}", certificate.display()))?;
-        }
-        private_file::replace(&key_file, &issued.key_pem)?;
-        private_file::replace(&certificate, &issued.certificate_pem)
+        let issued = self.issue_server(names, &key, now)?;
+        private_file::replace(&certificate, &issued.certificate_pem)?;
+        Ok(issued.expires)
     }
+}
+
+/// The server's private key; makes it when there is none.
+fn server_key(path: &Path) -> Result<KeyPair> {
+    if path.exists() {
+        let what = || format!("{} is not a private key", path.display());
+        let key = KeyPair::from_pem(&private_file::read_secret(path)?);
+        return key.context_as(ErrorKind::Corrupt, Subject::ServerKey, what);
+    }
+    let key = KeyPair::generate().context(cannot_sign)?;
+    private_file::create(path, &key.serialize_pem())?;
+    Ok(key)
 }
 
 fn server_name(name: &str) -> Result<SanType> {
@@ -196,21 +212,26 @@ fn server_name(name: &str) -> Result<SanType> {
     Ok(SanType::DnsName(name.context_as(ErrorKind::Invalid, Subject::Certificate, wrong)?))
 }
 
-/// Is this certificate of this authority, has it exactly these names, and time left?
-fn serves(path: &Path, ca_pem: &str, names: &[String], now: Millis) -> Result<bool> {
-    let Ok(der) = CertificateDer::from_pem_file(path) else { return Ok(false) };
-    let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return Ok(false) };
+/// Returns when this certificate expires; `None` unless it is signed by this authority, for this key, has exactly these
+/// names, and more than [`RENEW_MS`] left.
+fn usable_until(path: &Path, ca_pem: &str, key: &KeyPair, names: &[String], now: Millis) -> Result<Option<Millis>> {
+    let Ok(der) = CertificateDer::from_pem_file(path) else { return Ok(None) };
+    let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return Ok(None) };
     let ca_der = CertificateDer::from_pem_slice(ca_pem.as_bytes());
     let ca_der =
         ca_der.context_as(ErrorKind::Corrupt, Subject::Certificate, || "the CA is no certificate".to_owned())?;
-    let Ok((_, ca)) = X509Certificate::from_der(&ca_der) else { return Ok(false) };
+    let Ok((_, ca)) = X509Certificate::from_der(&ca_der) else { return Ok(None) };
     let signed_by_it = certificate.verify_signature(Some(ca.public_key())).is_ok();
-    let time_left = certificate.validity().not_after.timestamp().saturating_mul(1_000) - now.get();
+    let for_the_key = certificate.public_key().raw == key.subject_public_key_info();
+    let Ok(expires) = Millis::new(certificate.validity().not_after.timestamp().saturating_mul(1_000)) else {
+        return Ok(None);
+    };
     let mut found: Vec<String> = general_names(&certificate).iter().filter_map(name_text).collect();
     let mut wanted = names.to_vec();
     found.sort();
     wanted.sort();
-    Ok(signed_by_it && time_left > RENEW_MS && found == wanted)
+    let has_time_left = expires.get().saturating_sub(now.get()) > RENEW_MS;
+    Ok((signed_by_it && for_the_key && has_time_left && found == wanted).then_some(expires))
 }
 
 fn name_text(name: &GeneralName<'_>) -> Option<String> {

@@ -1,10 +1,14 @@
 //! Files that only their owner may read: keys and certificates. Written whole or not at all, and on the disk when the
 //! call returns.
+//!
+//! Crash consistency: a crash leaves the old file or the new one, and at most a temporary file beside it, which the next
+//! replacement of the same file or [`remove_temporary`] removes.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use durable::{Files, RealFiles, replace_file};
 
 use crate::error::{Context, Error, ErrorKind, Result, Subject};
 
@@ -26,18 +30,22 @@ pub fn create(path: &Path, text: &str) -> Result<()> {
 /// # Errors
 /// When it cannot be written.
 pub fn replace(path: &Path, text: &str) -> Result<()> {
-    let what = || format!("cannot write {}", path.display());
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = Path::new(&temporary);
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary).context(what)?;
-    // A file left over by a crash may have other permissions than those asked for.
-    file.set_permissions(Permissions::from_mode(0o600)).context(what)?;
-    file.write_all(text.as_bytes()).context(what)?;
-    file.sync_all().context(what)?;
-    std::fs::rename(temporary, path).context(what)?;
-    sync_parent(path)
+    replace_file(&RealFiles, path, text.as_bytes()).context(|| format!("cannot write {}", path.display()))
+}
+
+/// Removes the temporary files that a crash left in a directory of private files. Nobody may be writing there.
+///
+/// # Errors
+/// When the directory cannot be read, or a file not be removed.
+pub fn remove_temporary(dir: &Path) -> Result<()> {
+    let what = || format!("cannot remove temporary files from {}", dir.display());
+    for entry in std::fs::read_dir(dir).context(what)? {
+        let path = entry.context(what)?.path();
+        if path.extension().is_some_and(|extension| extension == "tmp") {
+            std::fs::remove_file(path).context(what)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a directory with mode 0700, if it is not there yet.
@@ -49,15 +57,10 @@ pub fn create_dir(path: &Path) -> Result<()> {
     if !path.is_dir() {
         std::fs::create_dir_all(path).context(what)?;
         std::fs::set_permissions(path, Permissions::from_mode(0o700)).context(what)?;
-        sync_parent(path)?;
+        let parent = path.parent().unwrap_or(Path::new(""));
+        RealFiles.sync_dir(parent).context(|| format!("cannot sync the directory {}", parent.display()))?;
     }
     Ok(())
-}
-
-fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let what = || format!("cannot sync the directory {}", parent.display());
-    File::open(parent).context(what)?.sync_all().context(what)
 }
 
 /// Reads a file that holds a secret; refuses one that others may read.
@@ -91,5 +94,19 @@ mod tests {
         assert!(read_secret(&path).is_err(), "readable by the group");
         replace(&path, "three").expect("written");
         assert_eq!(read_secret(&path).expect("private again"), "three");
+    }
+
+    #[test]
+    fn temporary_files_are_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for name in ["server.pem", "server.pem.tmp", "ca.key.pem.4711.tmp", "tmp"] {
+            std::fs::write(dir.path().join(name), "x").expect("written");
+        }
+        remove_temporary(dir.path()).expect("removed");
+        let mut left: Vec<_> =
+            std::fs::read_dir(dir.path()).expect("listed").map(|entry| entry.expect("an entry").file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["server.pem", "tmp"]);
+        assert!(remove_temporary(&dir.path().join("missing")).is_err());
     }
 }

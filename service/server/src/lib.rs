@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use control::Control;
+use control::Standings;
 use engine::Engine;
 use query::QueryEngine;
 use storage_format::OrgId;
@@ -52,7 +52,7 @@ pub struct HttpState(Arc<Shared>);
 
 struct Shared {
     config: HttpConfig,
-    control: Control,
+    standings: Standings,
     metrics: RenderMetrics,
     backend: watch::Receiver<Option<Backend>>,
     requests: Arc<Semaphore>,
@@ -90,12 +90,12 @@ impl HttpState {
     #[must_use]
     pub fn new(
         config: HttpConfig,
-        control: Control,
+        standings: Standings,
         metrics: RenderMetrics,
         backend: watch::Receiver<Option<Backend>>,
     ) -> Self {
         let requests = Arc::new(Semaphore::new(config.requests_max.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Shared { config, control, metrics, backend, requests, per_org: Arc::default() }))
+        Self(Arc::new(Shared { config, standings, metrics, backend, requests, per_org: Arc::default() }))
     }
 
     /// How long a response may take, of this much time for the whole of it.

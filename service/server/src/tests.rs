@@ -31,11 +31,13 @@ fn rendered() -> RenderMetrics {
 /// A server without a backend, as it is before recovery; the sender is the backend's.
 pub(super) async fn starting() -> (tempfile::TempDir, HttpState, watch::Sender<Option<Backend>>, SocketAddr, String) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let control = Control::create(&dir.path().join("control.db")).await.expect("made");
-    let org = control.create_org("north", storage_format::Millis::EPOCH).await.expect("made");
-    let token = control.create_token(org.id, "test", storage_format::Millis::EPOCH).await.expect("made").1;
+    let control = control::Control::create(&dir.path().join("control.db")).await.expect("made");
+    let (caller, now) = (control::Caller::command(0, "test"), storage_format::Millis::EPOCH);
+    let org = control.create_org(&caller, "north", now).await.expect("made");
+    let token = control.create_token(&caller, org.id, "test", now).await.expect("made").1;
+    let standings = Standings::start(&control).await.expect("read");
     let (sender, receiver) = watch::channel(None);
-    let state = HttpState::new(config(), control, rendered(), receiver);
+    let state = HttpState::new(config(), standings, rendered(), receiver);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
     let router = router(state.clone());
@@ -144,15 +146,24 @@ async fn what_the_caller_does_not_learn_is_logged_with_the_request_s_id() {
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
     let _default = tracing::subscriber::set_default(subscriber);
-    let (_dir, state, _sender, addr, token) = starting().await;
-    state.0.control.clone().close().await;
-    let question = reqwest::Client::new().post(format!("http://{addr}/api/v1/sql")).bearer_auth(token).body("SELECT 1");
-    let (status, document) = problem(question.send().await.expect("a response")).await;
-    assert_eq!((status, document["type"].as_str()), (503, Some("/problems/unavailable")), "no defect: {document}");
+    let fails = async || {
+        tracing::info!("on the way");
+        Err::<(), _>(HttpError::internal(problem::Problem::new("a secret")))
+    };
+    let router = Router::new().route("/", axum::routing::get(fails));
+    let router = router.layer(axum::middleware::from_fn(request::handle));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let addr = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let (status, document) = problem(reqwest::get(format!("http://{addr}/")).await.expect("a response")).await;
+    assert_eq!((status, document["type"].as_str()), (500, Some("/problems/internal")));
+    assert!(!document.to_string().contains("secret"), "{document}");
     let id = document["request_id"].as_str().expect("an id");
     let log = String::from_utf8(log.0.lock().expect("not poisoned").clone()).expect("UTF-8");
-    let line = log.lines().find(|line| line.contains("a request failed")).expect("it is logged");
-    assert!(line.contains(&format!("request_id={id}")), "{log}");
+    for text in ["on the way", "a secret"] {
+        let line = log.lines().find(|line| line.contains(text)).expect("it is logged");
+        assert!(line.contains(id), "{log}");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
-//! Additional authenticated data: what a wrapped key is for, in bytes, so that a key moved elsewhere does not open.
+//! Additional authenticated data: the purpose of a wrapped key as bytes, so that a key moved elsewhere does not unwrap.
 
 use crate::{OrgId, SegmentId, Window};
 
-/// For an organisation's key, version by version, wrapped by the master key.
+/// Returns the additional data for a version of an organisation's key, wrapped by the master key.
 #[must_use]
 pub fn org_key_aad(org: OrgId, version: u32) -> Vec<u8> {
     let mut aad = b"icecore org key 1".to_vec();
@@ -11,7 +11,7 @@ pub fn org_key_aad(org: OrgId, version: u32) -> Vec<u8> {
     aad
 }
 
-/// For a segment's (or conflicts object's) data key, wrapped by the organisation's key.
+/// Returns the additional data for a segment's (or conflicts object's) data key, wrapped by the organisation's key.
 #[must_use]
 pub fn data_key_aad(org: OrgId, window: Window, segment: SegmentId) -> Vec<u8> {
     let mut aad = b"icecore data key 1".to_vec();

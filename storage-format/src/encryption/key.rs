@@ -1,4 +1,4 @@
-//! Secret keys, and sealing with them: AES-256-GCM (NIST SP 800-38D) as ring does it.
+//! Secret keys, and sealing with them: AES-256-GCM (NIST SP 800-38D) as implemented by ring.
 
 use std::fmt;
 
@@ -7,19 +7,19 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{FileKind, FormatError, FormatErrorKind};
 
-/// An AES-256 key.
+/// Length of an AES-256 key.
 pub const KEY_BYTES: usize = 32;
-/// A nonce of GCM's preferred length.
+/// Length of a nonce: the one that GCM prefers.
 pub const NONCE_BYTES: usize = 12;
-/// GCM's authentication tag.
+/// Length of GCM's authentication tag.
 pub const TAG_BYTES: usize = 16;
 
-/// A 256-bit key. Wiped from memory when dropped; never shown by `Debug`.
+/// 256-bit key. Wiped from memory when dropped; never shown by `Debug`.
 #[derive(Clone)]
 pub struct SecretKey(Zeroizing<[u8; KEY_BYTES]>);
 
 impl SecretKey {
-    /// The key of these bytes. They are wiped here; wiping the caller's other copies is the caller's task.
+    /// Creates a key from bytes. Wipes its own copy of them; the caller must wipe any other copies.
     #[must_use]
     pub fn from_bytes(mut bytes: [u8; KEY_BYTES]) -> Self {
         let key = Self(Zeroizing::new(bytes));
@@ -27,7 +27,7 @@ impl SecretKey {
         key
     }
 
-    /// The bytes, for a cipher or for the file that the key is kept in.
+    /// Returns the bytes, for a cipher or for the file that stores the key.
     #[must_use]
     pub fn expose(&self) -> &[u8; KEY_BYTES] {
         &self.0
@@ -40,7 +40,7 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// A key made ready for many blocks.
+/// Key with its cipher state prepared, to seal many blocks.
 pub(crate) struct SealingKey(LessSafeKey);
 
 impl SealingKey {
@@ -49,7 +49,7 @@ impl SealingKey {
         Self(LessSafeKey::new(key))
     }
 
-    /// Encrypts where the bytes stand; the tag is returned.
+    /// Encrypts the bytes in place and returns the tag.
     pub(crate) fn seal_in_place(&self, nonce: [u8; NONCE_BYTES], aad: &[u8], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
         let tag = self
             .0
@@ -60,7 +60,7 @@ impl SealingKey {
         out
     }
 
-    /// Decrypts where the bytes stand; `None` when they or the tag are not what was sealed with this key.
+    /// Decrypts the bytes in place; `None` when key, nonce, additional data, bytes and tag do not belong together.
     pub(crate) fn open_in_place(
         &self,
         nonce: [u8; NONCE_BYTES],
@@ -79,21 +79,21 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// Seals: ciphertext, then tag. The caller answers for the nonce never being used twice with one key.
+/// Seals bytes: ciphertext, then tag. The caller must ensure that no nonce is used twice with one key.
 #[must_use]
-pub fn seal(key: &SecretKey, nonce: [u8; NONCE_BYTES], aad: &[u8], plain: Vec<u8>) -> Vec<u8> {
-    let mut bytes = plain;
+pub fn seal(key: &SecretKey, nonce: [u8; NONCE_BYTES], aad: &[u8], plaintext: Vec<u8>) -> Vec<u8> {
+    let mut bytes = plaintext;
     let tag = SealingKey::new(key).seal_in_place(nonce, aad, &mut bytes);
     bytes.extend_from_slice(&tag);
     bytes
 }
 
-/// Opens what [`seal`] made.
+/// Opens bytes that [`seal`] created.
 ///
 /// # Errors
-/// [`FormatErrorKind::Truncated`] when there is not even a tag, [`FormatErrorKind::Damaged`] when the bytes, the nonce,
-/// the additional data or the key are not those that it was sealed with: AES-GCM cannot tell which. The error names
-/// `file` and stands at its start; callers that know better replace it.
+/// [`FormatErrorKind::Truncated`] when the bytes are shorter than a tag; [`FormatErrorKind::Damaged`] when the bytes,
+/// the nonce, the additional data or the key are not those of the sealing (AES-GCM cannot distinguish these). The error
+/// names `file` at offset 0; callers that know a better offset replace it.
 pub fn open(
     file: FileKind,
     key: &SecretKey,
@@ -111,7 +111,7 @@ pub fn open(
             file,
             FormatErrorKind::Damaged,
             0,
-            "the authentication tag does not fit: damaged, moved from elsewhere, or sealed with another key",
+            "the authentication tag does not match: damaged, moved from elsewhere, or sealed with another key",
         ));
     }
     bytes.truncate(bytes.len() - TAG_BYTES);

@@ -25,7 +25,7 @@ fn a_key_unwraps_for_its_purpose_only() {
 }
 
 #[test]
-fn what_is_sealed_opens_with_everything_equal() {
+fn sealed_bytes_open_only_with_the_same_inputs() {
     let sealed = seal(&key(1), [2; NONCE_BYTES], b"for this", b"content".to_vec());
     assert_eq!(sealed.len(), 7 + TAG_BYTES);
     let opened = open(FileKind::Manifest, &key(1), [2; NONCE_BYTES], b"for this", sealed.clone());
@@ -39,7 +39,7 @@ fn what_is_sealed_opens_with_everything_equal() {
 }
 
 #[test]
-fn additional_data_tells_purposes_apart() {
+fn additional_data_differs_by_purpose() {
     let org = OrgId::new(7).expect("not zero");
     let window: Window = "2016020100-2016030100".parse().expect("a window");
     let segment = SegmentId::new(9).expect("not zero");

@@ -1,32 +1,32 @@
-//! Keys sealed with other keys.
+//! Wrapping: sealing keys with other keys.
 
 use zeroize::Zeroizing;
 
 use super::key::{KEY_BYTES, NONCE_BYTES, SealingKey, SecretKey, TAG_BYTES};
 use crate::{FileKind, FormatError, FormatErrorKind};
 
-/// A wrapped key: nonce, ciphertext, tag.
+/// Length of a wrapped key: nonce, ciphertext, tag.
 pub const WRAPPED_KEY_BYTES: usize = NONCE_BYTES + KEY_BYTES + TAG_BYTES;
 
-/// A key sealed with another key; safe to store and to show.
+/// Key sealed with another key. It is safe to store and to display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WrappedKey([u8; WRAPPED_KEY_BYTES]);
 
 impl WrappedKey {
-    /// From stored bytes. Whether it opens only [`unwrap_key`] can tell.
+    /// Creates a wrapped key from stored bytes. Only [`unwrap_key`] checks whether it unwraps.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; WRAPPED_KEY_BYTES]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes to store.
+    /// Returns the bytes to store.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; WRAPPED_KEY_BYTES] {
         &self.0
     }
 }
 
-/// Wraps a key. The nonce must be random; the additional data says what the key is for.
+/// Wraps a key. The nonce must be random; the additional data states the purpose of the key.
 #[must_use]
 pub fn wrap_key(wrapping: &SecretKey, key: &SecretKey, nonce: [u8; NONCE_BYTES], aad: &[u8]) -> WrappedKey {
     let mut bytes = [0; WRAPPED_KEY_BYTES];
@@ -42,7 +42,7 @@ pub fn wrap_key(wrapping: &SecretKey, key: &SecretKey, nonce: [u8; NONCE_BYTES],
 /// Unwraps a key.
 ///
 /// # Errors
-/// [`FormatErrorKind::WrongKey`] when it was not wrapped with this key and this additional data, or is damaged.
+/// [`FormatErrorKind::WrongKey`] when the key was not wrapped with this key and additional data, or is damaged.
 pub fn unwrap_key(wrapping: &SecretKey, wrapped: &WrappedKey, aad: &[u8]) -> Result<SecretKey, FormatError> {
     let (mut nonce, mut key, mut tag) = ([0; NONCE_BYTES], Zeroizing::new([0; KEY_BYTES]), [0; TAG_BYTES]);
     nonce.copy_from_slice(&wrapped.0[..NONCE_BYTES]);

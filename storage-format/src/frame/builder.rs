@@ -1,5 +1,5 @@
-//! Readings into a frame, in any order. Invariant: what a builder has taken encodes within every limit of the format,
-//! so encoding cannot fail.
+//! Builds frames from readings in any order. Invariant: the readings that a builder has accepted encode within every
+//! limit of the format, so encoding cannot fail.
 
 use std::collections::BTreeMap;
 
@@ -9,61 +9,61 @@ use super::{HEADER_BYTES, TRAILER_BYTES, encoder};
 use crate::limits::{FRAME_BYTES_MAX, FRAME_CELLS_MAX, FRAME_CHANNELS_MAX, FRAME_READINGS_MAX};
 use crate::{ChannelCode, FrameSequence, LoggerId, Millis, SpoolId};
 
-/// Why a reading was not taken. The builder is as it was before.
+/// Reason why a reading was not accepted. The builder is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameBuildError {
-    /// The frame has a reading of this logger and time.
-    #[error("the frame has a reading of this logger and time already")]
+    /// The frame already has a reading of this logger and time.
+    #[error("the frame already has a reading of this logger and time")]
     AlreadyThere,
-    /// NaN or an infinity.
+    /// The value is NaN or infinite.
     #[error("the value of {0} is not a finite number")]
     NotFinite(ChannelCode),
-    /// A reading without values.
+    /// The reading has no values.
     #[error("a reading must have at least one value")]
     NoSamples,
-    /// Two values for one channel.
+    /// The reading has two values for one channel.
     #[error("the reading has two values for {0}")]
-    ChannelTwice(ChannelCode),
-    /// Not in the registry.
+    DuplicateChannel(ChannelCode),
+    /// The channel is not in the registry.
     #[error("{0} is not in the channel registry")]
     UnknownChannel(ChannelCode),
-    /// A limit of the format would be passed: encode, and begin the next frame.
+    /// The reading would exceed a limit of the format: encode this frame and start the next one.
     #[error("the frame is full")]
     Full,
 }
 
-/// Upper bounds of what the encoder writes, by which a builder knows when it is full.
+/// Upper limit of the bytes of a logger. The builder uses these limits to determine when it is full.
 const LOGGER_BYTES_MAX: usize = 8 + 3 + 8;
-/// A time's delta of deltas spans less than 2^52: eight bytes as a varint.
+/// Upper limit of the bytes of a time: its delta of deltas spans less than 2^52, eight bytes as a varint.
 const TIME_BYTES_MAX: usize = 8;
-/// Raw, or a delta of mantissas below 2^51.
+/// Upper limit of the bytes of a sample: raw, or a delta of mantissas below 2^51.
 const SAMPLE_BYTES_MAX: usize = 8;
-/// A tag, an exponent, and what a bitmap rounds up.
+/// Upper limit of the bytes of a column beside its samples: a tag, an exponent and the rounding up of a bitmap.
 const COLUMN_BYTES_MAX: usize = 3;
 
-/// Takes readings in any order, encodes them canonically. The same set of readings always gives the same bytes.
+/// Collects readings in any order and encodes them canonically. The same set of readings always gives the same bytes.
 #[derive(Debug, Default)]
 pub struct FrameBuilder {
-    /// By logger: its readings as (time, row), in ascending time.
+    /// Readings of each logger as (time, row), by ascending time.
     loggers: BTreeMap<LoggerId, Vec<(i64, u32)>>,
-    /// By ascending code, each with one value a row, NaN where not measured.
+    /// Columns by ascending code, each with one value per row, NaN where not measured.
     columns: Vec<(ChannelCode, Vec<f64>)>,
     rows: usize,
     samples: usize,
 }
 
 impl FrameBuilder {
-    /// An empty builder.
+    /// Creates an empty builder.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes one reading.
+    /// Adds one reading.
     ///
     /// # Errors
-    /// When it cannot be part of this frame; the builder is unchanged.
+    /// When the reading cannot be part of this frame; the builder is unchanged.
     pub fn push(
         &mut self,
         logger: LoggerId,
@@ -74,7 +74,7 @@ impl FrameBuilder {
         let runs = self.loggers.get(&logger);
         let at = match runs {
             None => 0,
-            // In order, nearly always.
+            // Readings nearly always arrive in order.
             Some(run) if run.last().is_some_and(|&(last, _)| last < time.get()) => run.len(),
             Some(run) => match run.binary_search_by_key(&time.get(), |&(time, _)| time) {
                 Ok(_) => return Err(FrameBuildError::AlreadyThere),
@@ -106,7 +106,7 @@ impl FrameBuilder {
         Ok(())
     }
 
-    /// How many channels are new; an error when a sample cannot be part of any frame.
+    /// Returns the number of new channels, or an error when a sample cannot be part of any frame.
     fn check_samples(&self, samples: &[(ChannelCode, f64)]) -> Result<usize, FrameBuildError> {
         if samples.is_empty() {
             return Err(FrameBuildError::NoSamples);
@@ -120,14 +120,14 @@ impl FrameBuilder {
                 return Err(FrameBuildError::NotFinite(code));
             }
             if samples[..index].iter().any(|&(other, _)| other == code) {
-                return Err(FrameBuildError::ChannelTwice(code));
+                return Err(FrameBuildError::DuplicateChannel(code));
             }
             new += usize::from(self.columns.binary_search_by_key(&code, |&(code, _)| code).is_err());
         }
         Ok(new)
     }
 
-    /// Would one more reading fit, given these totals with it?
+    /// Returns whether one more reading fits, given the totals that include it.
     fn fits(&self, loggers: usize, channels: usize, samples: usize) -> bool {
         let rows = self.rows + 1;
         let bytes_max = HEADER_BYTES
@@ -143,22 +143,22 @@ impl FrameBuilder {
             && bytes_max <= FRAME_BYTES_MAX
     }
 
-    /// How many readings it holds.
+    /// Returns the number of readings.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.rows
     }
 
-    /// Does it hold none?
+    /// Returns whether there are no readings.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.rows == 0
     }
 
-    /// The frame of all readings taken since the last one; the builder is empty afterwards.
+    /// Encodes a frame of all readings added since the last one, and empties the builder.
     ///
     /// # Panics
-    /// When there is no reading, or the sequence number is zero: neither has a frame.
+    /// When there is no reading, or the sequence number is zero: no frame may have either.
     #[must_use]
     pub fn encode(&mut self, spool: SpoolId, sequence: FrameSequence) -> Bytes {
         assert!(!self.is_empty(), "a frame has at least one reading");

@@ -1,5 +1,5 @@
-//! A frame's bytes into columns, wholly validated. Fixed work per frame and per run is done outside the loops over
-//! readings; those allocate nothing and collect their errors instead of branching on them.
+//! Decodes a frame into columns and validates it fully. Work that is fixed per frame or per run is done outside the
+//! loops over readings; those loops allocate nothing and accumulate error flags instead of branching on them.
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ use crate::{ChannelCode, FileKind, FormatError, FormatErrorKind, FrameSequence, 
 
 use FormatErrorKind::{Damaged, Invalid, TooLarge, Truncated, UnknownChannel, UnknownVersion};
 
-/// A logger is at least an id, a count and a first time, then a tag for each channel and something measured.
+/// Smallest size of a run before its columns: an id, a count and a first time.
 const LOGGER_BYTES_MIN: usize = 8 + 1 + 8;
 
 fn error(kind: FormatErrorKind, offset: usize, detail: impl Into<String>) -> FormatError {
@@ -50,7 +50,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<FrameHeader, FormatError> {
         || usize::from(channels) > FRAME_CHANNELS_MAX
         || readings as usize * usize::from(channels) > FRAME_CELLS_MAX
     {
-        return Err(error(TooLarge, 24, format!("{readings} readings of {channels} channels are past the limits")));
+        return Err(error(TooLarge, 24, format!("{readings} readings of {channels} channels exceed the limits")));
     }
     Ok(FrameHeader { spool, sequence, readings, loggers, channels })
 }
@@ -61,10 +61,10 @@ pub(super) fn decode(bytes: Bytes) -> Result<Frame, FormatError> {
     }
     let header = header(&bytes)?;
     let Some((body, checksum)) = bytes.split_last_chunk::<TRAILER_BYTES>() else {
-        return Err(error(Truncated, bytes.len(), "no room for a checksum"));
+        return Err(error(Truncated, bytes.len(), "the frame ends before its checksum"));
     };
     if crc32c(body) != u32::from_le_bytes(*checksum) {
-        return Err(error(Damaged, body.len(), "the checksum does not fit"));
+        return Err(error(Damaged, body.len(), "the checksum does not match"));
     }
     let mut cursor = Cursor::new(FileKind::Frame, body);
     cursor.take(HEADER_BYTES)?;
@@ -72,15 +72,15 @@ pub(super) fn decode(bytes: Bytes) -> Result<Frame, FormatError> {
 
     let readings = header.readings as usize;
     let loggers = header.loggers as usize;
-    // The counts are believed no further than the bytes reach: each logger needs its head and a tag a channel, each
-    // reading after a logger's first a byte for its time.
+    // The counts must be plausible for the number of bytes: each logger needs its head and a tag per channel, each
+    // reading after a logger's first needs a byte for its time.
     let bytes_min = loggers * (LOGGER_BYTES_MIN + channels.len()) + (readings - loggers);
     if cursor.remaining() < bytes_min {
-        let detail = format!("{readings} readings of {loggers} loggers need {bytes_min} bytes or more");
+        let detail = format!("{readings} readings of {loggers} loggers need at least {bytes_min} bytes");
         return Err(cursor.error(Truncated, detail));
     }
 
-    let mut body = Body {
+    let mut columns = Columns {
         times: Vec::with_capacity(readings),
         values: vec![f64::NAN; readings * channels.len()],
         used: 0,
@@ -96,28 +96,28 @@ pub(super) fn decode(bytes: Bytes) -> Result<Frame, FormatError> {
         if runs.last().is_some_and(|last| last.logger >= logger) {
             return Err(cursor.error(Invalid, "loggers are not in ascending order"));
         }
-        let start = body.times.len();
+        let start = columns.times.len();
         let len = usize::try_from(cursor.varint()?).unwrap_or(usize::MAX);
         if len == 0 || len > readings - start {
-            return Err(cursor.error(Invalid, "a logger's count of readings does not fit the frame's"));
+            return Err(cursor.error(Invalid, "a logger's count of readings is zero or exceeds the frame's"));
         }
-        body.run_times(&mut cursor, len)?;
-        body.run_values(&mut cursor, start, len)?;
-        let short = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        runs.push(LoggerRun { logger, start: short(start), len: short(len) });
+        columns.run_times(&mut cursor, len)?;
+        columns.run_values(&mut cursor, start, len)?;
+        let index = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        runs.push(LoggerRun { logger, start: index(start), len: index(len) });
     }
-    if body.times.len() != readings {
-        return Err(cursor.error(Invalid, "the loggers have fewer readings than the frame says"));
+    if columns.times.len() != readings {
+        return Err(cursor.error(Invalid, "the loggers have fewer readings than the frame header states"));
     }
     if cursor.remaining() != 0 {
-        return Err(cursor.error(Invalid, "bytes after the last logger"));
+        return Err(cursor.error(Invalid, "unexpected bytes after the last logger"));
     }
-    if body.used.count_ones() as usize != channels.len() {
-        return Err(cursor.error(Invalid, "a channel without any value"));
+    if columns.used.count_ones() as usize != channels.len() {
+        return Err(cursor.error(Invalid, "a channel of the table has no value"));
     }
     let time = |ms| Millis::new(ms).map_err(|e| error(Invalid, HEADER_BYTES, e.to_string()));
-    let (time_min, time_max) = (time(body.time_min)?, time(body.time_max)?);
-    let Body { times, values, .. } = body;
+    let (time_min, time_max) = (time(columns.time_min)?, time(columns.time_max)?);
+    let Columns { times, values, .. } = columns;
     Ok(Frame { bytes, header, channels, runs, times, values, time_min, time_max })
 }
 
@@ -138,21 +138,21 @@ fn channel_table(cursor: &mut Cursor<'_>, count: u16) -> Result<Vec<ChannelCode>
     Ok(channels)
 }
 
-/// What is decoded so far.
-struct Body {
+/// Columns decoded so far.
+struct Columns {
     times: Vec<i64>,
     values: Vec<f64>,
-    /// One bit for each channel that has had a value.
+    /// Bit set of the channels that have a value so far.
     used: u32,
     readings: usize,
     channels: usize,
-    /// A bit for each reading of a run that has a value; used only where no channel has them all.
+    /// Bitmap of the readings of a run that have a value; used only where no channel has all of them.
     measured: Vec<u8>,
     time_min: i64,
     time_max: i64,
 }
 
-impl Body {
+impl Columns {
     fn run_times(&mut self, cursor: &mut Cursor<'_>, len: usize) -> Result<(), FormatError> {
         let first = cursor.i64()?;
         if Millis::new(first).is_err() {
@@ -161,7 +161,7 @@ impl Body {
         let (mut time, mut delta, mut bad) = (first, 0_i64, false);
         let times = &mut self.times;
         times.push(first);
-        // Within the capacity reserved for all readings: `len` was checked against what is left of them.
+        // The capacity is reserved for all readings, and `len` was checked against the remaining ones.
         cursor.varints(len - 1, |coded| {
             delta = delta.wrapping_add(unzigzag(coded));
             let next = time.wrapping_add(delta);
@@ -171,7 +171,7 @@ impl Body {
             times.push(next);
         })?;
         if bad {
-            return Err(cursor.error(Invalid, "a logger's times are not in strictly ascending order, or out of range"));
+            return Err(cursor.error(Invalid, "a logger's times are not strictly ascending, or out of range"));
         }
         self.time_min = self.time_min.min(first);
         self.time_max = self.time_max.max(time);
@@ -197,8 +197,8 @@ impl Body {
                 }
                 TAG_SCALED_SOME | TAG_RAW_SOME => {
                     let bitmap = cursor.take(bitmap_bytes)?;
-                    let present = present(cursor, bitmap, len)?;
-                    // The values go to the front first, then each to its place, from the last on.
+                    let present = count_present(cursor, bitmap, len)?;
+                    // Decode the values to the front of the column, then move each to its row, from the last one back.
                     let packed = &mut column[..present];
                     if tag == TAG_SCALED_SOME {
                         scaled(cursor, packed)?
@@ -216,31 +216,31 @@ impl Body {
         if !complete {
             let measured: usize = self.measured.iter().map(|byte| byte.count_ones() as usize).sum();
             if measured != len {
-                return Err(cursor.error(Invalid, "a reading without any value"));
+                return Err(cursor.error(Invalid, "a reading has no value"));
             }
         }
         Ok(())
     }
 }
 
-/// How many readings the bitmap names: at least one, not all, and none beyond the last.
-fn present(cursor: &Cursor<'_>, bitmap: &[u8], len: usize) -> Result<usize, FormatError> {
+/// Returns the number of readings that the bitmap marks: at least one, not all, and none beyond the last.
+fn count_present(cursor: &Cursor<'_>, bitmap: &[u8], len: usize) -> Result<usize, FormatError> {
     let beyond = match (len % 8, bitmap.last()) {
         (0, _) | (_, None) => false,
         (used, Some(last)) => last >> used != 0,
     };
     let present: usize = bitmap.iter().map(|byte| byte.count_ones() as usize).sum();
     if beyond || present == 0 || present == len {
-        return Err(cursor.error(Invalid, "a bitmap that names none, all, or more readings than there are"));
+        return Err(cursor.error(Invalid, "a bitmap marks no reading, all readings, or readings past the last"));
     }
     Ok(present)
 }
 
-/// Moves the first `present` values of a column to the places that the bitmap names; the others become NaN.
+/// Moves the first `present` values of a column to the rows that the bitmap marks; the other rows become NaN.
 fn spread(column: &mut [f64], present: usize, bitmap: &[u8]) {
     let mut from = present;
-    for place in (0..column.len()).rev() {
-        column[place] = if bitmap[place / 8] >> (place % 8) & 1 == 1 {
+    for row in (0..column.len()).rev() {
+        column[row] = if bitmap[row / 8] >> (row % 8) & 1 == 1 {
             from -= 1;
             column[from]
         } else {
@@ -256,25 +256,25 @@ fn scaled(cursor: &mut Cursor<'_>, out: &mut [f64]) -> Result<(), FormatError> {
     }
     let power = POWERS_OF_TEN[usize::from(exponent)];
     let (mut mantissa, mut bad) = (0_i64, false);
-    let mut places = out.iter_mut();
-    cursor.varints(places.len(), |coded| {
+    let mut rows = out.iter_mut();
+    cursor.varints(rows.len(), |coded| {
         mantissa = mantissa.wrapping_add(unzigzag(coded));
         bad |= !(-MANTISSA_MAX..=MANTISSA_MAX).contains(&mantissa);
-        if let Some(place) = places.next() {
-            *place = exact(mantissa);
+        if let Some(row) = rows.next() {
+            *row = exact(mantissa);
         }
     })?;
     if bad {
-        return Err(cursor.error(Invalid, "a scaled value past 2^53"));
+        return Err(cursor.error(Invalid, "the mantissa of a scaled value exceeds 2^53"));
     }
-    // Apart from the loop above so that it can be done several at a time.
+    // A separate loop, so that it can be vectorised.
     if exponent != 0 {
         out.iter_mut().for_each(|value| *value /= power);
     }
     Ok(())
 }
 
-#[allow(clippy::cast_precision_loss, reason = "every whole number up to 2^53 is exact, others are refused")]
+#[allow(clippy::cast_precision_loss, reason = "every integer up to 2^53 is exact, others are rejected")]
 const fn exact(mantissa: i64) -> f64 {
     mantissa as f64
 }
@@ -282,9 +282,9 @@ const fn exact(mantissa: i64) -> f64 {
 fn raw(cursor: &mut Cursor<'_>, out: &mut [f64]) -> Result<(), FormatError> {
     let bytes = cursor.take(out.len() * 8)?;
     let mut finite = true;
-    for (place, bytes) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
-        *place = f64::from_le_bytes(*bytes);
-        finite &= place.is_finite();
+    for (row, bytes) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *row = f64::from_le_bytes(*bytes);
+        finite &= row.is_finite();
     }
-    if finite { Ok(()) } else { Err(cursor.error(Invalid, "a value that is not a finite number")) }
+    if finite { Ok(()) } else { Err(cursor.error(Invalid, "a value is not a finite number")) }
 }

@@ -1,4 +1,4 @@
-//! A frame's bytes from sorted readings. Allocates per frame, never per reading.
+//! Encodes sorted readings as a frame. Allocates per frame, never per reading.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,12 @@ use crate::checksum::crc32c;
 use crate::coding::{put_varint, zigzag};
 use crate::{ChannelCode, FrameSequence, LoggerId, SpoolId};
 
-/// Mantissas that are written stay below this, so that finding one from a value by multiplication, whose error is a
-/// few units in the last place, cannot miss the nearest whole number.
+/// Upper limit of the mantissas that are written. A mantissa is found by multiplication, whose error is a few units in
+/// the last place; below this limit the result still rounds to the nearest integer.
 const WRITTEN_MANTISSA_MAX: f64 = (1_u64 << 50) as f64;
 
-/// Everything has been checked by the builder: at least one reading, limits kept, columns as long as there are rows.
+/// Encodes a frame. The builder has checked everything: at least one reading, limits kept, one value per row in each
+/// column.
 pub(super) fn encode(
     spool: SpoolId,
     sequence: FrameSequence,
@@ -45,11 +46,11 @@ pub(super) fn encode(
     for (logger, rows) in loggers {
         out.extend_from_slice(&logger.get().to_le_bytes());
         put_varint(&mut out, rows.len() as u64);
-        times(&mut out, rows);
+        put_times(&mut out, rows);
         for (_, column) in columns {
             run.clear();
             run.extend(rows.iter().map(|&(_, row)| column[row as usize]));
-            values(&mut out, &run, &mut present, &mut mantissas);
+            put_values(&mut out, &run, &mut present, &mut mantissas);
         }
     }
     let checksum = crc32c(&out);
@@ -58,7 +59,7 @@ pub(super) fn encode(
     Bytes::from(out)
 }
 
-fn times(out: &mut Vec<u8>, rows: &[(i64, u32)]) {
+fn put_times(out: &mut Vec<u8>, rows: &[(i64, u32)]) {
     let mut previous = rows.first().map_or(0, |&(time, _)| time);
     out.extend_from_slice(&previous.to_le_bytes());
     let mut previous_delta = 0;
@@ -70,8 +71,8 @@ fn times(out: &mut Vec<u8>, rows: &[(i64, u32)]) {
     }
 }
 
-/// One logger's values of one channel, NaN where not measured. `present` and `mantissas` are room to work in.
-fn values(out: &mut Vec<u8>, run: &[f64], present: &mut Vec<f64>, mantissas: &mut Vec<i64>) {
+/// Appends one logger's values of one channel, NaN where not measured. `present` and `mantissas` are scratch buffers.
+fn put_values(out: &mut Vec<u8>, run: &[f64], present: &mut Vec<f64>, mantissas: &mut Vec<i64>) {
     present.clear();
     present.extend(run.iter().copied().filter(|value| !value.is_nan()));
     if present.is_empty() {
@@ -87,7 +88,7 @@ fn values(out: &mut Vec<u8>, run: &[f64], present: &mut Vec<f64>, mantissas: &mu
         (false, false) => TAG_RAW_SOME,
     });
     if !all {
-        bitmap(out, run);
+        put_bitmap(out, run);
     }
     match exponent {
         Some(exponent) => {
@@ -102,18 +103,18 @@ fn values(out: &mut Vec<u8>, run: &[f64], present: &mut Vec<f64>, mantissas: &mu
     }
 }
 
-fn bitmap(out: &mut Vec<u8>, run: &[f64]) {
+fn put_bitmap(out: &mut Vec<u8>, run: &[f64]) {
     for eight in run.chunks(8) {
         out.push(eight.iter().enumerate().fold(0, |byte, (bit, value)| byte | u8::from(!value.is_nan()) << bit));
     }
 }
 
-/// The smallest exponent at which every value is a whole number of units, with those numbers; `None` when there is
-/// none, and then only the values as they are will do.
+/// Finds the smallest exponent at which every value is an integer mantissa, and fills in `mantissas`. Returns `None`
+/// when there is no such exponent: the values must then be written raw.
 fn scaled(values: &[f64], mantissas: &mut Vec<i64>) -> Option<u8> {
     let mut exponent = 0_u8;
-    // A value that is exact with some exponent is exact with every larger one as long as its mantissa stays small, so
-    // the largest of the smallest exponents does for all of them; the second pass makes sure.
+    // A value that is exact with some exponent is exact with every larger one as long as its mantissa stays small.
+    // Therefore the largest of the values' smallest exponents serves all of them; the second pass verifies that.
     for &value in values {
         while mantissa(value, exponent).is_none() {
             exponent += 1;
@@ -127,15 +128,15 @@ fn scaled(values: &[f64], mantissas: &mut Vec<i64>) -> Option<u8> {
     Some(exponent)
 }
 
-/// The whole number which, divided by the power of ten, gives this value bit by bit. Minus zero has none.
+/// Returns the integer that, divided by the power of ten, gives exactly the bits of `value`. Minus zero has none.
 fn mantissa(value: f64, exponent: u8) -> Option<i64> {
     let power = POWERS_OF_TEN[usize::from(exponent)];
     let rounded = (value * power).round();
     (rounded.abs() <= WRITTEN_MANTISSA_MAX && ((rounded + 0.0) / power).to_bits() == value.to_bits())
-        .then(|| whole(rounded))
+        .then(|| to_integer(rounded))
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "a whole number below 2^50 is converted exactly")]
-const fn whole(rounded: f64) -> i64 {
+#[allow(clippy::cast_possible_truncation, reason = "an integer below 2^50 is converted exactly")]
+const fn to_integer(rounded: f64) -> i64 {
     rounded as i64
 }

@@ -1,8 +1,8 @@
-//! A frame that is sent again and again as another one: with another spool, another number, and all its times moved.
+//! A template for frames that differ only in spool, sequence number and a shift of all times.
 //!
-//! For load generators. The places that change are found once; a copy costs a memcpy and a checksum. Invariant: what
-//! [`FrameTemplate::stamp`] makes is a valid frame whenever the template was one, because times within a run are kept
-//! as differences and only the first of each is moved.
+//! Load generators use it. The offsets of the changing fields are found once; a copy costs a memcpy and a checksum.
+//! Invariant: [`FrameTemplate::stamp`] always creates a valid frame, because times within a run are stored as
+//! differences and only the first time of each run is shifted.
 
 use bytes::{Bytes, BytesMut};
 
@@ -14,37 +14,37 @@ use crate::{FileKind, FormatError, FormatErrorKind, FrameSequence, Millis, Spool
 const SPOOL_OFFSET: usize = 8;
 const SEQUENCE_OFFSET: usize = 16;
 
-/// A valid frame and the places of what changes in it.
+/// Valid frame and the offsets of the fields that change.
 #[derive(Debug, Clone)]
 pub struct FrameTemplate {
     bytes: Bytes,
-    /// Where each run's first time stands.
-    times: Box<[u32]>,
+    /// Offset of the first time of each run.
+    time_offsets: Box<[u32]>,
     time_min: Millis,
     time_max: Millis,
     readings: u32,
 }
 
 impl FrameTemplate {
-    /// Takes a frame, wholly validated, and finds its places.
+    /// Validates a frame and finds the offsets of its changing fields.
     ///
     /// # Errors
     /// When the bytes are not exactly one valid frame.
     pub fn new(bytes: Bytes) -> Result<Self, FormatError> {
         let frame = Frame::decode(bytes)?;
-        let times = first_times(&frame)?;
+        let time_offsets = first_time_offsets(&frame)?;
         let readings = u32::try_from(frame.len()).unwrap_or(u32::MAX);
         let (time_min, time_max) = (frame.time_min(), frame.time_max());
-        Ok(Self { bytes: frame.bytes, times, time_min, time_max, readings })
+        Ok(Self { bytes: frame.bytes, time_offsets, time_min, time_max, readings })
     }
 
-    /// The frame of this spool and number whose readings are later (or earlier) by so many milliseconds.
+    /// Creates a frame with this spool and sequence number, whose times are shifted by `shift_ms` (negative: earlier).
     ///
     /// # Errors
     /// [`TimeError::OutOfRange`] when a time would leave the years 1 to 9998.
     ///
     /// # Panics
-    /// When the number is zero, which no frame has.
+    /// When the sequence number is zero, which no frame may have.
     pub fn stamp(&self, spool: SpoolId, sequence: FrameSequence, shift_ms: i64) -> Result<Bytes, TimeError> {
         assert!(sequence != FrameSequence::ZERO, "sequence numbers start at 1");
         // All other times are between these two.
@@ -54,9 +54,9 @@ impl FrameTemplate {
         let mut out = BytesMut::from(&self.bytes[..]);
         out[SPOOL_OFFSET..][..8].copy_from_slice(&spool.get().to_le_bytes());
         out[SEQUENCE_OFFSET..][..8].copy_from_slice(&sequence.get().to_le_bytes());
-        for &at in &self.times {
-            let Some(place) = out[at as usize..].first_chunk_mut::<8>() else { continue };
-            *place = i64::from_le_bytes(*place).wrapping_add(shift_ms).to_le_bytes();
+        for &at in &self.time_offsets {
+            let Some(field) = out[at as usize..].first_chunk_mut::<8>() else { continue };
+            *field = i64::from_le_bytes(*field).wrapping_add(shift_ms).to_le_bytes();
         }
         let end = out.len() - TRAILER_BYTES;
         let checksum = crc32c(&out[..end]);
@@ -64,44 +64,44 @@ impl FrameTemplate {
         Ok(out.freeze())
     }
 
-    /// How many readings, at least one.
+    /// Returns the number of readings, at least one.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "a frame is never empty")]
     pub const fn len(&self) -> usize {
         self.readings as usize
     }
 
-    /// How many bytes every copy has.
+    /// Returns the size of every copy, in bytes.
     #[must_use]
     pub const fn bytes_len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The latest time, before any shift.
+    /// Returns the latest time, before any shift.
     #[must_use]
     pub const fn time_max(&self) -> Millis {
         self.time_max
     }
 }
 
-/// Walks the runs of a frame that has been decoded, so none of these errors can come.
-fn first_times(frame: &Frame) -> Result<Box<[u32]>, FormatError> {
+/// Returns the offset of the first time of each run. The frame has been decoded, so none of the errors can occur.
+fn first_time_offsets(frame: &Frame) -> Result<Box<[u32]>, FormatError> {
     let channels = frame.channels.len();
     let mut cursor = Cursor::new(FileKind::Frame, &frame.bytes);
     cursor.take(HEADER_BYTES + 2 * channels)?;
-    let mut places = Vec::with_capacity(frame.runs.len());
+    let mut offsets = Vec::with_capacity(frame.runs.len());
     for run in &frame.runs {
         let len = run.len as usize;
         cursor.u64()?;
         cursor.varint()?;
-        places.push(u32::try_from(cursor.position()).unwrap_or(u32::MAX));
+        offsets.push(u32::try_from(cursor.position()).unwrap_or(u32::MAX));
         cursor.i64()?;
         cursor.varints(len - 1, |_| {})?;
         for _ in 0..channels {
             skip_column(&mut cursor, len)?;
         }
     }
-    Ok(places.into())
+    Ok(offsets.into())
 }
 
 fn skip_column(cursor: &mut Cursor<'_>, len: usize) -> Result<(), FormatError> {
@@ -134,7 +134,7 @@ mod tests {
         SpoolId::new(id).expect("an id")
     }
 
-    /// Loggers with every kind of column: absent, scaled, raw, all and some.
+    /// Encodes a frame of loggers with every kind of column: absent, scaled, raw, complete and partial.
     fn frame(readings: &[(u64, i64, Option<f64>, Option<f64>)]) -> Bytes {
         let mut builder = FrameBuilder::new();
         let code = |code| ChannelCode::new(code).expect("a channel");
@@ -144,7 +144,7 @@ mod tests {
                 .filter_map(|(code, value)| value.map(|value| (code, value)))
                 .collect();
             let time = Millis::new(time).expect("a time");
-            // Twice the same key, or no value: not part of it.
+            // A repeated key or a reading without values is left out.
             let _ = builder.push(LoggerId::new(logger).expect("an id"), time, &samples);
         }
         if builder.is_empty() {
@@ -165,14 +165,14 @@ mod tests {
         assert_eq!((after.spool(), after.sequence()), (spool(99), FrameSequence::new(7)));
         assert_eq!(after.channels(), before.channels());
         assert_eq!(after.runs(), before.runs());
-        let moved: Vec<_> = before.times().iter().map(|time| time + shift).collect();
-        assert_eq!(after.times(), moved);
+        let shifted: Vec<_> = before.times().iter().map(|time| time + shift).collect();
+        assert_eq!(after.times(), shifted);
         let bits = |frame: &Frame| frame.values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&after), bits(&before));
     }
 
     #[test]
-    fn times_stay_in_the_years_that_can_be_written() {
+    fn shifts_out_of_range_are_rejected() {
         let template =
             FrameTemplate::new(frame(&[(1, 0, Some(1.0), None), (2, 1_000, None, Some(2.5))])).expect("valid");
         let stamp = |shift| template.stamp(spool(1), FrameSequence::new(1), shift);
@@ -184,10 +184,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_valid_frame_is_a_template() {
-        let good = frame(&[(1, 0, Some(1.0), None)]);
-        for index in 0..good.len() {
-            let mut bad = good.to_vec();
+    fn invalid_frames_are_rejected() {
+        let valid = frame(&[(1, 0, Some(1.0), None)]);
+        for index in 0..valid.len() {
+            let mut bad = valid.to_vec();
             bad[index] ^= 0x10;
             assert!(FrameTemplate::new(bad.into()).is_err(), "byte {index}");
         }
@@ -196,7 +196,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_copy_is_the_same_readings_at_other_times(
+        fn copies_keep_readings_and_shift_times(
             readings in prop::collection::vec(
                 (
                     1_u64..6,

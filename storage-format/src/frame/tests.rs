@@ -1,4 +1,4 @@
-//! Tests of the frame's codec.
+//! Tests of the frame codec.
 
 use std::collections::BTreeMap;
 
@@ -26,12 +26,12 @@ fn time(ms: i64) -> Millis {
     Millis::new(ms).expect("a time")
 }
 
-/// Values by their bits, so that -0.0 and 0.0 are two.
+/// Builds a frame from values given by their bits, so that -0.0 and 0.0 differ.
 fn build(readings: &Readings) -> FrameBuilder {
     let mut builder = FrameBuilder::new();
     for (&(id, ms), samples) in readings {
         let samples: Vec<_> = samples.iter().map(|(&c, &bits)| (code(c), f64::from_bits(bits))).collect();
-        builder.push(logger(id), time(ms), &samples).expect("a good reading");
+        builder.push(logger(id), time(ms), &samples).expect("a valid reading");
     }
     builder
 }
@@ -52,7 +52,7 @@ fn read(frame: &Frame) -> Readings {
 
 fn values() -> impl Strategy<Value = u64> {
     prop_oneof![
-        // What sensors say, with up to four decimals.
+        // Typical sensor values, with up to four decimals.
         8 => (-400_000..1_000_000_i32, 0..5_usize).prop_map(|(m, e)| f64::from(m) / POWERS_OF_TEN[e]),
         1 => Just(-0.0),
         1 => Just(0.0),
@@ -76,7 +76,7 @@ fn readings() -> impl Strategy<Value = Readings> {
 
 proptest! {
     #[test]
-    fn what_is_encoded_is_decoded(readings in readings(), sequence in 1..=u64::MAX) {
+    fn frames_round_trip(readings in readings(), sequence in 1..=u64::MAX) {
         let bytes = build(&readings).encode(spool(), FrameSequence::new(sequence));
         let frame = Frame::decode(bytes.clone()).expect("decodes");
         prop_assert_eq!(read(&frame), readings.clone());
@@ -101,7 +101,7 @@ proptest! {
         let mut builder = FrameBuilder::new();
         for (&(id, ms), samples) in shuffled {
             let samples: Vec<_> = samples.iter().rev().map(|(&c, &bits)| (code(c), f64::from_bits(bits))).collect();
-            builder.push(logger(id), time(ms), &samples).expect("a good reading");
+            builder.push(logger(id), time(ms), &samples).expect("a valid reading");
             prop_assert_eq!(builder.push(logger(id), time(ms), &samples), Err(FrameBuildError::AlreadyThere));
         }
         let sequence = FrameSequence::new(1);
@@ -110,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn every_flipped_bit_is_noticed(readings in readings(), at in any::<prop::sample::Index>(), bit in 0..8_u32) {
+    fn flipped_bits_are_detected(readings in readings(), at in any::<prop::sample::Index>(), bit in 0..8_u32) {
         let mut bytes = build(&readings).encode(spool(), FrameSequence::new(7)).to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
@@ -123,7 +123,7 @@ proptest! {
         let _peeked = FrameHeader::peek(&bytes);
     }
 
-    /// With the checksum mended, so that the decoder itself is what stands in the way.
+    /// Mutates the body and corrects the checksum, so that the decoder itself has to reject it.
     #[test]
     fn mutated_bytes_do_not_panic(
         readings in readings(),
@@ -139,8 +139,8 @@ proptest! {
         if let Some(cut) = cut {
             body.truncate(cut.index(body.len()));
         }
-        if let Ok(frame) = Frame::decode(sealed(body)) {
-            // What passes keeps every promise that a frame makes.
+        if let Ok(frame) = Frame::decode(with_checksum(body)) {
+            // A frame that decodes keeps every invariant.
             let again = read(&frame);
             prop_assert_eq!(again.len(), frame.len());
             prop_assert!(again.values().all(|samples| !samples.is_empty()));
@@ -152,14 +152,14 @@ proptest! {
     }
 }
 
-/// A body with a checksum that fits.
-fn sealed(mut body: Vec<u8>) -> Bytes {
+/// Appends the matching checksum to a body.
+fn with_checksum(mut body: Vec<u8>) -> Bytes {
     let checksum = crate::checksum::crc32c(&body);
     body.extend_from_slice(&checksum.to_le_bytes());
     body.into()
 }
 
-/// A frame by hand: header with these counts, then this body.
+/// Assembles a frame by hand: a header with these counts, then this body.
 fn by_hand(readings: u32, loggers: u32, table: &[u16], body: &[u8]) -> Vec<u8> {
     let mut bytes = b"ICEF\x01\0\0\0".to_vec();
     bytes.extend_from_slice(&spool().get().to_le_bytes());
@@ -173,7 +173,7 @@ fn by_hand(readings: u32, loggers: u32, table: &[u16], body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A run of logger 1 from 1970 on, one second apart, then this.
+/// Assembles a run of logger 1: readings one second apart from 1970 on, then `columns`.
 fn run(count: u8, columns: &[u8]) -> Vec<u8> {
     let mut bytes = 1_u64.to_le_bytes().to_vec();
     bytes.push(count);
@@ -186,9 +186,9 @@ fn run(count: u8, columns: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn broken_rules_are_refused() {
-    let good = by_hand(3, 1, &[1], &run(3, &[TAG_SCALED, 1, 2, 2, 2]));
-    let frame = Frame::decode(sealed(good)).expect("the good one is good");
+fn broken_rules_are_rejected() {
+    let valid = by_hand(3, 1, &[1], &run(3, &[TAG_SCALED, 1, 2, 2, 2]));
+    let frame = Frame::decode(with_checksum(valid)).expect("a valid frame");
     assert_eq!((frame.times(), frame.column(0)), (&[0, 1000, 2000][..], &[0.1, 0.2, 0.3][..]));
 
     use FormatErrorKind::{Invalid, TooLarge, Truncated, UnknownChannel, UnknownVersion};
@@ -247,7 +247,7 @@ fn broken_rules_are_refused() {
         ),
         ("bytes after the end", by_hand(1, 1, &[1], &run(1, &[TAG_SCALED, 0, 2, 0])), Invalid),
     ] {
-        let error = Frame::decode(sealed(bytes)).expect_err(what);
+        let error = Frame::decode(with_checksum(bytes)).expect_err(what);
         assert_eq!(error.kind, kind, "{what}: {error}");
     }
     let long = vec![0; FRAME_BYTES_MAX + 1];
@@ -255,32 +255,32 @@ fn broken_rules_are_refused() {
 }
 
 #[test]
-fn values_of_sensors_are_small_and_others_exact() {
+fn sensor_values_are_compact_and_others_exact() {
     let size = |values: &[f64]| {
         let mut builder = FrameBuilder::new();
         for (index, &value) in values.iter().enumerate() {
             let ms = 1_460_000_000_000 + 300_000 * i64::try_from(index).expect("small");
-            builder.push(logger(1), time(ms), &[(code(1), value)]).expect("a good reading");
+            builder.push(logger(1), time(ms), &[(code(1), value)]).expect("a valid reading");
         }
         builder.encode(spool(), FrameSequence::new(1)).len()
     };
     let sensor: Vec<f64> = (0..1000).map(|n| f64::from(500 + n % 7) / 100.0).collect();
-    // A byte for the time, a byte for the value.
+    // One byte for the time, one byte for the value.
     assert!(size(&sensor) < 2100, "{}", size(&sensor));
     let odd: Vec<f64> = (1..1001).map(|n| f64::from(n).sqrt()).collect();
     assert!((9000..9200).contains(&size(&odd)), "{}", size(&odd));
 }
 
 #[test]
-fn a_builder_refuses_and_stays_as_it_was() {
+fn rejected_readings_leave_the_builder_unchanged() {
     let mut builder = FrameBuilder::new();
     let (t, h) = (code(1), code(2));
-    builder.push(logger(1), time(1), &[(t, 1.5)]).expect("good");
+    builder.push(logger(1), time(1), &[(t, 1.5)]).expect("a valid reading");
     for (samples, error) in [
         (&[][..], FrameBuildError::NoSamples),
         (&[(t, f64::NAN)], FrameBuildError::NotFinite(t)),
         (&[(t, 1.0), (h, f64::INFINITY)], FrameBuildError::NotFinite(h)),
-        (&[(t, 1.0), (t, 1.0)], FrameBuildError::ChannelTwice(t)),
+        (&[(t, 1.0), (t, 1.0)], FrameBuildError::DuplicateChannel(t)),
         (&[(code(999), 1.0)], FrameBuildError::UnknownChannel(code(999))),
     ] {
         assert_eq!(builder.push(logger(1), time(2), samples), Err(error));
@@ -292,7 +292,7 @@ fn a_builder_refuses_and_stays_as_it_was() {
 
 #[test]
 fn a_full_builder_still_encodes() {
-    // The worst: values that do not scale, every reading with other channels, times that jump.
+    // The worst case: values that do not scale, a different channel in each reading, times that jump.
     let mut builder = FrameBuilder::new();
     let known: Vec<ChannelCode> = channels().iter().map(|channel| channel.code).collect();
     let mut count = 0_usize;

@@ -1,105 +1,106 @@
-//! What a commit does to a manifest: pure, whole or not at all.
+//! Application of a commit to a manifest: a pure function that succeeds completely or changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::manifest::{Manifest, ManifestDelta, SegmentEntry, SegmentKind, SpoolState};
 use crate::{FlushNumber, GatewayId, Lsn, ManifestVersion, SegmentId, SpoolId, WriterEpoch};
 
-/// How many spools of one gateway a manifest remembers: the most recently used. A sender makes a new spool when it
-/// lost its old one; whoever comes back after 16 others sends again what is there already, which does no harm.
+/// Most spools of one gateway that a manifest remembers: the most recently used ones. A sender creates a new spool when
+/// it has lost the old one. A sender whose spool was forgotten resends readings that are already stored, which is
+/// harmless.
 pub const SPOOLS_PER_GATEWAY_MAX: usize = 16;
 
-/// Why a delta does not fit a manifest.
+/// Reason why a delta cannot be applied to a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
-    /// A hole in the log, or a commit twice.
+    /// The delta leaves a gap in the log, or repeats a commit.
     #[error("version {found} does not follow version {current}")]
     Version {
-        /// The manifest's version.
+        /// Version of the manifest.
         current: ManifestVersion,
-        /// The delta's.
+        /// Value in the delta.
         found: ManifestVersion,
     },
-    /// A commit by a writer that had been fenced.
+    /// The commit is by a writer that has been fenced.
     #[error("writer epoch {found} is older than {current}")]
     Epoch {
-        /// The manifest's epoch.
+        /// Epoch of the manifest.
         current: WriterEpoch,
-        /// The delta's.
+        /// Value in the delta.
         found: WriterEpoch,
     },
-    /// What was covered can not be uncovered.
+    /// The covered LSN decreases.
     #[error("covered LSN {found} is before {current}")]
     LsnCovered {
-        /// The manifest's.
+        /// Value in the manifest.
         current: Lsn,
-        /// The delta's.
+        /// Value in the delta.
         found: Lsn,
     },
-    /// Flush numbers only grow.
+    /// The flush number decreases.
     #[error("flush number {found} is before {current}")]
     Flush {
-        /// The manifest's.
+        /// Value in the manifest.
         current: FlushNumber,
-        /// The delta's.
+        /// Value in the delta.
         found: FlushNumber,
     },
-    /// An id that is live already, or is added twice.
-    #[error("segment {0} is there already")]
-    SegmentTwice(SegmentId),
-    /// An id that is not live.
-    #[error("segment {0} is removed, and is not there")]
+    /// The id is already live, or is added twice.
+    #[error("segment {0} is already live, or is added twice")]
+    DuplicateSegment(SegmentId),
+    /// The id to remove is not live, or is removed twice.
+    #[error("segment {0} cannot be removed: it is not live, or is removed twice")]
     NoSuchSegment(SegmentId),
-    /// An entry that contradicts itself.
+    /// The entry contradicts itself.
     #[error("segment {id}: {detail}")]
     Entry {
-        /// Whose entry.
+        /// Segment of the entry.
         id: SegmentId,
-        /// What is wrong.
+        /// Rule that is broken.
         detail: &'static str,
     },
-    /// A spool that went backwards, is told twice, or came from a record that is not covered.
+    /// The spool went backwards, is listed twice, or its last record is not covered.
     #[error("spool {spool} of gateway {gateway}: {detail}")]
     Spool {
-        /// Whose.
+        /// Gateway that owns the spool.
         gateway: GatewayId,
-        /// Which.
+        /// Id of the spool.
         spool: SpoolId,
-        /// What is wrong.
+        /// Rule that is broken.
         detail: &'static str,
     },
-    /// A count past the end of `u64`.
-    #[error("a total is past the end of its range")]
+    /// A total overflows `u64`.
+    #[error("a total overflows its range")]
     Totals,
 }
 
-/// What must hold of an entry by itself. `flush` is the number of the last flush.
+/// Checks the rules of a single entry. `flush` is the number of the last flush.
 pub(super) fn check_entry(entry: &SegmentEntry, flush: FlushNumber) -> Result<(), ApplyError> {
     let wrong = |detail| Err(ApplyError::Entry { id: entry.id, detail });
     if entry.rows == 0 {
         return wrong("has no rows");
     }
     if entry.flush_first > entry.flush_last || entry.flush_first == FlushNumber::ZERO {
-        return wrong("its flush numbers are no range");
+        return wrong("its flush numbers do not form a range");
     }
     if entry.flush_last > flush {
-        return wrong("it is of a flush that is still to come");
+        return wrong("its flush number exceeds the last one");
     }
     if entry.time_min > entry.time_max || entry.logger_min > entry.logger_max {
-        return wrong("its smallest key is past its greatest");
+        return wrong("its smallest time or logger is past its greatest");
     }
     let range = entry.window.range();
     if !range.contains(entry.time_min) || !range.contains(entry.time_max) {
         return wrong("it has times outside its window");
     }
     if entry.lsn_min > entry.lsn_max {
-        return wrong("its LSNs are no range");
+        return wrong("its LSNs do not form a range");
     }
     if entry.key_version == 0 {
-        return wrong("it has no key");
+        return wrong("its key version is zero");
     }
     if !entry.channels.is_sorted_by(|a, b| a < b) {
-        return wrong("its channels are not in ascending order");
+        return wrong("its channels are not strictly ascending");
     }
     if entry.channels.is_empty() {
         return wrong("it has no channels");
@@ -108,15 +109,15 @@ pub(super) fn check_entry(entry: &SegmentEntry, flush: FlushNumber) -> Result<()
 }
 
 impl Manifest {
-    /// The state after this commit. An error leaves the manifest as it was.
+    /// Applies a commit. An error leaves the manifest unchanged.
     ///
     /// # Errors
-    /// [`ApplyError`] if the delta does not follow, or breaks a rule.
+    /// [`ApplyError`] if the delta does not follow the current version, or breaks a rule.
     pub fn apply(&mut self, delta: &ManifestDelta) -> Result<(), ApplyError> {
         if self.version.next() != Some(delta.version) {
             return Err(ApplyError::Version { current: self.version, found: delta.version });
         }
-        // Epochs count from 1, also those of a first commit: no reader takes another.
+        // Epochs count from 1, also that of the first commit, because readers reject epoch 0.
         let current = self.epoch.max(WriterEpoch::new(1));
         if delta.epoch < current {
             return Err(ApplyError::Epoch { current, found: delta.epoch });
@@ -139,9 +140,9 @@ impl Manifest {
         let mut added = HashSet::new();
         for entry in &delta.added {
             check_entry(entry, delta.flush)?;
-            // Not even an id that goes in the same commit: a name is never used twice.
+            // An id that this commit removes may not be added again either: a name is never reused.
             if live.contains(&entry.id) || !added.insert(entry.id) {
-                return Err(ApplyError::SegmentTwice(entry.id));
+                return Err(ApplyError::DuplicateSegment(entry.id));
             }
         }
         let spools = self.spools_after(delta)?;
@@ -164,13 +165,13 @@ impl Manifest {
 
     fn spools_after(&self, delta: &ManifestDelta) -> Result<BTreeMap<(GatewayId, SpoolId), SpoolState>, ApplyError> {
         let mut spools = self.spools.clone();
-        let mut told = HashSet::new();
+        let mut listed = HashSet::new();
         let mut gateways = BTreeSet::new();
         for position in &delta.spools {
             let wrong = |detail| Err(ApplyError::Spool { gateway: position.gateway, spool: position.spool, detail });
             let key = (position.gateway, position.spool);
-            if !told.insert(key) {
-                return wrong("told twice");
+            if !listed.insert(key) {
+                return wrong("is listed twice");
             }
             if position.lsn > delta.lsn_covered {
                 return wrong("its last record is not covered");
@@ -201,20 +202,20 @@ fn forget_oldest(spools: &mut BTreeMap<(GatewayId, SpoolId), SpoolState>, gatewa
 }
 
 impl Manifest {
-    /// What must hold of any state, and is checked of one that comes from stored bytes.
+    /// Checks the invariants of a state that was decoded from stored bytes.
     pub(super) fn check(&self) -> Result<(), ApplyError> {
         let mut ids = HashSet::new();
         for entries in [&self.segments, &self.conflicts] {
             for entry in entries {
                 check_entry(entry, self.flush)?;
                 if !ids.insert(entry.id) {
-                    return Err(ApplyError::SegmentTwice(entry.id));
+                    return Err(ApplyError::DuplicateSegment(entry.id));
                 }
             }
             for pair in entries.windows(2) {
                 let order = |entry: &SegmentEntry| (entry.window, entry.flush_first, entry.id);
                 if order(&pair[0]) >= order(&pair[1]) {
-                    return Err(ApplyError::Entry { id: pair[1].id, detail: "it is not in order" });
+                    return Err(ApplyError::Entry { id: pair[1].id, detail: "it is out of order" });
                 }
             }
         }
@@ -225,7 +226,7 @@ impl Manifest {
             of_gateway = if last == Some(gateway) { of_gateway + 1 } else { 1 };
             last = Some(gateway);
             if of_gateway > SPOOLS_PER_GATEWAY_MAX {
-                return wrong("one more than a gateway may have");
+                return wrong("exceeds the limit of spools per gateway");
             }
             if state.lsn > self.lsn_covered {
                 return wrong("its last record is not covered");

@@ -1,4 +1,4 @@
-//! The manifest's state after some version.
+//! State of a manifest at one version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,20 +7,20 @@ use crate::{
     ChannelCode, FlushNumber, FrameSequence, GatewayId, Lsn, ManifestVersion, SpoolId, TimeRange, Window, WriterEpoch,
 };
 
-/// How far a spool got.
+/// Progress of a spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpoolState {
-    /// The highest sequence number that is in segments.
+    /// Highest sequence number that is stored in segments.
     pub sequence: FrameSequence,
-    /// The last WAL record that came from it.
+    /// Last WAL record that came from the spool.
     pub lsn: Lsn,
 }
 
-/// An organisation's manifest at one version.
+/// Manifest of an organisation at one version.
 ///
-/// Invariants, which [`Manifest::apply`] keeps and decoding checks: segments and conflicts are
-/// in ascending order of (window, first flush, id); ids are unique; no flush number is past `flush`; every spool's LSN
-/// is covered; a gateway has at most [`SPOOLS_PER_GATEWAY_MAX`](crate::manifest::SPOOLS_PER_GATEWAY_MAX) spools.
+/// Invariants, which [`Manifest::apply`] keeps and decoding checks: segments and conflicts are in ascending order of
+/// (window, first flush, id); ids are unique; no flush number exceeds `flush`; every spool's LSN is covered; a gateway
+/// has at most [`SPOOLS_PER_GATEWAY_MAX`](crate::manifest::SPOOLS_PER_GATEWAY_MAX) spools.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Manifest {
     pub(super) version: ManifestVersion,
@@ -34,59 +34,59 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The state before the first commit: version 0, nothing in it.
+    /// Returns the state before the first commit: version 0 and no segments.
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// The last commit that is in it.
+    /// Returns the version of the last commit applied.
     #[must_use]
     pub const fn version(&self) -> ManifestVersion {
         self.version
     }
 
-    /// The epoch of the last writer.
+    /// Returns the epoch of the last writer.
     #[must_use]
     pub const fn epoch(&self) -> WriterEpoch {
         self.epoch
     }
 
-    /// Every WAL record of the organisation up to and including this one is in segments.
+    /// Returns the LSN up to and including which every WAL record of the organisation is stored in segments.
     #[must_use]
     pub const fn lsn_covered(&self) -> Lsn {
         self.lsn_covered
     }
 
-    /// The number of the last flush.
+    /// Returns the number of the last flush.
     #[must_use]
     pub const fn flush(&self) -> FlushNumber {
         self.flush
     }
 
-    /// The live segments, by (window, first flush, id): within a window in order of precedence.
+    /// Returns the live segments, by (window, first flush, id): within a window, in order of precedence.
     #[must_use]
     pub fn segments(&self) -> &[SegmentEntry] {
         &self.segments
     }
 
-    /// The live conflicts objects, by (window, first flush, id).
+    /// Returns the live conflicts objects, by (window, first flush, id).
     #[must_use]
     pub fn conflicts(&self) -> &[SegmentEntry] {
         &self.conflicts
     }
 
-    /// The live segments of a window, in order of precedence.
+    /// Returns the live segments of a window, in order of precedence.
     pub fn segments_in(&self, window: Window) -> impl Iterator<Item = &SegmentEntry> {
         self.segments.iter().filter(move |entry| entry.window == window)
     }
 
-    /// The live segments that may have a row in this range of time, by (window, first flush, id).
+    /// Returns the live segments that may have a row in this time range, by (window, first flush, id).
     pub fn segments_overlapping(&self, range: TimeRange) -> impl Iterator<Item = &SegmentEntry> {
         self.segments.iter().filter(move |entry| entry.overlaps_time(range))
     }
 
-    /// How far each spool is in segments, by gateway and spool.
+    /// Returns the progress of each spool in segments, by gateway and spool.
     pub fn spools(&self) -> impl Iterator<Item = SpoolPosition> + '_ {
         self.spools.iter().map(|(&(gateway, spool), state)| SpoolPosition {
             gateway,
@@ -96,19 +96,19 @@ impl Manifest {
         })
     }
 
-    /// How far this spool is in segments; zero for one that is not known.
+    /// Returns the highest sequence number of this spool in segments; zero for an unknown spool.
     #[must_use]
     pub fn spool_sequence(&self, gateway: GatewayId, spool: SpoolId) -> FrameSequence {
         self.spools.get(&(gateway, spool)).map_or(FrameSequence::ZERO, |state| state.sequence)
     }
 
-    /// The counts.
+    /// Returns the totals.
     #[must_use]
     pub const fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// Every channel that a live segment has a value of, ascending.
+    /// Returns every channel of which a live segment has a value, ascending.
     #[must_use]
     pub fn channels(&self) -> Vec<ChannelCode> {
         let all: BTreeSet<ChannelCode> =

@@ -1,6 +1,6 @@
-//! Manifest objects as bytes: `docs/manifest.md`.
+//! Codec of manifest objects (`docs/manifest.md`).
 //!
-//! Counts are believed only as far as the bytes that follow could hold so many; what is decoded is wholly checked.
+//! A count is rejected when the bytes that follow cannot hold that many entries. Every decoded value is validated.
 
 mod body;
 mod header;
@@ -11,29 +11,29 @@ use crate::{FileKind, FormatError, FormatErrorKind, ManifestVersion, ObjectKey, 
 
 pub use header::{MANIFEST_HEADER_BYTES, ManifestHeader};
 
-/// The largest manifest object. A base of a million segments stays below it.
+/// Largest manifest object, in bytes. A base of a million segments stays below it.
 pub const MANIFEST_OBJECT_BYTES_MAX: usize = (256 << 20) + MANIFEST_HEADER_BYTES + TAG_BYTES;
 
-/// A commit, and the whole state after it.
+/// Commit with the complete state after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestBase {
-    /// The commit that led here.
+    /// The commit.
     pub delta: ManifestDelta,
-    /// The state after it.
+    /// State after the commit.
     pub state: Manifest,
 }
 
-/// What one manifest object holds.
+/// Content of a manifest object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ManifestObject {
     /// A commit.
     Delta(ManifestDelta),
-    /// A commit, and the whole state after it.
+    /// A commit with the complete state after it.
     Base(Box<ManifestBase>),
 }
 
 impl ManifestObject {
-    /// The commit.
+    /// Returns the commit.
     #[must_use]
     pub fn delta(&self) -> &ManifestDelta {
         match self {
@@ -47,10 +47,10 @@ pub(super) fn error(kind: FormatErrorKind, offset: usize, detail: impl Into<Stri
     FormatError::new(FileKind::Manifest, kind, offset as u64, detail)
 }
 
-/// The bytes of a manifest object, sealed with the organisation's key of this version. The nonce must be random.
+/// Encodes a manifest object, sealed with this version of the organisation's key. The nonce must be random.
 ///
 /// # Errors
-/// [`FormatErrorKind::TooLarge`] past [`MANIFEST_OBJECT_BYTES_MAX`].
+/// [`FormatErrorKind::TooLarge`] above [`MANIFEST_OBJECT_BYTES_MAX`].
 pub fn encode_manifest(
     org: OrgId,
     object: &ManifestObject,
@@ -59,7 +59,8 @@ pub fn encode_manifest(
     seal_nonce: [u8; NONCE_BYTES],
 ) -> Result<Vec<u8>, FormatError> {
     let body = body::encode(object);
-    let too_large = || error(FormatErrorKind::TooLarge, 20, format!("a body of {} bytes", body.len()));
+    let too_large =
+        || error(FormatErrorKind::TooLarge, 20, format!("a body of {} bytes exceeds the limit", body.len()));
     if body.len() > MANIFEST_OBJECT_BYTES_MAX - MANIFEST_HEADER_BYTES - TAG_BYTES {
         return Err(too_large());
     }
@@ -81,10 +82,10 @@ pub fn encode_manifest(
     Ok(bytes)
 }
 
-/// Opens a manifest object that was read from the name of this organisation and version.
+/// Opens a manifest object that was read under the name of this organisation and version.
 ///
 /// # Errors
-/// [`FormatError`] with the offset, for everything that the page does not allow.
+/// [`FormatError`] with the offset, when the object breaks a rule of the format page.
 pub fn decode_manifest(
     org: OrgId,
     version: ManifestVersion,
@@ -93,21 +94,21 @@ pub fn decode_manifest(
 ) -> Result<ManifestObject, FormatError> {
     let header = ManifestHeader::decode(bytes)?;
     if header.org != org {
-        let detail = format!("it is of organisation {}, under a name of organisation {org}", header.org);
+        let detail = format!("the object belongs to organisation {}, but its name to organisation {org}", header.org);
         return Err(error(FormatErrorKind::Invalid, 24, detail));
     }
     if header.version != version {
-        let detail = format!("it is version {}, under the name of version {version}", header.version);
+        let detail = format!("the object is version {}, but its name says version {version}", header.version);
         return Err(error(FormatErrorKind::Invalid, 32, detail));
     }
     let (head, sealed) = bytes.split_at(MANIFEST_HEADER_BYTES);
     let body = open(FileKind::Manifest, key, header.seal_nonce, &aad(org, version, head), sealed.to_vec())
-        // The checksum fits: it is not damage.
+        // The checksum matches, so the object is not damaged.
         .map_err(|_| {
             error(
                 FormatErrorKind::WrongKey,
                 MANIFEST_HEADER_BYTES,
-                format!("it does not open with version {} of the organisation's key", header.key_version),
+                format!("the object does not open with version {} of the organisation's key", header.key_version),
             )
         })?;
     body::decode(&header, &body)

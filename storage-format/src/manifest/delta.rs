@@ -1,21 +1,21 @@
-//! One commit of a manifest: what is added and removed, and what is from then on covered.
+//! Commits of a manifest: the segments added and removed, and the LSN up to which the WAL is covered.
 
 use crate::{
     ChannelCode, FlushNumber, FrameSequence, GatewayId, LoggerId, Lsn, ManifestVersion, Millis, ObjectKey, OrgId,
     SegmentId, SpoolId, TimeRange, Window, WriterEpoch,
 };
 
-/// What a segment's rows are.
+/// Kind of rows in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SegmentKind {
-    /// Readings.
+    /// Rows are readings.
     Readings,
-    /// Conflicts: values that were refused because another was there first.
+    /// Rows are conflicts: values that were rejected because another value was stored first.
     Conflicts,
 }
 
 impl SegmentKind {
-    /// The number in bytes. Zero is never valid.
+    /// Returns the number used in the byte formats. Zero is never valid.
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
@@ -24,7 +24,7 @@ impl SegmentKind {
         }
     }
 
-    /// The kind of this number.
+    /// Returns the kind with this number.
     #[must_use]
     pub const fn from_code(code: u8) -> Option<Self> {
         match code {
@@ -34,7 +34,7 @@ impl SegmentKind {
         }
     }
 
-    /// The name in footers.
+    /// Returns the name used in footers.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -44,47 +44,47 @@ impl SegmentKind {
     }
 }
 
-/// One live segment (or conflicts object), and what is known of it without opening it.
+/// Live segment (or conflicts object), with the properties that are known without opening it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentEntry {
-    /// Which.
+    /// Id of the segment.
     pub id: SegmentId,
-    /// What its rows are.
+    /// Kind of its rows.
     pub kind: SegmentKind,
-    /// The window that it does not cross.
+    /// Window that contains all of its rows.
     pub window: Window,
-    /// The first flush whose rows are in it: the precedence. An earlier number wins, channel by channel.
+    /// First flush whose rows are in it. It determines the precedence: a smaller number wins, channel by channel.
     pub flush_first: FlushNumber,
-    /// The last flush whose rows are in it.
+    /// Last flush whose rows are in it.
     pub flush_last: FlushNumber,
-    /// How many rows; at least one.
+    /// Number of rows, at least one.
     pub rows: u64,
-    /// How many bytes the object has.
+    /// Size of the object.
     pub bytes: u64,
-    /// The earliest time in it.
+    /// Earliest time in it.
     pub time_min: Millis,
-    /// The latest time in it.
+    /// Latest time in it.
     pub time_max: Millis,
-    /// The smallest logger id in it.
+    /// Smallest logger id in it.
     pub logger_min: LoggerId,
-    /// The greatest logger id in it.
+    /// Greatest logger id in it.
     pub logger_max: LoggerId,
-    /// The channels that have a value in it, ascending.
+    /// Channels that have a value in it, ascending.
     pub channels: Vec<ChannelCode>,
-    /// Does it fill channels of readings whose first part is in an earlier segment?
+    /// Whether it fills channels of readings whose first part is in an earlier segment.
     pub shares_keys: bool,
-    /// The version of the organisation's key that wraps its data key.
+    /// Version of the organisation's key that wraps its data key.
     pub key_version: u32,
-    /// The first WAL record whose readings are in it.
+    /// First WAL record whose readings are in it.
     pub lsn_min: Lsn,
-    /// The last WAL record whose readings are in it.
+    /// Last WAL record whose readings are in it.
     pub lsn_max: Lsn,
-    /// SHA-256 over its rows in canonical form (`docs/segment.md`).
+    /// SHA-256 of its rows in canonical form (`docs/segment.md`).
     pub digest: [u8; 32],
 }
 
 impl SegmentEntry {
-    /// The name of the object.
+    /// Returns the name of the object.
     #[must_use]
     pub const fn object_key(&self, org: OrgId) -> ObjectKey {
         match self.kind {
@@ -93,19 +93,19 @@ impl SegmentEntry {
         }
     }
 
-    /// May it have a row in this range of time?
+    /// Returns whether the segment may have a row in this time range.
     #[must_use]
     pub fn overlaps_time(&self, range: TimeRange) -> bool {
         self.time_min < range.end() && range.start() <= self.time_max
     }
 
-    /// May it have a row of a logger from `first` to and with `last`?
+    /// Returns whether the segment may have a row of a logger from `first` to `last` inclusive.
     #[must_use]
     pub fn overlaps_loggers(&self, first: LoggerId, last: LoggerId) -> bool {
         self.logger_min <= last && first <= self.logger_max
     }
 
-    /// May a row of it have the same (logger, time) as a row of the other?
+    /// Returns whether a row may have the same (logger, time) as a row of `other`.
     #[must_use]
     pub fn may_share_keys_with(&self, other: &Self) -> bool {
         self.overlaps_loggers(other.logger_min, other.logger_max)
@@ -114,34 +114,34 @@ impl SegmentEntry {
     }
 }
 
-/// How far one spool of one gateway is durable in segments.
+/// Progress of one spool of one gateway in segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpoolPosition {
-    /// Whose.
+    /// Gateway that owns the spool.
     pub gateway: GatewayId,
-    /// Which of its spools.
+    /// Id of the spool.
     pub spool: SpoolId,
-    /// The highest sequence number.
+    /// Highest sequence number that is stored in segments.
     pub sequence: FrameSequence,
-    /// The last WAL record that came from this spool.
+    /// Last WAL record that came from this spool.
     pub lsn: Lsn,
 }
 
-/// Counts that only grow. In a delta: what the commit adds.
+/// Counts that only grow. In a delta: the increments of the commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Totals {
-    /// Readings kept: distinct (logger, time).
+    /// Readings stored: distinct (logger, time).
     pub readings: u64,
-    /// Samples that were there already with the same value, and were dropped.
+    /// Samples that were dropped because the same value was already stored.
     pub duplicates: u64,
-    /// Samples that had another value than the first one, and are kept as conflicts.
+    /// Samples whose value differed from the one stored first, and which are kept as conflicts.
     pub conflicts: u64,
-    /// Samples that filled an empty channel of a reading that was there already.
+    /// Samples that filled an empty channel of a reading that was already stored.
     pub filled: u64,
 }
 
 impl Totals {
-    /// The sum; `None` past the end of `u64`.
+    /// Returns the sum; `None` when a count overflows `u64`.
     #[must_use]
     pub fn checked_add(self, more: Self) -> Option<Self> {
         Some(Self {
@@ -153,27 +153,27 @@ impl Totals {
     }
 }
 
-/// One commit. Everything that belongs together is in one.
+/// A commit. Changes that must become visible together are in one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestDelta {
-    /// The version that it makes: one more than the one before.
+    /// Version that the commit creates: one more than the previous one.
     pub version: ManifestVersion,
-    /// The writer's epoch: never less than the one before.
+    /// Epoch of the writer, never less than the previous one.
     pub epoch: WriterEpoch,
-    /// Drawn at random for this commit: by it a writer knows its own put again.
+    /// Random nonce of this commit, by which a writer recognises its own put.
     pub nonce: [u8; 16],
-    /// When, by the writer's clock.
+    /// Time of the commit, by the writer's clock.
     pub created: Millis,
-    /// Every WAL record of this organisation up to and including this one is in segments from now on.
+    /// LSN up to and including which every WAL record of this organisation is in segments after this commit.
     pub lsn_covered: Lsn,
-    /// The number of the last flush.
+    /// Number of the last flush.
     pub flush: FlushNumber,
-    /// Segments and conflicts objects that are live from now on.
+    /// Segments and conflicts objects that become live.
     pub added: Vec<SegmentEntry>,
-    /// Segments and conflicts objects that are not live any more.
+    /// Segments and conflicts objects that are no longer live.
     pub removed: Vec<SegmentId>,
-    /// Spools that got further.
+    /// Spools that progressed.
     pub spools: Vec<SpoolPosition>,
-    /// What is added to the totals.
+    /// Increments of the totals.
     pub totals: Totals,
 }

@@ -1,4 +1,4 @@
-//! The digest of a segment's rows: SHA-256 over a canonical form that no encoding, row group or page changes.
+//! The digest of a segment's rows: SHA-256 over a canonical form, independent of encodings, row groups and pages.
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::{Float64Type, TimestampMillisecondType, UInt64Type};
@@ -8,22 +8,22 @@ use crate::manifest::SegmentKind;
 use crate::segment::schema::channels_of;
 use crate::{Channel, ChannelCode};
 
-/// Digests rows in the order given; batches may be cut anywhere.
+/// Digest of rows in the order given, regardless of how they are divided into batches.
 pub struct RowDigest {
     kind: SegmentKind,
     context: Context,
     row_bytes: Vec<u8>,
-    before: Before,
+    previous: PreviousRow,
 }
 
-/// What the last row of readings was: of the next one only what differs is digested.
+/// Properties of the previous row of readings. The canonical form of a row has only the properties that differ.
 #[derive(Default)]
-struct Before {
-    /// Zero is no logger: the first row differs.
+struct PreviousRow {
+    /// Logger id; initially zero, which is not a valid id, so that the first row differs.
     logger: u64,
     channels: Vec<ChannelCode>,
-    /// Gateway and received; zero is no gateway.
-    from: (u64, i64),
+    /// Gateway and receive time; the gateway is initially zero, which is not a valid id.
+    origin: (u64, i64),
 }
 
 impl std::fmt::Debug for RowDigest {
@@ -32,11 +32,11 @@ impl std::fmt::Debug for RowDigest {
     }
 }
 
-// Hashing row by row would pay a call for each; batching them up pays none worth counting.
+/// Bytes collected before they are hashed, because a call of the hash function per row would be slow.
 const CHUNK_BYTES: usize = 16 * 1024;
 
 impl RowDigest {
-    /// No rows yet.
+    /// Creates the digest of no rows.
     #[must_use]
     pub fn new(kind: SegmentKind) -> Self {
         let mut context = Context::new(&SHA256);
@@ -44,7 +44,7 @@ impl RowDigest {
             SegmentKind::Readings => b"icecore readings 2",
             SegmentKind::Conflicts => b"icecore conflicts 1",
         });
-        Self { kind, context, row_bytes: Vec::with_capacity(CHUNK_BYTES + 1024), before: Before::default() }
+        Self { kind, context, row_bytes: Vec::with_capacity(CHUNK_BYTES + 1024), previous: PreviousRow::default() }
     }
 
     /// Adds the rows of a batch of [`readings_schema`](crate::segment::readings_schema) or
@@ -59,7 +59,7 @@ impl RowDigest {
         }
     }
 
-    /// The digest.
+    /// Returns the digest.
     #[must_use]
     pub fn finish(mut self) -> [u8; 32] {
         self.context.update(&self.row_bytes);
@@ -87,8 +87,9 @@ impl RowDigest {
         let mut row = 0;
         while row < batch.num_rows() {
             if let (true, true, [first, second]) = (complete, row > 0, &columns[..]) {
-                // Where every channel has a value, only a batch's first row can differ in that from the row before.
-                let end = self.alike(loggers, gateways, received, row);
+                // If every channel has a value in all rows, only the first row of a batch can have other channels than
+                // the row before.
+                let end = self.end_of_run(loggers, gateways, received, row);
                 self.add_pairs(&times[row..end], &first.values()[row..end], &second.values()[row..end]);
                 row = end;
                 if row == batch.num_rows() {
@@ -96,26 +97,27 @@ impl RowDigest {
                 }
             }
             self.end_row();
-            let from = (gateways[row], received[row]);
-            let new_logger = self.before.logger != loggers[row];
-            let new_from = self.before.from != from;
+            let origin = (gateways[row], received[row]);
+            let new_logger = self.previous.logger != loggers[row];
+            let new_origin = self.previous.origin != origin;
             let new_channels = (!complete || row == 0) && {
                 let here = codes.iter().zip(&columns).filter(|(_, column)| column.is_valid(row)).map(|(code, _)| *code);
-                let differ = !here.clone().eq(self.before.channels.iter().copied());
+                let differ = !here.clone().eq(self.previous.channels.iter().copied());
                 if differ {
-                    self.before.channels = here.collect();
+                    self.previous.channels = here.collect();
                 }
                 differ
             };
             let bytes = &mut self.row_bytes;
-            if let (false, true, [first, second], true) = (new_logger | new_channels, new_from, &columns[..], complete)
+            if let (false, true, [first, second], true) =
+                (new_logger | new_channels, new_origin, &columns[..], complete)
             {
-                // Loggers with two channels whose frames hold one reading of each: in one piece.
-                self.before.from = from;
+                // Fast path for loggers with two channels whose frames hold one reading of each logger.
+                self.previous.origin = origin;
                 let mut row_bytes = [0; 41];
                 row_bytes[0] = 1 << 2;
-                row_bytes[1..9].copy_from_slice(&from.0.to_le_bytes());
-                row_bytes[9..17].copy_from_slice(&from.1.to_le_bytes());
+                row_bytes[1..9].copy_from_slice(&origin.0.to_le_bytes());
+                row_bytes[9..17].copy_from_slice(&origin.1.to_le_bytes());
                 row_bytes[17..25].copy_from_slice(&times[row].to_le_bytes());
                 row_bytes[25..33].copy_from_slice(&first.values()[row].to_bits().to_le_bytes());
                 row_bytes[33..].copy_from_slice(&second.values()[row].to_bits().to_le_bytes());
@@ -123,19 +125,19 @@ impl RowDigest {
                 row += 1;
                 continue;
             }
-            bytes.push(u8::from(new_logger) | u8::from(new_channels) << 1 | u8::from(new_from) << 2);
+            bytes.push(u8::from(new_logger) | u8::from(new_channels) << 1 | u8::from(new_origin) << 2);
             if new_logger {
-                self.before.logger = loggers[row];
+                self.previous.logger = loggers[row];
                 bytes.extend_from_slice(&loggers[row].to_le_bytes());
             }
             if new_channels {
-                bytes.extend_from_slice(&u16::try_from(self.before.channels.len()).unwrap_or(u16::MAX).to_le_bytes());
-                self.before.channels.iter().for_each(|code| bytes.extend_from_slice(&code.get().to_le_bytes()));
+                bytes.extend_from_slice(&u16::try_from(self.previous.channels.len()).unwrap_or(u16::MAX).to_le_bytes());
+                self.previous.channels.iter().for_each(|code| bytes.extend_from_slice(&code.get().to_le_bytes()));
             }
-            if new_from {
-                self.before.from = from;
-                bytes.extend_from_slice(&from.0.to_le_bytes());
-                bytes.extend_from_slice(&from.1.to_le_bytes());
+            if new_origin {
+                self.previous.origin = origin;
+                bytes.extend_from_slice(&origin.0.to_le_bytes());
+                bytes.extend_from_slice(&origin.1.to_le_bytes());
             }
             bytes.extend_from_slice(&times[row].to_le_bytes());
             if complete {
@@ -150,15 +152,15 @@ impl RowDigest {
         }
     }
 
-    /// Up to which row all are of the logger, and from whom, that the row before was.
-    fn alike(&self, loggers: &[u64], gateways: &[u64], received: &[i64], row: usize) -> usize {
-        let Before { logger, from: (gateway, time), .. } = self.before;
+    /// Returns the end of the rows from `row` on that have the previous row's logger, gateway and receive time.
+    fn end_of_run(&self, loggers: &[u64], gateways: &[u64], received: &[i64], row: usize) -> usize {
+        let PreviousRow { logger, origin: (gateway, time), .. } = self.previous;
         let rows = loggers[row..].iter().zip(&gateways[row..]).zip(&received[row..]);
         row + rows.take_while(|((l, g), r)| (**l, **g, **r) == (logger, gateway, time)).count()
     }
 
-    /// Adds rows that are like the one before in all but time and their two values: nearly all rows of loggers with two
-    /// channels, whose frames hold several readings of each.
+    /// Adds rows that differ from the previous one only in time and in their two values: nearly all rows of loggers
+    /// with two channels whose frames hold several readings of each logger.
     fn add_pairs(&mut self, times: &[i64], first: &[f64], second: &[f64]) {
         const BYTES: usize = 25;
         for start in (0..times.len()).step_by(CHUNK_BYTES / BYTES) {

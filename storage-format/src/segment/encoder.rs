@@ -1,7 +1,7 @@
-//! Sorted record batches in, the bytes of a segment (or conflicts object) and its manifest entry out.
+//! Encodes sorted record batches as a segment (or conflicts object), and creates its manifest entry.
 //!
-//! Every row is checked against the rules of the format before it is written: the order, the window, finite values.
-//! What the encoder refuses is an error of the caller's; it never writes a segment that a reader would refuse.
+//! Every row is checked against the rules of the format before it is written: the order, the window, finite values. A
+//! rejected row is a bug of the caller. The encoder never writes a segment that a reader would reject.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -20,67 +20,67 @@ use crate::segment::{
 };
 use crate::{Channel, ChannelCode, FlushNumber, LoggerId, Lsn, Millis, OrgId, SegmentId, Window};
 
-/// What an object is, before its rows are known.
+/// Properties of an object that are known before its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentSpec {
-    /// What its rows are.
+    /// Kind of its rows.
     pub kind: SegmentKind,
-    /// Whose.
+    /// Organisation that owns the object.
     pub org: OrgId,
-    /// The window that no row may be outside of.
+    /// Window that must contain all rows.
     pub window: Window,
-    /// A fresh random id.
+    /// Id of the object, random and never used before.
     pub id: SegmentId,
-    /// The first flush whose rows are in it.
+    /// First flush whose rows are in it.
     pub flush_first: FlushNumber,
-    /// The last flush whose rows are in it.
+    /// Last flush whose rows are in it.
     pub flush_last: FlushNumber,
-    /// The first WAL record whose readings are in it.
+    /// First WAL record whose readings are in it.
     pub lsn_min: Lsn,
-    /// The last WAL record whose readings are in it.
+    /// Last WAL record whose readings are in it.
     pub lsn_max: Lsn,
-    /// The version of the organisation's key.
+    /// Version of the organisation's key.
     pub key_version: u32,
 }
 
-/// Why rows are no segment.
+/// Reason why rows cannot be encoded as a segment.
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
-    /// Columns that are not those of the segment.
-    #[error("the batch has other columns than the segment")]
+    /// The batch's columns are not those of the segment.
+    #[error("the columns of the batch differ from those of the segment")]
     Schema,
-    /// Rows that are not in strictly ascending order of (logger, time); conflicts may share them.
+    /// The rows are not in strictly ascending order of (logger, time). Conflicts may share a key.
     #[error("row {row}: out of order")]
     Order {
-        /// Which row of the segment, from 0.
+        /// Index of the row in the segment, from 0.
         row: u64,
     },
-    /// A row that breaks another rule.
+    /// The row breaks another rule.
     #[error("row {row}: {detail}")]
     Row {
-        /// Which row of the segment, from 0.
+        /// Index of the row in the segment, from 0.
         row: u64,
-        /// Which rule.
+        /// Rule that is broken.
         detail: &'static str,
     },
-    /// A segment has at least one row.
-    #[error("a segment without rows")]
+    /// The segment has no rows.
+    #[error("the segment has no rows")]
     Empty,
     /// The Parquet writer failed.
     #[error("parquet: {0}")]
     Parquet(#[from] ParquetError),
 }
 
-/// A finished object.
+/// Encoded object.
 #[derive(Debug, Clone)]
 pub struct EncodedSegment {
-    /// The object's bytes.
+    /// Bytes of the object.
     pub bytes: Bytes,
-    /// Its manifest entry; `shares_keys` is false until the caller, who knows, says otherwise.
+    /// Manifest entry of the object. The caller must set `shares_keys`, which is false here.
     pub entry: SegmentEntry,
 }
 
-/// Encodes one object.
+/// Encoder of one object.
 pub struct SegmentEncoder {
     spec: SegmentSpec,
     schema: SchemaRef,
@@ -102,8 +102,8 @@ impl std::fmt::Debug for SegmentEncoder {
 }
 
 impl SegmentEncoder {
-    /// An object without rows yet. For readings, `channels` are its value columns, known and ascending; for conflicts
-    /// they are not looked at. Data key and nonce must be fresh and random.
+    /// Creates an encoder for an object. For readings, `channels` are the value columns, known and ascending; for
+    /// conflicts they are ignored. The data key and the nonce must be random and used for this object only.
     ///
     /// # Errors
     /// [`SegmentError::Parquet`].
@@ -139,19 +139,19 @@ impl SegmentEncoder {
         })
     }
 
-    /// The columns that batches must have.
+    /// Returns the schema that batches must have.
     #[must_use]
     pub const fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// Rows so far.
+    /// Returns the number of rows written so far.
     #[must_use]
     pub const fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Memory held for what is not yet finished, in bytes: the object so far and the open row group.
+    /// Returns the memory held in bytes: the object so far and the open row group.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.writer.bytes_written() + self.writer.memory_size()
@@ -160,24 +160,27 @@ impl SegmentEncoder {
     /// Adds rows.
     ///
     /// # Errors
-    /// [`SegmentError`] for rows that break a rule; the object is spoiled then.
+    /// [`SegmentError`] for rows that break a rule. The encoder must not be used after an error.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), SegmentError> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let fits = batch.num_columns() == self.schema.fields().len()
+        let same_columns = batch.num_columns() == self.schema.fields().len()
             && batch
                 .schema()
                 .fields()
                 .iter()
                 .zip(self.schema.fields())
                 .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
-        if !fits {
+        if !same_columns {
             return Err(SegmentError::Schema);
         }
         for (index, field) in self.schema.fields().iter().enumerate() {
             if !field.is_nullable() && batch.column(index).null_count() > 0 {
-                return Err(SegmentError::Row { row: self.rows, detail: "an empty cell where none may be" });
+                return Err(SegmentError::Row {
+                    row: self.rows,
+                    detail: "a null in a column that must not have nulls",
+                });
             }
         }
         self.check_keys(batch)?;
@@ -186,7 +189,7 @@ impl SegmentEncoder {
             SegmentKind::Conflicts => self.check_conflicts(batch)?,
         }
         self.digest.update(batch);
-        // The batch may call its columns nullable where the segment does not.
+        // The batch may declare columns nullable that the segment does not.
         let batch = RecordBatch::try_new(self.schema.clone(), batch.columns().to_vec()).map_err(ParquetError::from)?;
         self.writer.write(&batch)?;
         self.rows += batch.num_rows() as u64;
@@ -215,17 +218,17 @@ impl SegmentEncoder {
                 return Err(SegmentError::Order { row: at });
             }
             if times[row] < start || times[row] >= end {
-                return wrong("its time is outside the window");
+                return wrong("the time is outside the window");
             }
             if from == Some((loggers[row], gateways[row], received[row])) {
                 continue;
             }
             from = Some((loggers[row], gateways[row], received[row]));
             if loggers[row] == 0 || gateways[row] == 0 {
-                return wrong("zero is no id");
+                return wrong("the logger or gateway id is zero");
             }
             if received[row].rem_euclid(1000) != 0 || Millis::new(received[row]).is_err() {
-                return wrong("its receive time is not in whole seconds");
+                return wrong("the receive time is out of range or not in whole seconds");
             }
         }
         self.first.get_or_insert(key(0));
@@ -244,7 +247,7 @@ impl SegmentEncoder {
             }
             let bad = |(row, value): (usize, &f64)| !value.is_finite() && column.is_valid(row);
             if let Some(row) = column.values().iter().enumerate().position(bad) {
-                return Err(SegmentError::Row { row: self.rows + row as u64, detail: "a value that is not finite" });
+                return Err(SegmentError::Row { row: self.rows + row as u64, detail: "a value is not finite" });
             }
         }
         if columns.iter().any(|column| column.null_count() == 0) {
@@ -264,20 +267,20 @@ impl SegmentEncoder {
         for row in 0..batch.num_rows() {
             let at = self.rows + row as u64;
             let Some(channel) = Channel::by_name(channels.value(row)) else {
-                return Err(SegmentError::Row { row: at, detail: "a channel that is not in the registry" });
+                return Err(SegmentError::Row { row: at, detail: "the channel is not in the registry" });
             };
             self.seen.insert(channel.code);
             if !finite(kept, row) || !finite(refused, row) {
-                return Err(SegmentError::Row { row: at, detail: "a value that is not finite" });
+                return Err(SegmentError::Row { row: at, detail: "a value is not finite" });
             }
         }
         Ok(())
     }
 
-    /// Ends the object.
+    /// Finishes the object.
     ///
     /// # Errors
-    /// [`SegmentError::Empty`] without rows.
+    /// [`SegmentError::Empty`] if no rows were written.
     pub fn finish(mut self) -> Result<EncodedSegment, SegmentError> {
         let Some(first) = self.first else { return Err(SegmentError::Empty) };
         let digest = self.digest.finish();

@@ -1,7 +1,7 @@
-//! The end of a segment: the tail in clear, the encrypted modules, and the key-values of the footer.
+//! The end of a segment: the plaintext tail, the encrypted modules, and the key-values of the footer.
 //!
-//! parquet-rs trusts the lengths that it meets in clear: a flipped bit in one would make it allocate by it, or panic.
-//! So everything in clear is checked here first; what it decrypts is authenticated.
+//! parquet-rs trusts the plaintext lengths in a file: a flipped bit in one would cause a huge allocation or a panic.
+//! Therefore all plaintext is checked here first. The decrypted bytes are authenticated.
 
 use std::ops::Range;
 use std::str::FromStr;
@@ -21,19 +21,19 @@ const FORMAT: &str = "1";
 const MAGIC: &[u8; 4] = b"PARE";
 const LENGTH_BYTES: usize = 4;
 const MODULE_BYTES_MIN: usize = NONCE_BYTES + TAG_BYTES;
-/// The last bytes of the file: the length of what is before them, and the magic.
+/// Size of the end of the file: the length of the rest of the tail, and the magic.
 const END_BYTES: u64 = 8;
-/// A footer has some 300 bytes per column chunk: this is tens of thousands of row groups.
+/// Largest tail. A footer has about 300 bytes per column chunk, so this allows tens of thousands of row groups.
 const TAIL_BYTES_MAX: u64 = 256 << 20;
 
 fn error(kind: FormatErrorKind, offset: u64, detail: impl Into<String>) -> FormatError {
     FormatError::new(FileKind::Segment, kind, offset, detail)
 }
 
-/// Checks that encrypted modules fill these bytes exactly. `offset` is where they start in the file, for the error.
+/// Checks that encrypted modules fill these bytes exactly. `offset` is their offset in the file, for the error.
 ///
-/// Column chunks, pages, and column and offset indexes are such ranges. Do this to every range of a segment before
-/// parquet-rs gets it.
+/// Column chunks, pages, and column and offset indexes are such ranges. Every range of a segment must be checked
+/// before it is passed to parquet-rs.
 ///
 /// # Errors
 /// [`FormatErrorKind::Damaged`].
@@ -41,7 +41,7 @@ pub fn check_modules(bytes: &[u8], offset: u64) -> Result<(), FormatError> {
     let mut at = 0;
     while at < bytes.len() {
         let wrong = || {
-            let detail = "the length of an encrypted part does not fit: damaged, or cut short";
+            let detail = "the length of an encrypted module does not match: damaged or truncated";
             error(FormatErrorKind::Damaged, offset + at as u64, detail)
         };
         let length = bytes[at..].first_chunk().map(|raw| u32::from_le_bytes(*raw) as usize).ok_or_else(wrong)?;
@@ -53,35 +53,43 @@ pub fn check_modules(bytes: &[u8], offset: u64) -> Result<(), FormatError> {
     Ok(())
 }
 
-/// How many bytes the tail has, from its start to the end of the file: told by the file's last eight bytes.
+/// Returns the size of the tail, from its start to the end of the file, as stated by the file's last eight bytes.
 ///
 /// # Errors
-/// [`FormatError`] when it is not the end of a segment.
+/// [`FormatError`] when the bytes are not the end of a segment.
 pub fn tail_bytes(file_bytes: u64, last: &[u8]) -> Result<u64, FormatError> {
     let Some(end) = last.last_chunk::<8>().filter(|_| file_bytes > END_BYTES) else {
-        return Err(error(FormatErrorKind::Truncated, file_bytes, format!("{file_bytes} bytes are no segment")));
+        return Err(error(
+            FormatErrorKind::Truncated,
+            file_bytes,
+            format!("{file_bytes} bytes are too few for a segment"),
+        ));
     };
     let at = file_bytes - END_BYTES;
     if &end[4..] != MAGIC {
-        return Err(error(FormatErrorKind::Damaged, at + 4, "it does not end as an encrypted Parquet file does"));
+        return Err(error(FormatErrorKind::Damaged, at + 4, "not a segment: the last four bytes are not PARE"));
     }
     let length = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
     if length > at || length > TAIL_BYTES_MAX {
-        return Err(error(FormatErrorKind::Damaged, at, format!("a footer of {length} bytes")));
+        return Err(error(
+            FormatErrorKind::Damaged,
+            at,
+            format!("the footer's length of {length} bytes is impossible"),
+        ));
     }
     Ok(length + END_BYTES)
 }
 
-/// The tail of a segment.
+/// Tail of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentTail {
-    /// Where it starts in the file.
+    /// Offset of the tail in the file.
     pub start: u64,
-    /// Whose segment it says it is, and its data key, wrapped.
+    /// Identity that the segment states, and its wrapped data key.
     pub key_metadata: SegmentKeyMetadata,
 }
 
-/// Reads the tail: the last [`tail_bytes`] of the file (more is welcome).
+/// Reads the tail. `last` must be at least the last [`tail_bytes`] of the file.
 ///
 /// # Errors
 /// [`FormatError`] with the offset in the file.
@@ -90,11 +98,12 @@ pub fn read_tail(file_bytes: u64, last: &[u8]) -> Result<SegmentTail, FormatErro
     let start = file_bytes - length;
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     let Some(from) = last.len().checked_sub(length) else {
-        return Err(error(FormatErrorKind::Truncated, start, "the tail is not all there"));
+        return Err(error(FormatErrorKind::Truncated, start, "the tail is incomplete"));
     };
     let tail = &last[from..last.len() - 8];
-    let (key_metadata, crypto_bytes) = crypto_metadata(tail)
-        .ok_or_else(|| error(FormatErrorKind::Damaged, start, "its encryption is not described as a segment's is"))?;
+    let (key_metadata, crypto_bytes) = crypto_metadata(tail).ok_or_else(|| {
+        error(FormatErrorKind::Damaged, start, "the description of the encryption is not that of a segment")
+    })?;
     let key_metadata = SegmentKeyMetadata::decode(key_metadata).map_err(|inner| {
         // The metadata ends one byte before the description of the encryption does.
         let at = start + (crypto_bytes - 1 - SEGMENT_KEY_METADATA_BYTES) as u64 + inner.offset;
@@ -102,21 +111,21 @@ pub fn read_tail(file_bytes: u64, last: &[u8]) -> Result<SegmentTail, FormatErro
     })?;
     let footer = &tail[crypto_bytes..];
     let at = start + crypto_bytes as u64;
-    let whole =
+    let complete =
         footer.first_chunk().is_some_and(|raw| u32::from_le_bytes(*raw) as usize == footer.len() - LENGTH_BYTES);
-    if !whole {
-        return Err(error(FormatErrorKind::Damaged, at, "the footer's length does not fit"));
+    if !complete {
+        return Err(error(FormatErrorKind::Damaged, at, "the footer's length does not match"));
     }
     check_modules(footer, at)?;
     Ok(SegmentTail { start, key_metadata })
 }
 
-/// The key metadata within Parquet's `FileCryptoMetaData` (Thrift compact), and the length of the whole. Only the one
-/// form that segments have is understood: AES_GCM_V1, an 8-byte unique AAD, no prefix.
+/// Returns the key metadata inside Parquet's `FileCryptoMetaData` (Thrift compact), and the length of the latter. Only
+/// the form that segments have is accepted: AES_GCM_V1, an 8-byte unique AAD, no prefix.
 fn crypto_metadata(tail: &[u8]) -> Option<(&[u8], usize)> {
     // Field 1: the union of algorithms; its field 1: AES_GCM_V1; its field 2: aad_file_unique, 8 bytes.
     let rest = tail.strip_prefix(&[0x1C, 0x1C, 0x28, 8])?.get(8..)?;
-    // Perhaps its field 3: supply_aad_prefix, false.
+    // Optionally its field 3: supply_aad_prefix, false.
     let rest = rest.strip_prefix(&[0x12]).unwrap_or(rest);
     // Both structs end; field 2: key_metadata, 120 bytes.
     let rest = rest.strip_prefix(&[0, 0, 0x18, 120])?;
@@ -125,14 +134,14 @@ fn crypto_metadata(tail: &[u8]) -> Option<(&[u8], usize)> {
     Some((key_metadata, tail.len() - rest.len()))
 }
 
-/// What the footer's key-values say.
+/// Content of the footer's key-values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentFooter {
-    /// What the object is.
+    /// Properties of the object.
     pub spec: SegmentSpec,
-    /// How many rows it has.
+    /// Number of rows.
     pub rows: u64,
-    /// The digest of its rows.
+    /// Digest of the rows.
     pub digest: [u8; 32],
 }
 
@@ -157,20 +166,20 @@ impl SegmentFooter {
         .collect()
     }
 
-    /// Reads the key-values of an opened footer. The version of the organisation's key is not among them: the key
-    /// metadata tells it.
+    /// Reads the key-values of an opened footer. The version of the organisation's key is not among them; it comes from
+    /// the key metadata.
     ///
     /// # Errors
-    /// [`FormatError`] when one is missing or makes no sense.
+    /// [`FormatError`] when one is missing or invalid.
     pub fn read(metadata: &ParquetMetaData, key_version: u32) -> Result<Self, FormatError> {
         let pairs = metadata.file_metadata().key_value_metadata().map_or(&[][..], Vec::as_slice);
         let text = |key: &str| {
             let found = pairs.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.as_deref());
-            found.ok_or_else(|| error(FormatErrorKind::Invalid, 0, format!("its footer has no {key}")))
+            found.ok_or_else(|| error(FormatErrorKind::Invalid, 0, format!("the footer has no {key}")))
         };
         let format = text("icecore.format")?;
         if format != FORMAT {
-            let detail = format!("segment format {format:?}; this program reads {FORMAT}");
+            let detail = format!("segment format {format:?}, this program reads {FORMAT}");
             return Err(error(FormatErrorKind::UnknownVersion, 0, detail));
         }
         let kind = text("icecore.kind")?;
@@ -196,38 +205,38 @@ impl SegmentFooter {
         })
     }
 
-    /// Is it the object that this entry of this organisation's manifest speaks of?
+    /// Checks that the footer is the one of the object that `entry` in the manifest of `org` describes.
     ///
     /// # Errors
-    /// [`FormatErrorKind::Invalid`] when it is not.
+    /// [`FormatErrorKind::Invalid`] when it is another object.
     pub fn check(&self, org: OrgId, entry: &SegmentEntry) -> Result<(), FormatError> {
-        let told = (self.spec.kind, self.spec.org, self.spec.window, self.spec.id, self.rows, self.digest);
-        if told == (entry.kind, org, entry.window, entry.id, entry.rows, entry.digest) {
+        let found = (self.spec.kind, self.spec.org, self.spec.window, self.spec.id, self.rows, self.digest);
+        if found == (entry.kind, org, entry.window, entry.id, entry.rows, entry.digest) {
             Ok(())
         } else {
-            Err(error(FormatErrorKind::Invalid, 0, "its footer and the manifest's entry do not agree"))
+            Err(error(FormatErrorKind::Invalid, 0, "the footer does not match the manifest's entry"))
         }
     }
 }
 
 fn invalid(key: &str) -> FormatError {
-    error(FormatErrorKind::Invalid, 0, format!("its footer's {key} makes no sense"))
+    error(FormatErrorKind::Invalid, 0, format!("the footer's {key} is invalid"))
 }
 
 fn parse<T: FromStr>(key: &str, text: &str) -> Result<T, FormatError> {
     text.parse().map_err(|_| invalid(key))
 }
 
-/// What a [`MetadataDecoder`] wants next.
+/// Next step of a [`MetadataDecoder`].
 #[derive(Debug)]
 pub enum MetadataPoll {
-    /// These bytes of the file.
+    /// The decoder needs these bytes of the file.
     Need(Range<u64>),
-    /// Nothing: here is the metadata, page index included.
+    /// The metadata is complete, including the page index.
     Done(Arc<ParquetMetaData>),
 }
 
-/// Opens a segment's metadata, footer and page index, from bytes that the caller fetches.
+/// Decoder of a segment's metadata (footer and page index) from bytes that the caller fetches.
 #[derive(Debug)]
 pub struct MetadataDecoder {
     decoder: ParquetMetaDataPushDecoder,
@@ -237,10 +246,10 @@ pub struct MetadataDecoder {
 }
 
 impl MetadataDecoder {
-    /// A decoder for a file whose tail has been read, with its data key.
+    /// Creates a decoder for a file whose tail has been read.
     ///
     /// # Errors
-    /// [`FormatError`] when parquet-rs refuses.
+    /// [`FormatError`] when parquet-rs rejects the key or the length of the file.
     pub fn new(file_bytes: u64, tail: &SegmentTail, data_key: &SecretKey) -> Result<Self, FormatError> {
         let properties = decryption_properties(data_key).map_err(|e| parquet_error(tail.start, &e))?;
         let decoder = ParquetMetaDataPushDecoder::try_new(file_bytes)
@@ -250,10 +259,10 @@ impl MetadataDecoder {
         Ok(Self { decoder, tail: tail.start..file_bytes, tail_pushed: false, file_bytes })
     }
 
-    /// The next step.
+    /// Advances as far as the bytes pushed so far allow, and returns the next step.
     ///
     /// # Errors
-    /// [`FormatErrorKind::Damaged`] when a part does not open: damaged, or another key.
+    /// [`FormatErrorKind::Damaged`] when a module does not open: it is damaged, or the key is wrong.
     pub fn poll(&mut self) -> Result<MetadataPoll, FormatError> {
         match self.decoder.try_decode() {
             Ok(DecodeResult::NeedsData(ranges)) => {
@@ -261,37 +270,39 @@ impl MetadataDecoder {
                     return Err(error(
                         FormatErrorKind::Damaged,
                         self.tail.start,
-                        "parquet wants nothing and has nothing",
+                        "parquet-rs needs more bytes, but names no range",
                     ));
                 };
                 if !self.tail_pushed {
-                    // Parquet asks for the end first, then for the tail: this is both.
+                    // parquet-rs requests the end first, then the tail. This range covers both.
                     return Ok(MetadataPoll::Need(self.tail.clone()));
                 }
                 if range.end > self.tail.start {
-                    let detail = "its page index is not where the footer says: bytes are missing";
+                    let detail = "the page index is not where the footer states: bytes are missing";
                     return Err(error(FormatErrorKind::Damaged, self.tail.start, detail));
                 }
                 Ok(MetadataPoll::Need(range))
             }
             Ok(DecodeResult::Data(metadata)) => Ok(MetadataPoll::Done(Arc::new(metadata))),
-            Ok(DecodeResult::Finished) => Err(error(FormatErrorKind::Invalid, 0, "polled again after its end")),
+            Ok(DecodeResult::Finished) => {
+                Err(error(FormatErrorKind::Invalid, 0, "the decoder was polled after its end"))
+            }
             Err(e) => Err(parquet_error(self.tail.start, &e)),
         }
     }
 
-    /// Hands over the bytes of a range that was wanted.
+    /// Adds the bytes of a requested range.
     ///
     /// # Errors
-    /// [`FormatErrorKind::Damaged`] when they cannot be what was written.
+    /// [`FormatErrorKind::Damaged`] when they cannot be the bytes that were written.
     pub fn push(&mut self, range: Range<u64>, bytes: Bytes) -> Result<(), FormatError> {
         if bytes.len() as u64 != range.end.saturating_sub(range.start) || range.end > self.file_bytes {
-            return Err(error(FormatErrorKind::Truncated, range.start, "the object is shorter than it was"));
+            return Err(error(FormatErrorKind::Truncated, range.start, "the object is shorter than expected"));
         }
         if range.start < self.tail.start {
             check_modules(&bytes, range.start)?;
         } else {
-            // Checked once more: it may not be the bytes that the tail was read from.
+            // Check again, because these may not be the bytes that the tail was read from.
             read_tail(self.file_bytes, &bytes)?;
             self.tail_pushed = true;
         }
@@ -299,7 +310,7 @@ impl MetadataDecoder {
     }
 }
 
-/// Everything in clear has been checked before: what parquet-rs still finds wrong is damage within a part, or the key.
+/// Converts an error of parquet-rs. All plaintext was checked before, so it is damage inside a module, or a wrong key.
 fn parquet_error(offset: u64, inner: &ParquetError) -> FormatError {
     error(FormatErrorKind::Damaged, offset, inner.to_string())
 }

@@ -1,31 +1,31 @@
-//! The key metadata in a segment's footer: whose segment it is, and its data key, wrapped.
+//! The key metadata in a segment's footer: the identity of the segment, and its wrapped data key.
 
 use crate::checksum::crc32c;
 use crate::encryption::{NONCE_BYTES, SecretKey, WRAPPED_KEY_BYTES, WrappedKey, data_key_aad, unwrap_key, wrap_key};
 use crate::manifest::{SegmentEntry, SegmentKind};
 use crate::{FileKind, FormatError, FormatErrorKind, ObjectKey, OrgId, SegmentId, Window};
 
-/// The length of the key metadata.
+/// Length of the key metadata.
 pub const SEGMENT_KEY_METADATA_BYTES: usize = 120;
 
 const MAGIC: &[u8; 8] = b"icesegky";
 const FORMAT_VERSION: u16 = 1;
 const CHECKED_FROM: usize = 12;
 
-/// What a segment tells about itself without its key.
+/// Properties of a segment that can be read without its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentKeyMetadata {
-    /// What its rows are.
+    /// Kind of its rows.
     pub kind: SegmentKind,
-    /// The version of the organisation's key that wraps the data key.
+    /// Version of the organisation's key that wraps the data key.
     pub key_version: u32,
-    /// Whose.
+    /// Organisation that owns the segment.
     pub org: OrgId,
-    /// The window that it does not cross.
+    /// Window that contains all of its rows.
     pub window: Window,
-    /// Which.
+    /// Id of the segment.
     pub id: SegmentId,
-    /// The data key, wrapped for exactly this organisation, window and segment.
+    /// Data key, wrapped for exactly this organisation, window and segment.
     pub wrapped: WrappedKey,
 }
 
@@ -53,7 +53,7 @@ impl SegmentKeyMetadata {
         Self { kind, key_version, org, window, id, wrapped }
     }
 
-    /// The data key.
+    /// Unwraps the data key.
     ///
     /// # Errors
     /// [`FormatErrorKind::WrongKey`] when it was not wrapped with this key for this organisation, window and segment.
@@ -61,19 +61,24 @@ impl SegmentKeyMetadata {
         unwrap_key(org_key, &self.wrapped, &data_key_aad(self.org, self.window, self.id))
     }
 
-    /// The data key, if the segment is the one that this entry of this organisation's manifest speaks of. Not what the
-    /// segment says of itself is unwrapped for, but what the entry says: a segment under another's name does not open.
+    /// Unwraps the data key if the segment is the one that `entry` in the manifest of `org` describes. Unwraps for the
+    /// identity in the entry, not for the one that the segment states, so that a segment under another's name does not
+    /// open.
     ///
     /// # Errors
-    /// [`FormatErrorKind::WrongKey`] when it is another segment, or another key.
+    /// [`FormatErrorKind::WrongKey`] when it is another segment or another key.
     pub fn unwrap_for(&self, org: OrgId, entry: &SegmentEntry, org_key: &SecretKey) -> Result<SecretKey, FormatError> {
         if (self.kind, self.org, self.window, self.id) != (entry.kind, org, entry.window, entry.id) {
-            let detail = format!("its key is of {}, it was read as {}", self.object_key(), entry.object_key(org));
+            let detail = format!(
+                "the key belongs to {}, but the object was read as {}",
+                self.object_key(),
+                entry.object_key(org)
+            );
             return Err(error(FormatErrorKind::WrongKey, 0, detail));
         }
         if self.key_version != entry.key_version {
             let detail = format!(
-                "its key is wrapped with version {} of the organisation's key, the manifest says {}",
+                "the key is wrapped with version {} of the organisation's key, the manifest states {}",
                 self.key_version, entry.key_version
             );
             return Err(error(FormatErrorKind::WrongKey, 0, detail));
@@ -81,7 +86,7 @@ impl SegmentKeyMetadata {
         unwrap_key(org_key, &self.wrapped, &data_key_aad(org, entry.window, entry.id))
     }
 
-    /// The name of the object that it says it is.
+    /// Returns the name of the object that the metadata states.
     #[must_use]
     pub const fn object_key(&self) -> ObjectKey {
         match self.kind {
@@ -90,7 +95,7 @@ impl SegmentKeyMetadata {
         }
     }
 
-    /// The bytes.
+    /// Encodes the key metadata.
     #[must_use]
     pub fn encode(&self) -> [u8; SEGMENT_KEY_METADATA_BYTES] {
         let mut bytes = [0; SEGMENT_KEY_METADATA_BYTES];
@@ -108,31 +113,35 @@ impl SegmentKeyMetadata {
         bytes
     }
 
-    /// Reads the bytes.
+    /// Decodes key metadata.
     ///
     /// # Errors
     /// [`FormatError`] with the offset within the key metadata.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let Ok(bytes) = <&[u8; SEGMENT_KEY_METADATA_BYTES]>::try_from(bytes) else {
-            let detail = format!("{} bytes are no segment key metadata", bytes.len());
+            let detail = format!("segment key metadata has {SEGMENT_KEY_METADATA_BYTES} bytes, not {}", bytes.len());
             return Err(error(FormatErrorKind::Invalid, 0, detail));
         };
         if &bytes[..8] != MAGIC {
-            return Err(error(FormatErrorKind::Invalid, 0, "it does not begin as segment key metadata does"));
+            return Err(error(
+                FormatErrorKind::Invalid,
+                0,
+                "not segment key metadata: the first eight bytes are not icesegky",
+            ));
         }
         if crc32c(&bytes[CHECKED_FROM..]) != u32::from_le_bytes(array(bytes, 8)) {
-            return Err(error(FormatErrorKind::Damaged, 8, "the checksum does not fit"));
+            return Err(error(FormatErrorKind::Damaged, 8, "the checksum does not match"));
         }
         let version = u16::from_le_bytes(array(bytes, 12));
         if version != FORMAT_VERSION {
-            let detail = format!("segment format {version}; this program reads {FORMAT_VERSION}");
+            let detail = format!("segment format {version}, this program reads {FORMAT_VERSION}");
             return Err(error(FormatErrorKind::UnknownVersion, 12, detail));
         }
         let invalid = |offset, detail: String| error(FormatErrorKind::Invalid, offset, detail);
-        let kind = SegmentKind::from_code(bytes[14]).ok_or_else(|| invalid(14, "no kind of segment".to_owned()))?;
+        let kind = SegmentKind::from_code(bytes[14]).ok_or_else(|| invalid(14, "unknown segment kind".to_owned()))?;
         let key_version = u32::from_le_bytes(array(bytes, 16));
         if bytes[15] != 0 || key_version == 0 {
-            return Err(invalid(15, "a zero where there must be none, or none where there must be one".to_owned()));
+            return Err(invalid(15, "the key version is zero, or a reserved byte is not".to_owned()));
         }
         let org = OrgId::new(u64::from_le_bytes(array(bytes, 20))).map_err(|e| invalid(20, e.to_string()))?;
         let window = Window::from_bounds(i64::from_le_bytes(array(bytes, 28)), i64::from_le_bytes(array(bytes, 36)))

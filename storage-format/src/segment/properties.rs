@@ -1,4 +1,4 @@
-//! How Parquet is written: encodings per column, sizes, sort order, encryption.
+//! Parquet properties of segments: encodings per column, sizes, sort order, encryption.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -14,26 +14,27 @@ use parquet::schema::types::ColumnPath;
 
 use crate::encryption::SecretKey;
 
-/// Rows in a row group, unless told otherwise: small, so that a query for one logger reads little; large enough that
-/// dictionaries pay.
+/// Default limit of rows in a row group: small enough that a query for one logger reads little, large enough that
+/// dictionaries save space.
 pub const ROW_GROUP_ROWS_MAX: NonZeroUsize = NonZeroUsize::new(131_072).expect("not zero");
 
-/// Rows in a data page at most: each page costs two encryption modules (64 bytes) and a line in the page index.
+/// Most rows in a data page. Each page costs two encryption modules (64 bytes) and an entry in the page index.
 pub const PAGE_ROWS_MAX: usize = 16_384;
 
 const ZSTD_LEVEL: i32 = 1;
 
-/// The properties that segments (`schema` of readings) and conflicts objects are written with.
+/// Returns the properties for writing segments (`schema` of readings) and conflicts objects.
 ///
 /// # Errors
-/// None that this program could cause: parquet's own checks of the level and the key.
+/// From parquet's checks of the compression level and the key, which this program always passes.
 pub fn writer_properties(
     schema: &Schema,
     data_key: &SecretKey,
     key_metadata: &[u8],
     row_group_rows: NonZeroUsize,
 ) -> Result<WriterProperties, ParquetError> {
-    // No AAD prefix: DuckDB opens no file that has one. Naming the footer key only encrypts every column with it.
+    // No AAD prefix, because DuckDB cannot open files that have one. Without column keys, the footer key encrypts every
+    // column.
     let encryption = FileEncryptionProperties::builder(data_key.expose().to_vec())
         .with_footer_key_metadata(key_metadata.to_vec())
         .build()?;
@@ -53,26 +54,26 @@ pub fn writer_properties(
         let (dictionary, encoding) = match field.data_type() {
             DataType::Float64 => (true, Encoding::BYTE_STREAM_SPLIT),
             DataType::Utf8 => (true, Encoding::DELTA_LENGTH_BYTE_ARRAY),
-            // Times differ from row to row: a dictionary would hold each once and help nobody. Loggers, gateways and
-            // times of arrival stay the same for many rows: their deltas are zeros, which cost nearly nothing, while a
-            // dictionary looks up each value.
+            // Times differ from row to row, so a dictionary would save nothing. Loggers, gateways and receive times
+            // stay the same for many rows: their deltas are zeros, which cost nearly nothing, while a dictionary looks
+            // up each value.
             _ => (false, Encoding::DELTA_BINARY_PACKED),
         };
-        // With a dictionary, the encoding is what follows once the dictionary is full.
+        // With a dictionary, the encoding applies once the dictionary is full.
         builder =
             builder.set_column_dictionary_enabled(path.clone(), dictionary).set_column_encoding(path.clone(), encoding);
         if ["gateway", "received"].contains(&field.name().as_str()) {
-            // Nobody looks for readings by who sent them: it is not worth comparing each value.
+            // Queries rarely filter by gateway or receive time, so statistics are not worth a comparison per value.
             builder = builder.set_column_statistics_enabled(path, EnabledStatistics::None);
         }
     }
     Ok(builder.build())
 }
 
-/// What parquet-rs needs to open an object with its data key.
+/// Returns the properties with which parquet-rs opens an object.
 ///
 /// # Errors
-/// None that this program could cause: a data key always has 32 bytes.
+/// From parquet's check of the key length, which a data key of 32 bytes always passes.
 pub fn decryption_properties(data_key: &SecretKey) -> Result<Arc<FileDecryptionProperties>, ParquetError> {
     FileDecryptionProperties::builder(data_key.expose().to_vec()).build()
 }

@@ -1,4 +1,4 @@
-//! The Arrow schemas of readings and conflicts. Column order is part of the format.
+//! Arrow schemas of readings and conflicts. Column order is part of the format.
 
 use std::sync::Arc;
 
@@ -6,23 +6,23 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::{Channel, ChannelCode};
 
-/// The columns of a conflicts object, in order.
+/// Columns of a conflicts object, in order.
 pub const CONFLICT_COLUMNS: [&str; 7] = ["logger", "time", "channel", "kept", "refused", "gateway", "received"];
 
 fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
 }
 
-/// The schema of readings with these channels, which must be known and in ascending order: `logger`, `time`, one
+/// Returns the schema of readings with these channels, which must be known and ascending: `logger`, `time`, one
 /// nullable column per channel, `gateway`, `received`.
 ///
 /// # Panics
-/// With a channel that is not in the registry: nothing decoded or read holds one.
+/// When a channel is not in the registry. Decoded frames and segments never have such a channel.
 #[must_use]
 pub fn readings_schema(channels: &[ChannelCode]) -> SchemaRef {
     let mut fields = vec![Field::new("logger", DataType::UInt64, false), Field::new("time", timestamp(), false)];
     for code in channels {
-        let channel = code.channel().expect("only channels of the registry get as far as a schema");
+        let channel = code.channel().expect("the decoders reject unknown channels");
         fields.push(Field::new(channel.name, DataType::Float64, true));
     }
     fields.push(Field::new("gateway", DataType::UInt64, false));
@@ -30,7 +30,7 @@ pub fn readings_schema(channels: &[ChannelCode]) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The schema of conflicts.
+/// Returns the schema of conflicts.
 #[must_use]
 pub fn conflicts_schema() -> SchemaRef {
     let types = [
@@ -47,7 +47,7 @@ pub fn conflicts_schema() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The channels of a schema of readings, in its order: its `Float64` columns.
+/// Returns the channels of a schema of readings in its order: its `Float64` columns.
 #[must_use]
 pub fn channels_of(schema: &Schema) -> Vec<ChannelCode> {
     let values = schema.fields().iter().filter(|field| field.data_type() == &DataType::Float64);

@@ -1,4 +1,4 @@
-//! Segments: round trips, what the encoder refuses, damage, swapped files, the golden files.
+//! Tests of segments: round trips, rows that the encoder rejects, damage, swapped files, golden files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ fn readings(rows: &[Row]) -> RecordBatch {
     readings_from(rows, &vec![(5, MAY); rows.len()])
 }
 
-/// With who sent each row, and when it arrived.
+/// Creates a batch of readings; `from` has the gateway and the receive time of each row.
 fn readings_from(rows: &[Row], from: &[(u64, i64)]) -> RecordBatch {
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.0))),
@@ -84,7 +84,7 @@ fn conflicts() -> RecordBatch {
     RecordBatch::try_new(conflicts_schema(), columns).expect("a batch")
 }
 
-/// A day of two loggers, one value missing here and there.
+/// Creates readings of several loggers, one per minute, with every third value of the second channel missing.
 fn day(loggers: u64, per_logger: i64) -> Vec<Row> {
     let mut rows = Vec::new();
     for logger in 1..=loggers {
@@ -105,12 +105,12 @@ fn encoder(kind: SegmentKind) -> SegmentEncoder {
 fn encode(batches: &[RecordBatch]) -> EncodedSegment {
     let mut encoder = encoder(SegmentKind::Readings);
     for batch in batches {
-        encoder.write(batch).expect("good rows");
+        encoder.write(batch).expect("valid rows");
     }
     encoder.finish().expect("rows")
 }
 
-/// Opens whole bytes the way a reader of a store does.
+/// Opens a complete object the way a reader of a store does.
 fn open(bytes: &Bytes, entry: &SegmentEntry, org_key: &SecretKey) -> Result<Arc<ParquetMetaData>, FormatError> {
     let length = bytes.len() as u64;
     let tail = read_tail(length, bytes)?;
@@ -143,7 +143,7 @@ fn digest(batches: &[RecordBatch]) -> [u8; 32] {
 }
 
 #[test]
-fn what_goes_in_comes_out() {
+fn readings_round_trip() {
     let all = readings(&day(3, 1000));
     let segment = encode(&[all.slice(0, 1), all.slice(1, 1999), all.slice(2000, 0), all.slice(2000, 1000)]);
     let entry = &segment.entry;
@@ -154,15 +154,15 @@ fn what_goes_in_comes_out() {
     let metadata = open(&segment.bytes, entry, &org_key()).expect("it opens");
     let read = rows(&segment.bytes, &metadata);
     assert_eq!(arrow::compute::concat_batches(all.schema_ref(), &read).expect("one schema"), all);
-    // However the rows are cut.
+    // The digest does not depend on the batches.
     assert_eq!(entry.digest, digest(std::slice::from_ref(&all)));
     assert_eq!(entry.digest, digest(&read));
     assert_ne!(entry.digest, digest(&[all.slice(1, 2999)]));
 }
 
 #[test]
-fn the_digest_is_as_the_page_says() {
-    // Two loggers, a channel that comes and goes, two gateways.
+fn digest_matches_the_page() {
+    // Two loggers, a channel that is not always present, two gateways.
     let batch = RecordBatch::try_new(
         readings_schema(&[code(1), code(2)]),
         vec![
@@ -192,7 +192,7 @@ fn the_digest_is_as_the_page_says() {
         digest(&[batch.slice(0, 1), batch.slice(1, 1), batch.slice(2, 1)]),
         digest(std::slice::from_ref(&batch))
     );
-    // Rows that have both channels, in one piece and behind others that have not.
+    // Rows that have both channels, as one batch and after rows that have not.
     let times: Vec<i64> = (2..5).map(|ms| MAY + ms).collect();
     let complete = RecordBatch::try_new(
         batch.schema(),
@@ -220,7 +220,7 @@ fn the_digest_is_as_the_page_says() {
 }
 
 #[test]
-fn the_layout_is_as_the_page_says() {
+fn layout_matches_the_page() {
     let segment = encode(&[readings(&day(5, 40_000))]);
     let metadata = open(&segment.bytes, &segment.entry, &org_key()).expect("it opens");
     assert_eq!(metadata.num_row_groups(), 2);
@@ -241,7 +241,7 @@ fn the_layout_is_as_the_page_says() {
     }
     let pairs = metadata.file_metadata().key_value_metadata().expect("there");
     assert!(pairs.iter().all(|pair| pair.key.starts_with("icecore.")), "{pairs:?}");
-    // Nothing in clear but where it must be: no column's name, no value of the footer.
+    // No column name and no footer value appears in plaintext.
     let bytes = &segment.bytes[..];
     assert!(!bytes.windows(11).any(|w| w == b"temperature") && !bytes.windows(7).any(|w| w == b"icecore"));
 }
@@ -249,7 +249,7 @@ fn the_layout_is_as_the_page_says() {
 #[test]
 fn conflicts_round_trip() {
     let mut encoder = encoder(SegmentKind::Conflicts);
-    encoder.write(&conflicts()).expect("good rows");
+    encoder.write(&conflicts()).expect("valid rows");
     let segment = encoder.finish().expect("rows");
     assert_eq!((segment.entry.kind, segment.entry.rows), (SegmentKind::Conflicts, 2));
     let metadata = open(&segment.bytes, &segment.entry, &org_key()).expect("it opens");
@@ -257,11 +257,11 @@ fn conflicts_round_trip() {
 }
 
 #[test]
-fn the_encoder_refuses_what_no_segment_may_hold() {
-    let good: Row = (1, MAY, Some(1.0), None);
+fn encoder_rejects_invalid_rows() {
+    let valid: Row = (1, MAY, Some(1.0), None);
     let june = MAY + 31 * 86_400_000;
     for (what, bad) in [
-        ("the same key", good),
+        ("the same key", valid),
         ("an earlier time", (1, MAY - 1, Some(1.0), None)),
         ("logger zero", (0, MAY, Some(1.0), None)),
         ("after the window", (2, june, Some(1.0), None)),
@@ -271,9 +271,9 @@ fn the_encoder_refuses_what_no_segment_may_hold() {
         ("nothing measured", (2, MAY, None, None)),
     ] {
         let mut first = encoder(SegmentKind::Readings);
-        assert!(first.write(&readings(&[good, bad])).is_err(), "{what}, in one batch");
+        assert!(first.write(&readings(&[valid, bad])).is_err(), "{what}, in one batch");
         let mut second = encoder(SegmentKind::Readings);
-        second.write(&readings(&[good])).expect("a good row");
+        second.write(&readings(&[valid])).expect("a valid row");
         assert!(second.write(&readings(&[bad])).is_err(), "{what}, in the next batch");
     }
     let later: Row = (1, MAY + 1, Some(1.0), None);
@@ -283,8 +283,8 @@ fn the_encoder_refuses_what_no_segment_may_hold() {
         ("a millisecond before 1970", (5, -1)),
         ("past the last time", (5, i64::MAX / 1000 * 1000)),
     ] {
-        let write = |from: &[_]| encoder(SegmentKind::Readings).write(&readings_from(&[good, later], from));
-        write(&[(5, MAY), (5, MAY + 1000)]).expect("good rows");
+        let write = |from: &[_]| encoder(SegmentKind::Readings).write(&readings_from(&[valid, later], from));
+        write(&[(5, MAY), (5, MAY + 1000)]).expect("valid rows");
         for from in [[(5, MAY), bad], [bad, (5, MAY)]] {
             assert!(matches!(write(&from), Err(SegmentError::Row { .. })), "{what}");
         }
@@ -298,10 +298,10 @@ fn the_encoder_refuses_what_no_segment_may_hold() {
 }
 
 #[test]
-fn a_segment_under_anothers_name_does_not_open() {
+fn segment_under_another_name_does_not_open() {
     let segment = encode(&[readings(&day(1, 10))]);
-    type Spoil = fn(&mut SegmentEntry);
-    let spoils: [(&str, FormatErrorKind, Spoil); 6] = [
+    type Mutation = fn(&mut SegmentEntry);
+    let mutations: [(&str, FormatErrorKind, Mutation); 6] = [
         ("another id", FormatErrorKind::WrongKey, |e| e.id = SegmentId::new(1).expect("not zero")),
         ("another window", FormatErrorKind::WrongKey, |e| {
             e.window = "2024040100-2024060100".parse::<Window>().expect("a window");
@@ -311,14 +311,14 @@ fn a_segment_under_anothers_name_does_not_open() {
         ("other rows", FormatErrorKind::Invalid, |e| e.rows += 1),
         ("another digest", FormatErrorKind::Invalid, |e| e.digest[0] ^= 1),
     ];
-    for (what, kind, spoil) in spoils {
+    for (what, kind, mutate) in mutations {
         let mut entry = segment.entry.clone();
-        spoil(&mut entry);
+        mutate(&mut entry);
         assert_eq!(open(&segment.bytes, &entry, &org_key()).expect_err(what).kind, kind, "{what}");
     }
     let error = open(&segment.bytes, &segment.entry, &SecretKey::from_bytes([9; 32])).expect_err("another org's key");
     assert_eq!(error.kind, FormatErrorKind::WrongKey);
-    // Key metadata that says another name and fits its checksum: the wrapping still knows.
+    // Key metadata with another name and a matching checksum: unwrapping still fails.
     let tail = read_tail(segment.bytes.len() as u64, &segment.bytes).expect("a tail");
     let mut forged = tail.key_metadata;
     forged.id = SegmentId::new(1).expect("not zero");
@@ -347,13 +347,13 @@ fn wrong_lengths_are_damage() {
     assert_eq!(check_modules(&[], 0), Ok(()));
 }
 
-/// Metadata, every range that a reader of all columns asks for, and the rows: an error, or what was written.
+/// Reads metadata, every range that a reader of all columns requests, and the rows.
 fn read_all(bytes: &Bytes, entry: &SegmentEntry) -> Result<Vec<RecordBatch>, String> {
     let metadata = open(bytes, entry, &org_key()).map_err(|e| e.to_string())?;
     for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
         let (start, length) = column.byte_range();
         let at = |offset: u64| usize::try_from(offset).expect("small");
-        let chunk = bytes.get(at(start)..at(start + length)).ok_or("cut short")?;
+        let chunk = bytes.get(at(start)..at(start + length)).ok_or("truncated")?;
         check_modules(chunk, start).map_err(|e| e.to_string())?;
     }
     let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new()).map_err(|e| e.to_string())?;
@@ -362,7 +362,7 @@ fn read_all(bytes: &Bytes, entry: &SegmentEntry) -> Result<Vec<RecordBatch>, Str
     reader.collect::<Result<_, _>>().map_err(|e| e.to_string())
 }
 
-/// The digest as the page says it, row by row.
+/// Computes the digest row by row as the page describes it.
 fn digest_by_the_page(rows: &[Row], from: &[(u64, i64)]) -> [u8; 32] {
     let mut bytes = b"icecore readings 2".to_vec();
     let mut before = (0, Vec::new(), (0, 0));
@@ -390,10 +390,10 @@ fn digest_by_the_page(rows: &[Row], from: &[(u64, i64)]) -> [u8; 32] {
     ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref().try_into().expect("32 bytes")
 }
 
-/// Stretches of rows that are alike in logger, channels, gateway and arrival; some longer than a piece of the digest.
-fn stretches() -> impl Strategy<Value = Vec<(usize, u64, u8, u64, i64)>> {
+/// Generates runs of rows with the same logger, channels, gateway and receive time; some exceed a chunk of the digest.
+fn runs() -> impl Strategy<Value = Vec<(usize, u64, u8, u64, i64)>> {
     let rows = prop_oneof![4 => Just(1_usize), 3 => 2..6_usize, 1 => 600..1500_usize];
-    // Mostly both channels.
+    // Both channels in most cases.
     let channels = prop_oneof![6 => Just(3_u8), 1 => 1..3_u8];
     prop::collection::vec((rows, 1..3_u64, channels, 1..3_u64, 0..2_i64), 1..12)
 }
@@ -402,9 +402,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn any_digest_is_as_the_page_says(stretches in stretches(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4)) {
+    fn any_digest_matches_the_page(runs in runs(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4)) {
         let (mut rows, mut from): (Vec<Row>, Vec<_>) = (Vec::new(), Vec::new());
-        for (count, logger, channels, gateway, second) in stretches {
+        for (count, logger, channels, gateway, second) in runs {
             for _ in 0..count {
                 let at = rows.len() as i64;
                 let value = |bit: u8| (channels & bit != 0).then_some(at as f64 + f64::from(bit) / 4.0);
@@ -420,18 +420,18 @@ proptest! {
     }
 
     #[test]
-    fn one_flipped_bit_is_noticed(at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+    fn flipped_bits_are_detected(at in any::<prop::sample::Index>(), bit in 0..8_u8) {
         static SEGMENT: std::sync::LazyLock<EncodedSegment> =
             std::sync::LazyLock::new(|| encode(&[readings(&day(2, 40))]));
         let mut bytes = SEGMENT.bytes.to_vec();
-        // The magic at the start is for other programs: nothing of ours depends on it.
+        // Skip the magic at the start, which only other programs use.
         let at = 4 + at.index(bytes.len() - 4);
         bytes[at] ^= 1 << bit;
         prop_assert!(read_all(&Bytes::from(bytes), &SEGMENT.entry).is_err());
     }
 
     #[test]
-    fn zeroed_and_cut_parts_are_noticed(
+    fn zeroed_and_removed_parts_are_detected(
         from in any::<prop::sample::Index>(), length in 1..3000_usize, cut: bool,
     ) {
         static SEGMENT: std::sync::LazyLock<EncodedSegment> =
@@ -476,8 +476,8 @@ fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1").join(name)
 }
 
-/// What version 0.1.0 wrote is read for ever. To make a file that is not there yet: `UPDATE_FIXTURES=1 cargo test`.
-/// No two encodings of a segment are the same bytes (nonces), so only reading is compared.
+/// Checks that the files written by version 0.1.0 still open. `UPDATE_FIXTURES=1 cargo test` creates missing files.
+/// Two encodings of a segment differ because of random nonces, so the test compares only what is read.
 #[test]
 fn golden_files_still_open() {
     let batch = readings(&day(2, 100));
@@ -489,20 +489,20 @@ fn golden_files_still_open() {
         }
         if !conflicts_object.exists() {
             let mut encoder = encoder(SegmentKind::Conflicts);
-            encoder.write(&conflicts()).expect("good rows");
+            encoder.write(&conflicts()).expect("valid rows");
             std::fs::write(&conflicts_object, encoder.finish().expect("rows").bytes).expect("written");
         }
     }
     let mut entry = encode(std::slice::from_ref(&batch)).entry;
-    let bytes = Bytes::from(std::fs::read(segment).expect("the fixture is there"));
+    let bytes = Bytes::from(std::fs::read(segment).expect("the fixture exists"));
     entry.bytes = bytes.len() as u64;
     let metadata = open(&bytes, &entry, &org_key()).expect("it opens");
     assert_eq!(rows(&bytes, &metadata), [batch]);
 
     let mut encoder = encoder(SegmentKind::Conflicts);
-    encoder.write(&conflicts()).expect("good rows");
+    encoder.write(&conflicts()).expect("valid rows");
     let entry = encoder.finish().expect("rows").entry;
-    let bytes = Bytes::from(std::fs::read(conflicts_object).expect("the fixture is there"));
+    let bytes = Bytes::from(std::fs::read(conflicts_object).expect("the fixture exists"));
     let metadata = open(&bytes, &entry, &org_key()).expect("it opens");
     assert_eq!(rows(&bytes, &metadata), [conflicts()]);
 }

@@ -1,8 +1,8 @@
-//! A WAL block: what one group commit writes. Header in clear, records as ciphertext up to the last byte of the last
-//! sector.
+//! WAL blocks. One group commit writes one block: a plaintext header, then the encrypted records up to the end of the
+//! last sector.
 //!
-//! Invariant: a block's nonce is its offset in the file, the file's key is its own and a place is written once, so no
-//! nonce repeats.
+//! Invariant: no nonce repeats under one key, because a block's nonce is its offset in the file, each file has its own
+//! key, and each place in a file is written once.
 
 use bytes::Bytes;
 
@@ -16,54 +16,54 @@ use crate::{FileKind, FormatError, GatewayId, Lsn, Millis, OrgId};
 /// "ICEB"
 const MAGIC: [u8; 4] = *b"ICEB";
 
-/// Header checksum, magic, length, first LSN, offset, body checksum, reserved, tag.
+/// Size of the header: header checksum, magic, length, first LSN, offset, body checksum, reserved, tag.
 pub(super) const BLOCK_HEADER_BYTES: usize = 56;
 const BODY_CHECKSUM_AT: usize = 32;
 const TAG_AT: usize = 40;
-/// The bytes of the header that the tag covers: magic, length, first LSN, offset.
+/// Bytes of the header that the tag covers: magic, length, first LSN, offset.
 const AAD: std::ops::Range<usize> = 4..BODY_CHECKSUM_AT;
 
-/// A WAL file's data key made ready for sealing blocks.
+/// Data key of a WAL file, prepared for sealing blocks.
 #[derive(Debug)]
 pub struct WalFileKey(SealingKey);
 
 impl WalFileKey {
-    /// The key that a file's header carries, unwrapped.
+    /// Prepares the unwrapped key of a file's header.
     #[must_use]
     pub fn new(key: &SecretKey) -> Self {
         Self(SealingKey::new(key))
     }
 }
 
-/// Collects records and seals them into a block. Reusable: nothing is allocated per record once it has grown.
+/// Collects records and seals them into a block. Reusable: once its buffer has grown, records cause no allocation.
 #[derive(Debug, Default)]
 pub struct WalBlockBuilder {
-    /// Room for the header, then records.
+    /// Space for the header, then records.
     bytes: Vec<u8>,
     first_lsn: Lsn,
     records: usize,
 }
 
 impl WalBlockBuilder {
-    /// An empty builder.
+    /// Creates an empty builder.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How long a block would be that held one frame of so many bytes and nothing else.
+    /// Returns the size of a block that holds only one frame of `frame_bytes`.
     #[must_use]
     pub const fn bytes_for(frame_bytes: usize) -> usize {
         (BLOCK_HEADER_BYTES + record::frame_record_bytes(frame_bytes)).next_multiple_of(WAL_SECTOR_BYTES)
     }
 
-    /// Adds a frame's record. LSNs must follow each other.
+    /// Adds a frame's record. LSNs must be consecutive.
     pub fn push_frame(&mut self, lsn: Lsn, org: OrgId, gateway: GatewayId, received: Millis, frame: &[u8]) {
         self.begin(lsn);
         record::put_frame(&mut self.bytes, lsn, org, gateway, received, frame);
     }
 
-    /// Adds the mark of a clean close, which must be the file's last record.
+    /// Adds the record of a clean close, which must be the last one of the file.
     pub fn push_closed(&mut self, lsn: Lsn) {
         self.begin(lsn);
         record::put_closed(&mut self.bytes, lsn);
@@ -77,25 +77,25 @@ impl WalBlockBuilder {
         self.records += 1;
     }
 
-    /// How many records it holds.
+    /// Returns the number of records.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.records
     }
 
-    /// Does it hold none?
+    /// Returns whether there are no records.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.records == 0
     }
 
-    /// How long the block is: a whole number of sectors; zero when empty.
+    /// Returns the size of the block: a whole number of sectors, zero when empty.
     #[must_use]
     pub const fn bytes_len(&self) -> usize {
         self.bytes.len().next_multiple_of(WAL_SECTOR_BYTES)
     }
 
-    /// Could a frame of so many bytes be added without passing this length?
+    /// Returns whether a frame of `frame_bytes` fits without the block exceeding `block_bytes_max`.
     #[must_use]
     pub const fn has_room(&self, frame_bytes: usize, block_bytes_max: usize) -> bool {
         let bytes = if self.records == 0 { BLOCK_HEADER_BYTES } else { self.bytes.len() };
@@ -103,10 +103,10 @@ impl WalBlockBuilder {
         with <= block_bytes_max && with <= WAL_BLOCK_BYTES_MAX
     }
 
-    /// Seals the records for this offset of the file and hands the block out; the builder is empty at the next push.
+    /// Seals the records for this offset of the file and returns the block. The next push starts a new block.
     ///
     /// # Panics
-    /// When it is empty.
+    /// When the builder is empty.
     pub fn seal(&mut self, key: &WalFileKey, offset: u64) -> &[u8] {
         assert!(self.records > 0, "a block has at least one record");
         self.records = 0;
@@ -126,10 +126,10 @@ impl WalBlockBuilder {
         &self.bytes
     }
 
-    /// The block that was sealed last, until the next push.
+    /// Returns the block that was sealed last. Valid until the next push.
     #[must_use]
     pub fn sealed(&self) -> &[u8] {
-        debug_assert!(self.records == 0, "records that are not sealed");
+        debug_assert!(self.records == 0, "there are records that are not sealed");
         &self.bytes
     }
 }
@@ -140,10 +140,10 @@ fn nonce(offset: u64) -> [u8; NONCE_BYTES] {
     nonce
 }
 
-/// A block header whose checksum fits and whose place is where it says.
+/// Block header whose checksum matches and which stands at the offset that it states.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BlockHeader {
-    /// The block's length, within limits and the file.
+    /// Length of the block, within the limits and the file.
     pub(super) bytes: usize,
     pub(super) first_lsn: Lsn,
     body_checksum: u32,
@@ -151,12 +151,12 @@ pub(super) struct BlockHeader {
 }
 
 impl BlockHeader {
-    /// The header at this offset of the file; `None` when there is none that is whole.
+    /// Reads the header at this offset of the file; `None` when there is no valid one.
     pub(super) fn at(file: &[u8], offset: usize) -> Option<Self> {
         let header = file.get(offset..)?.get(..BLOCK_HEADER_BYTES)?;
         let mut cursor = Cursor::new(FileKind::Wal, header);
         let checksum = cursor.u32().ok()?;
-        // The magic is looked at first: it is what a search for later blocks fails on soonest.
+        // Check the magic first, because a search for later blocks fails on it soonest.
         if cursor.array().ok()? != MAGIC || crc32c(&header[4..]) != checksum {
             return None;
         }
@@ -167,7 +167,7 @@ impl BlockHeader {
         let body_checksum = cursor.u32().ok()?;
         let reserved_too = cursor.u32().ok()?;
         let tag = cursor.array().ok()?;
-        let fits = bytes > BLOCK_HEADER_BYTES
+        let valid = bytes > BLOCK_HEADER_BYTES
             && bytes <= WAL_BLOCK_BYTES_MAX
             && bytes.is_multiple_of(WAL_SECTOR_BYTES)
             && bytes <= file.len() - offset
@@ -176,23 +176,27 @@ impl BlockHeader {
             && reserved == 0
             && reserved_too == 0
             && first_lsn != Lsn::ZERO;
-        fits.then_some(Self { bytes, first_lsn, body_checksum, tag })
+        valid.then_some(Self { bytes, first_lsn, body_checksum, tag })
     }
 
-    /// The block's records as plain bytes; `None` when the body is not what was sealed.
+    /// Decrypts the block's records; `None` when the body is not what was sealed.
     pub(super) fn open(&self, file: &[u8], offset: usize, key: &WalFileKey) -> Option<Bytes> {
         let block = file.get(offset..)?.get(..self.bytes)?;
         let (header, body) = block.split_at(BLOCK_HEADER_BYTES);
         if crc32c(body) != self.body_checksum {
             return None;
         }
-        let mut plain = body.to_vec();
-        key.0.open_in_place(nonce(offset as u64), &header[AAD], self.tag, &mut plain)?;
-        Some(Bytes::from(plain))
+        let mut plaintext = body.to_vec();
+        key.0.open_in_place(nonce(offset as u64), &header[AAD], self.tag, &mut plaintext)?;
+        Some(Bytes::from(plaintext))
     }
 
-    /// Its records.
-    pub(super) fn records(plain: &Bytes, first_lsn: Lsn, offset: u64) -> Result<Vec<record::WalRecord>, FormatError> {
-        record::decode_all(plain, first_lsn, offset)
+    /// Decodes the records of a decrypted block.
+    pub(super) fn records(
+        plaintext: &Bytes,
+        first_lsn: Lsn,
+        offset: u64,
+    ) -> Result<Vec<record::WalRecord>, FormatError> {
+        record::decode_all(plaintext, first_lsn, offset)
     }
 }

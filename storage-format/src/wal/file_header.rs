@@ -1,4 +1,4 @@
-//! The first page of a WAL file: which one it is, where it starts, how long it is, and its wrapped key.
+//! The header of a WAL file, its first page: number, first LSN, length, time of creation and wrapped key.
 
 use crate::checksum::crc32c;
 use crate::coding::Cursor;
@@ -10,31 +10,31 @@ use FormatErrorKind::{Damaged, Invalid, TooLarge, UnknownVersion};
 
 /// "ICEW"
 const MAGIC: [u8; 4] = *b"ICEW";
-/// The one version that is written.
+/// The only version that is written.
 const VERSION: u16 = 1;
-/// The checksum covers everything from here on.
+/// Offset from which the checksum covers everything.
 const CHECKED_FROM: usize = 12;
 const FIELDS_FROM: usize = 16;
 const KEY_FROM: usize = 48;
 
-/// A WAL file's header.
+/// Header of a WAL file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalFileHeader {
-    /// The file's number.
+    /// Number of the file.
     pub id: WalFileId,
-    /// The LSN of its first record.
+    /// LSN of the file's first record.
     pub first_lsn: Lsn,
-    /// Its length; a shorter file has lost something.
+    /// Length of the file. A shorter file was truncated.
     pub file_bytes: u64,
-    /// When it was made.
+    /// Time of creation.
     pub created: Millis,
-    /// Its data key, wrapped by the master key.
+    /// Data key of the file, wrapped by the master key.
     pub key: WrappedKey,
 }
 
 impl WalFileHeader {
-    /// What the data key is for: all of the header's other fields, so that none of them can be altered or exchanged
-    /// without the key failing to open.
+    /// Returns the additional data of the data key's wrapping: all other fields of the header, so that the key does not
+    /// unwrap when one of them was altered.
     #[must_use]
     pub fn key_aad(id: WalFileId, first_lsn: Lsn, file_bytes: u64, created: Millis) -> Vec<u8> {
         let mut aad = b"icecore wal file key 1".to_vec();
@@ -42,13 +42,13 @@ impl WalFileHeader {
         aad
     }
 
-    /// [`WalFileHeader::key_aad`] of this header.
+    /// Returns [`WalFileHeader::key_aad`] of this header.
     #[must_use]
     pub fn aad(&self) -> Vec<u8> {
         Self::key_aad(self.id, self.first_lsn, self.file_bytes, self.created)
     }
 
-    /// The first page of the file.
+    /// Encodes the first page of the file.
     #[must_use]
     pub fn encode(&self) -> [u8; WAL_FILE_HEADER_BYTES] {
         let mut fields = Vec::with_capacity(KEY_FROM - FIELDS_FROM);
@@ -63,10 +63,10 @@ impl WalFileHeader {
         page
     }
 
-    /// Reads the first page of a file.
+    /// Decodes the first page of a file.
     ///
     /// # Errors
-    /// When it is not a WAL file of a known version, or damaged. Whether the key opens is not looked at.
+    /// When it is not a WAL file of a known version, or damaged. Does not check whether the key unwraps.
     pub fn decode(file: &[u8]) -> Result<Self, FormatError> {
         let page = Cursor::new(FileKind::Wal, file).take(WAL_FILE_HEADER_BYTES)?;
         let error = |kind, offset, detail: String| FormatError::new(FileKind::Wal, kind, offset, detail);
@@ -81,7 +81,7 @@ impl WalFileHeader {
         let reserved = cursor.u16()?;
         let checksum = cursor.u32()?;
         if crc32c(&page[CHECKED_FROM..]) != checksum {
-            return Err(error(Damaged, 8, "the file header's checksum does not fit".into()));
+            return Err(error(Damaged, 8, "the file header's checksum does not match".into()));
         }
         let reserved_too = cursor.u32()?;
         let id = WalFileId::new(cursor.u64()?).map_err(|e| error(Invalid, 16, e.to_string()))?;
@@ -94,7 +94,7 @@ impl WalFileHeader {
             return Err(error(Invalid, 6, "reserved bytes are not zero".into()));
         }
         if first_lsn == Lsn::ZERO {
-            return Err(error(Invalid, 24, "LSN zero".into()));
+            return Err(error(Invalid, 24, "the first LSN is zero".into()));
         }
         if file_bytes > WAL_FILE_BYTES_MAX {
             return Err(error(TooLarge, 32, format!("{file_bytes} bytes, the limit is {WAL_FILE_BYTES_MAX}")));

@@ -1,4 +1,4 @@
-//! A WAL record: a frame with its LSN and who sent it when, or the mark of a clean close.
+//! WAL records: a frame with its LSN, gateway and receive time, or the record of a clean close.
 
 use bytes::Bytes;
 
@@ -9,43 +9,44 @@ use crate::{FileKind, FormatError, FormatErrorKind, GatewayId, Lsn, Millis, OrgI
 
 use FormatErrorKind::{Damaged, Invalid, TooLarge};
 
-/// Kinds are append-only numbers; zero is padding.
+/// Kind of a frame record. Kinds are append-only numbers; zero is padding.
 const KIND_FRAME: u8 = 1;
+/// Kind of the record of a clean close.
 const KIND_CLOSED: u8 = 2;
 
-/// Kind, three reserved bytes, checksum, LSN.
+/// Size of a record's head: kind, three reserved bytes, checksum, LSN.
 const HEAD_BYTES: usize = 16;
-/// Organisation, gateway, receive time, length of the frame.
+/// Size of a frame record's head, which adds organisation, gateway, receive time and length of the frame.
 const FRAME_HEAD_BYTES: usize = HEAD_BYTES + 28;
 
-/// One record.
+/// WAL record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalRecord {
-    /// Its number: one more than the record before it, over all files.
+    /// Number of the record: one more than that of the record before it, over all files.
     pub lsn: Lsn,
-    /// What it records.
+    /// Content of the record.
     pub kind: WalRecordKind,
 }
 
-/// What a record records.
+/// Content of a WAL record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WalRecordKind {
     /// A frame that was accepted.
     Frame {
-        /// Whose readings they are.
+        /// Organisation that owns the readings.
         org: OrgId,
-        /// Who sent them.
+        /// Gateway that sent the frame.
         gateway: GatewayId,
-        /// When they arrived.
+        /// Time of arrival.
         received: Millis,
-        /// The frame as it came; not decoded here.
+        /// The frame as it was received; not decoded here.
         frame: Bytes,
     },
     /// The log was closed: nothing follows in this file.
     Closed,
 }
 
-/// How many bytes a record of such a frame takes.
+/// Returns the size of the record of a frame of `frame_bytes`.
 pub(super) const fn frame_record_bytes(frame_bytes: usize) -> usize {
     FRAME_HEAD_BYTES + frame_bytes
 }
@@ -72,13 +73,13 @@ fn put_head(out: &mut Vec<u8>, kind: u8, lsn: Lsn) {
     out.extend_from_slice(&lsn.get().to_le_bytes());
 }
 
-/// The checksum covers the record's head with its own place as zeros; the frame brings its own.
+/// Fills in the checksum, which covers the record's head with the checksum field as zeros. The frame has its own.
 fn put_checksum(head: &mut [u8]) {
     let checksum = crc32c(head);
     head[4..8].copy_from_slice(&checksum.to_le_bytes());
 }
 
-fn checksum_fits(head: &[u8]) -> bool {
+fn checksum_matches(head: &[u8]) -> bool {
     let mut copy = [0; FRAME_HEAD_BYTES];
     let copy = &mut copy[..head.len()];
     copy.copy_from_slice(head);
@@ -86,30 +87,30 @@ fn checksum_fits(head: &[u8]) -> bool {
     crc32c(copy).to_le_bytes() == head[4..8]
 }
 
-/// All records of a decrypted block, whose LSNs must follow each other from `lsn` on. Errors stand at `offset`, the
-/// block's place in the file.
-pub(super) fn decode_all(plain: &Bytes, lsn: Lsn, offset: u64) -> Result<Vec<WalRecord>, FormatError> {
+/// Decodes all records of a decrypted block, whose LSNs must be consecutive from `lsn` on. Errors carry `offset`, the
+/// block's offset in the file.
+pub(super) fn decode_all(plaintext: &Bytes, lsn: Lsn, offset: u64) -> Result<Vec<WalRecord>, FormatError> {
     let error = |kind, detail: String| FormatError::new(FileKind::Wal, kind, offset, detail);
     let at = |e: FormatError| FormatError { offset, detail: format!("record: {}", e.detail), ..e };
     let mut records = Vec::new();
     let mut expected = lsn;
-    let mut cursor = Cursor::new(FileKind::Wal, plain);
+    let mut cursor = Cursor::new(FileKind::Wal, plaintext);
     while cursor.remaining() > 0 {
-        let rest = &plain[cursor.position()..];
+        let rest = &plaintext[cursor.position()..];
         if rest[0] == 0 {
             if rest.iter().any(|&byte| byte != 0) {
-                return Err(error(Invalid, "padding that is not zero".into()));
+                return Err(error(Invalid, "the padding is not zero".into()));
             }
             break;
         }
         let head_bytes = match rest[0] {
             KIND_FRAME => FRAME_HEAD_BYTES,
             KIND_CLOSED => HEAD_BYTES,
-            kind => return Err(error(Invalid, format!("unknown kind of record {kind}"))),
+            kind => return Err(error(Invalid, format!("unknown record kind {kind}"))),
         };
         let head = cursor.take(head_bytes).map_err(at)?;
-        if !checksum_fits(head) {
-            return Err(error(Damaged, "a record's checksum does not fit".into()));
+        if !checksum_matches(head) {
+            return Err(error(Damaged, "a record's checksum does not match".into()));
         }
         let mut head = Cursor::new(FileKind::Wal, head);
         let kind = head.u8().map_err(at)?;
@@ -119,7 +120,7 @@ pub(super) fn decode_all(plain: &Bytes, lsn: Lsn, offset: u64) -> Result<Vec<Wal
         head.take(4).map_err(at)?;
         let lsn = Lsn::new(head.u64().map_err(at)?);
         if lsn != expected {
-            return Err(error(Invalid, format!("LSN {lsn} where {expected} should be")));
+            return Err(error(Invalid, format!("LSN {lsn} where {expected} was expected")));
         }
         let kind = if kind == KIND_CLOSED {
             WalRecordKind::Closed
@@ -133,16 +134,16 @@ pub(super) fn decode_all(plain: &Bytes, lsn: Lsn, offset: u64) -> Result<Vec<Wal
             }
             let start = cursor.position();
             cursor.take(len).map_err(at)?;
-            WalRecordKind::Frame { org, gateway, received, frame: plain.slice(start..start + len) }
+            WalRecordKind::Frame { org, gateway, received, frame: plaintext.slice(start..start + len) }
         };
         if matches!(records.last(), Some(WalRecord { kind: WalRecordKind::Closed, .. })) {
-            return Err(error(Invalid, "a record after the mark of a clean close".into()));
+            return Err(error(Invalid, "a record follows the record of a clean close".into()));
         }
         records.push(WalRecord { lsn, kind });
-        expected = lsn.next().ok_or_else(|| error(Invalid, "the last LSN there can be".into()))?;
+        expected = lsn.next().ok_or_else(|| error(Invalid, "the LSN is the last possible one".into()))?;
     }
     if records.is_empty() {
-        return Err(error(Invalid, "a block without records".into()));
+        return Err(error(Invalid, "the block has no records".into()));
     }
     Ok(records)
 }

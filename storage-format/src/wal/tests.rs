@@ -1,4 +1,4 @@
-//! Tests of the WAL codec: what comes back, and what a scan says to every kind of damage.
+//! Tests of the WAL codec: round trips, and the result of a scan for every kind of damage.
 
 use proptest::prelude::*;
 
@@ -21,9 +21,9 @@ fn frame_bytes(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|n| n.to_le_bytes()[0].wrapping_mul(31).wrapping_add(seed)).collect()
 }
 
-/// A file of blocks, each of frames of these lengths, with room for some more sectors. Returns the offsets where
-/// blocks begin, and where the last ends.
-fn image(blocks: &[Vec<usize>], closed: bool, spare_sectors: usize) -> (Vec<u8>, Vec<usize>, Lsn) {
+/// Creates a file of blocks, each with frames of these lengths, and `spare_sectors` unused sectors. Returns the file,
+/// the offsets of the blocks and of the end of the last one, and the next LSN.
+fn wal_file(blocks: &[Vec<usize>], closed: bool, spare_sectors: usize) -> (Vec<u8>, Vec<usize>, Lsn) {
     let key = SecretKey::from_bytes([0x22; 32]);
     let file_key = WalFileKey::new(&key);
     let mut builder = WalBlockBuilder::new();
@@ -69,7 +69,7 @@ fn image(blocks: &[Vec<usize>], closed: bool, spare_sectors: usize) -> (Vec<u8>,
     (file, offsets, Lsn::new(lsn))
 }
 
-/// How many blocks are read, and how the scan ends.
+/// Scans a file. Returns the number of blocks read, and how the file ends.
 fn scan(file: &[u8]) -> (usize, Result<WalEnd, FormatError>) {
     let mut scan = match scan_wal(file, &unwrap) {
         Ok(scan) => scan,
@@ -86,16 +86,16 @@ fn scan(file: &[u8]) -> (usize, Result<WalEnd, FormatError>) {
     (blocks, Ok(scan.end().expect("a scan without error has an end")))
 }
 
-fn damaged_at(result: (usize, Result<WalEnd, FormatError>), blocks: usize, offset: usize) {
-    let error = result.1.expect_err("must be refused");
+fn expect_damage(result: (usize, Result<WalEnd, FormatError>), blocks: usize, offset: usize) {
+    let error = result.1.expect_err("must be rejected");
     assert_eq!((result.0, error.offset), (blocks, offset as u64), "{error}");
 }
 
 #[test]
-fn what_is_written_is_read() {
-    let (file, offsets, next) = image(&[vec![10, 0, 3000], vec![1], vec![500; 20]], true, 3);
+fn records_round_trip() {
+    let (file, offsets, next) = wal_file(&[vec![10, 0, 3000], vec![1], vec![500; 20]], true, 3);
     let mut scan = scan_wal(&file, &unwrap).expect("a header");
-    let blocks: Vec<WalBlock> = (&mut scan).map(|block| block.expect("whole")).collect();
+    let blocks: Vec<WalBlock> = (&mut scan).map(|block| block.expect("a valid block")).collect();
     assert_eq!((scan.end(), scan.next_lsn()), (Some(WalEnd::Closed), next));
     assert_eq!(scan.last_block(), Some(offsets[3]..offsets[4]));
     assert_eq!(blocks.iter().map(|block| block.records.len()).collect::<Vec<_>>(), [3, 1, 20, 1]);
@@ -117,24 +117,24 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn ends_are_told_apart() {
-    let (open, offsets, _) = image(&[vec![100]], false, 4);
+fn file_ends_are_distinguished() {
+    let (open, offsets, _) = wal_file(&[vec![100]], false, 4);
     assert_eq!(scan(&open), (1, Ok(WalEnd::Open { offset: offsets[1] as u64 })));
-    let (full, offsets, _) = image(&[vec![100]], false, 0);
+    let (full, offsets, _) = wal_file(&[vec![100]], false, 0);
     assert_eq!(scan(&full), (1, Ok(WalEnd::Open { offset: offsets[1] as u64 })));
-    let (empty, offsets, _) = image(&[], false, 4);
+    let (empty, offsets, _) = wal_file(&[], false, 4);
     assert_eq!(scan(&empty), (0, Ok(WalEnd::Open { offset: offsets[0] as u64 })));
-    let (mut closed, offsets, _) = image(&[vec![100]], true, 4);
+    let (mut closed, offsets, _) = wal_file(&[vec![100]], true, 4);
     assert_eq!(scan(&closed), (2, Ok(WalEnd::Closed)));
-    // Anything written after a clean close was not written by this program.
+    // This program writes nothing after a clean close.
     let end = *offsets.last().expect("an end");
     closed[end + 1000] = 1;
-    damaged_at(scan(&closed), 2, end);
+    expect_damage(scan(&closed), 2, end);
 }
 
 #[test]
-fn headers_are_checked() {
-    let (file, ..) = image(&[vec![100]], false, 4);
+fn file_headers_are_validated() {
+    let (file, ..) = wal_file(&[vec![100]], false, 4);
     for bit in 0..WAL_FILE_HEADER_BYTES * 8 {
         let mut bad = file.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
@@ -153,36 +153,36 @@ fn headers_are_checked() {
 }
 
 #[test]
-fn a_block_moved_or_repeated_is_damage() {
-    // Two blocks of one length, exchanged: each is whole and neither is where it says.
-    let (mut file, offsets, _) = image(&[vec![100], vec![100], vec![100]], false, 4);
+fn moved_and_missing_blocks_are_damage() {
+    // Two blocks of the same length, swapped: both are intact, but neither stands at the offset that it states.
+    let (mut file, offsets, _) = wal_file(&[vec![100], vec![100], vec![100]], false, 4);
     let (first, second) = (offsets[0]..offsets[1], offsets[1]..offsets[2]);
     let moved = file[first.clone()].to_vec();
     file.copy_within(second.clone(), first.start);
     file[second].copy_from_slice(&moved);
-    damaged_at(scan(&file), 0, offsets[0]);
-    // One taken out.
-    let (mut file, offsets, _) = image(&[vec![100], vec![100], vec![100]], false, 4);
+    expect_damage(scan(&file), 0, offsets[0]);
+    // One block zeroed.
+    let (mut file, offsets, _) = wal_file(&[vec![100], vec![100], vec![100]], false, 4);
     file[offsets[1]..offsets[2]].fill(0);
-    damaged_at(scan(&file), 1, offsets[1]);
+    expect_damage(scan(&file), 1, offsets[1]);
 }
 
 #[test]
-fn lsns_must_follow() {
+fn lsns_must_be_consecutive() {
     let key = SecretKey::from_bytes([0x22; 32]);
-    let (file, offsets, _) = image(&[vec![100]], false, 8);
-    for (lsn, good) in [(101, true), (100, false), (102, false)] {
+    let (file, offsets, _) = wal_file(&[vec![100]], false, 8);
+    for (lsn, valid) in [(101, true), (100, false), (102, false)] {
         let mut file = file.clone();
         let mut builder = WalBlockBuilder::new();
         builder.push_closed(Lsn::new(lsn));
         let block = builder.seal(&WalFileKey::new(&key), offsets[1] as u64).to_vec();
         file[offsets[1]..][..block.len()].copy_from_slice(&block);
-        assert_eq!(scan(&file).1.is_ok(), good, "LSN {lsn}");
+        assert_eq!(scan(&file).1.is_ok(), valid, "LSN {lsn}");
     }
 }
 
 #[test]
-fn a_builder_is_reusable_and_knows_its_length() {
+fn builder_is_reusable_and_predicts_its_length() {
     let key = WalFileKey::new(&SecretKey::from_bytes([0x22; 32]));
     let mut builder = WalBlockBuilder::new();
     for len in [0, 1, 411, 412, 413, 5000] {
@@ -204,21 +204,21 @@ fn blocks() -> impl Strategy<Value = Vec<Vec<usize>>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// A bit flipped in any block is damage: at that block, and nothing after it is read.
+    /// Checks that a flipped bit is reported as damage at its block, and that nothing after that block is read.
     #[test]
     fn flipped_bits_are_damage(blocks in blocks(), at in any::<prop::sample::Index>(), bit in 0..8_u32, spare in 0..4_usize) {
-        let (mut file, offsets, _) = image(&blocks, false, spare);
+        let (mut file, offsets, _) = wal_file(&blocks, false, spare);
         let body = offsets[0]..offsets[blocks.len()];
         let at = body.start + at.index(body.len());
         file[at] ^= 1 << bit;
         let block = offsets.iter().rposition(|&offset| offset <= at).expect("after the first");
-        damaged_at(scan(&file), block, offsets[block]);
+        expect_damage(scan(&file), block, offsets[block]);
     }
 
-    /// Of the last block any sectors were not written: all of them, the log ends before it; some, it is torn.
+    /// Checks the loss of sectors of the last block: if all are lost, the log ends before it; if some, it is torn.
     #[test]
     fn missing_sectors_of_the_last_block_are_a_tear(blocks in blocks(), lost in prop::collection::vec(any::<bool>(), 64), spare in 0..4_usize) {
-        let (mut file, offsets, _) = image(&blocks, false, spare);
+        let (mut file, offsets, _) = wal_file(&blocks, false, spare);
         let last = offsets[blocks.len() - 1];
         let mut sectors: Vec<bool> = Vec::new();
         for (index, sector) in file[last..offsets[blocks.len()]].chunks_mut(WAL_SECTOR_BYTES).enumerate() {
@@ -237,52 +237,53 @@ proptest! {
         prop_assert_eq!(scan(&file), (read, Ok(end)));
     }
 
-    /// The same of a block that is not the last: damage.
+    /// Checks that the loss of a sector of any other block is damage.
     #[test]
     fn missing_sectors_of_an_earlier_block_are_damage(mut blocks in blocks(), pick in any::<prop::sample::Index>(), which in any::<prop::sample::Index>()) {
         blocks.push(vec![10]);
-        let (mut file, offsets, _) = image(&blocks, false, 2);
+        let (mut file, offsets, _) = wal_file(&blocks, false, 2);
         let block = pick.index(blocks.len() - 1);
         let sectors = (offsets[block + 1] - offsets[block]) / WAL_SECTOR_BYTES;
         let sector = offsets[block] + which.index(sectors) * WAL_SECTOR_BYTES;
         file[sector..][..WAL_SECTOR_BYTES].fill(0);
-        damaged_at(scan(&file), block, offsets[block]);
+        expect_damage(scan(&file), block, offsets[block]);
     }
 
-    /// A file cut short at any place is damage, never the end of the log.
+    /// Checks that a truncated file is damage, never the end of the log.
     #[test]
     fn truncated_files_are_damage(blocks in blocks(), at in any::<prop::sample::Index>()) {
-        let (file, ..) = image(&blocks, false, 1);
+        let (file, ..) = wal_file(&blocks, false, 1);
         prop_assert!(scan(&file[..at.index(file.len())]).1.is_err());
     }
 
-    /// Zeros from any place on: what is before reads; the rest is the log's end, or a tear where a block is cut.
+    /// Fills a file with zeros from some sector on. The blocks before it are read; the rest is the end of the log, or a
+    /// torn block if the zeros start inside one.
     #[test]
-    fn zero_filled_from_somewhere_on(blocks in blocks(), at in any::<prop::sample::Index>()) {
-        let (mut file, offsets, _) = image(&blocks, false, 2);
+    fn a_zeroed_tail_is_an_end_or_a_tear(blocks in blocks(), at in any::<prop::sample::Index>()) {
+        let (mut file, offsets, _) = wal_file(&blocks, false, 2);
         let body = offsets[0]..offsets[blocks.len()];
         let at = (body.start + at.index(body.len())) / WAL_SECTOR_BYTES * WAL_SECTOR_BYTES;
         file[at..].fill(0);
-        let whole = offsets.iter().rposition(|&offset| offset <= at).expect("after the first");
+        let intact = offsets.iter().rposition(|&offset| offset <= at).expect("after the first");
         let (read, end) = scan(&file);
-        prop_assert_eq!(read, whole);
-        let expected = if offsets[whole] == at {
+        prop_assert_eq!(read, intact);
+        let expected = if offsets[intact] == at {
             WalEnd::Open { offset: at as u64 }
         } else {
-            WalEnd::TornTail { offset: offsets[whole] as u64, bytes: (at - offsets[whole]) as u64 }
+            WalEnd::TornTail { offset: offsets[intact] as u64, bytes: (at - offsets[intact]) as u64 }
         };
         prop_assert_eq!(end, Ok(expected));
     }
 
-    /// Whatever is written over a file: no panic, and records read are those written.
+    /// Overwrites parts of a file. The scan does not panic, and every block that it reads is one that was written.
     #[test]
-    fn scribbled_files_do_not_panic(
+    fn overwritten_files_do_not_panic(
         blocks in blocks(),
-        scribbles in prop::collection::vec((any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 1..600)), 1..4),
+        overwrites in prop::collection::vec((any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 1..600)), 1..4),
     ) {
-        let (mut file, offsets, _) = image(&blocks, false, 2);
+        let (mut file, offsets, _) = wal_file(&blocks, false, 2);
         let original = file.clone();
-        for (at, bytes) in scribbles {
+        for (at, bytes) in overwrites {
             let at = at.index(file.len());
             let len = bytes.len().min(file.len() - at);
             file[at..at + len].copy_from_slice(&bytes[..len]);

@@ -1,12 +1,12 @@
-//! Panics of the SQL library on a query's own threads: the server contains them, so that they are no broken promise
-//! as long as the caller gets an error. A panic in code of ours is one, and so is any on another thread.
+//! Panics of the SQL library on query threads. The server contains them, so they are not violations as long as the
+//! caller gets an error. A panic in icecore's code, or on any other thread, is a violation.
 
 use std::panic::{PanicHookInfo, set_hook, take_hook};
 use std::sync::{Mutex, Once, PoisonError};
 
 static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// From now on, what is contained is collected.
+/// Starts to collect contained panics.
 pub(super) fn watch() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -18,7 +18,7 @@ pub(super) fn watch() {
     });
 }
 
-/// What was collected since the last call.
+/// Returns the panics that were collected since the last call.
 pub(super) fn take() -> Vec<String> {
     std::mem::take(&mut SEEN.lock().unwrap_or_else(PoisonError::into_inner))
 }

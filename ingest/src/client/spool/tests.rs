@@ -1,4 +1,4 @@
-//! Nothing leaves the spool without an answer.
+//! No frame leaves the spool without a response.
 
 use super::*;
 use crate::protocol::ProtocolVersion;
@@ -49,7 +49,7 @@ fn send_all(spool: &mut Spool) -> Vec<u64> {
 }
 
 #[test]
-fn sends_each_once_per_stream_and_the_unanswered_again() {
+fn each_frame_is_sent_once_per_stream_until_it_has_a_response() {
     let mut spool = spool(&[(1, NOW_MS), (2, NOW_MS), (3, NOW_MS), (4, NOW_MS)]);
     assert!(!spool.resume(sequence(0), &welcome()));
     assert_eq!(send_all(&mut spool), [1, 2, 3, 4]);
@@ -70,8 +70,8 @@ fn sends_each_once_per_stream_and_the_unanswered_again() {
 }
 
 #[test]
-fn a_frame_that_may_have_been_refused_is_not_taken_for_durable() {
-    // Too far ahead for the server that it was sent to, whatever the next one says.
+fn a_frame_that_may_have_been_refused_is_not_treated_as_durable() {
+    // Frame 2 is too far ahead for the server that it was sent to, whatever the limits of the next one.
     let mut late = spool(&[(1, NOW_MS), (2, NOW_MS + 5000), (3, NOW_MS)]);
     late.resume(sequence(0), &welcome());
     assert_eq!(send_all(&mut late), [1, 2, 3]);
@@ -79,11 +79,11 @@ fn a_frame_that_may_have_been_refused_is_not_taken_for_durable() {
     assert!(late.resume(sequence(3), &wider));
     assert_eq!(send_all(&mut late), [2]);
     assert_eq!(late.fate.acknowledged_frames, 2);
-    // And it stays doubtful for as long as it has no answer.
+    // The frame may still have been refused, for as long as it has no response.
     assert!(!late.resume(sequence(3), &wider));
     assert_eq!(send_all(&mut late), [2]);
 
-    // Damaged here: certainly refused there.
+    // A frame that is damaged here is certainly refused by the server.
     let mut damaged = Spool::new(id(), 1 << 20);
     let mut bytes = frame(1, NOW_MS).to_vec();
     if let Some(last) = bytes.last_mut() {
@@ -95,16 +95,16 @@ fn a_frame_that_may_have_been_refused_is_not_taken_for_durable() {
     damaged.resume(sequence(1), &welcome());
     assert_eq!(send_all(&mut damaged), [1]);
 
-    // Never sent by this process: nobody here knows what it was held against.
+    // A frame that this process never sent: the limits that it was checked against are not known.
     let mut unsent = spool(&[(1, NOW_MS)]);
     unsent.resume(sequence(1), &welcome());
     assert_eq!(send_all(&mut unsent), [1]);
 }
 
 proptest! {
-    /// Against a model: a map of what waits.
+    /// Compares the spool with a model, the set of frames without a response.
     #[test]
-    fn keeps_what_has_no_answer(steps in proptest::collection::vec((0_u8..5, 0_u64..40), 0..60)) {
+    fn the_spool_keeps_frames_without_a_response(steps in proptest::collection::vec((0_u8..5, 0_u64..40), 0..60)) {
         let mut spool = Spool::new(id(), 1 << 20);
         let mut model = std::collections::BTreeSet::new();
         let (mut last, mut sent_up_to) = (0, 0);

@@ -1,5 +1,5 @@
-//! Messages come back as they went, however the bytes are cut; damaged ones never panic and never take memory that
-//! is not there.
+//! Messages survive encoding and decoding, however the bytes are split. Damaged messages never panic, and never
+//! allocate more memory than their bytes need.
 
 use super::*;
 use proptest::prelude::*;
@@ -43,10 +43,11 @@ fn messages() -> impl Strategy<Value = Message> {
     ]
 }
 
-/// Everything that a reader tells of these bytes when they come in pieces of these lengths, again and again.
+/// Reads bytes that arrive in pieces whose lengths repeat those of `pieces`. Returns the items, the error, and the peak
+/// memory.
 fn read(bytes: &[u8], pieces: &[usize]) -> (Vec<Received>, Option<ProtocolError>, usize) {
     let mut reader = MessageReader::with_frames(FRAME_BYTES_MAX);
-    let mut told = Vec::new();
+    let mut items = Vec::new();
     let mut memory_bytes_max = 0;
     let mut rest = bytes;
     let mut lengths = pieces.iter().copied().cycle();
@@ -55,22 +56,22 @@ fn read(bytes: &[u8], pieces: &[usize]) -> (Vec<Received>, Option<ProtocolError>
         let mut piece = &rest[..n];
         rest = &rest[n..];
         loop {
-            let answer = reader.next(&mut piece);
+            let result = reader.next(&mut piece);
             memory_bytes_max = memory_bytes_max.max(reader.memory_bytes());
-            match answer {
-                Ok(Some(received)) => told.push(received),
+            match result {
+                Ok(Some(received)) => items.push(received),
                 Ok(None) => break,
-                Err(error) => return (told, Some(error), memory_bytes_max),
+                Err(error) => return (items, Some(error), memory_bytes_max),
             }
         }
-        assert!(piece.is_empty(), "a reader that wants more has taken all");
+        assert!(piece.is_empty(), "a reader that needs more has consumed all");
     }
-    (told, None, memory_bytes_max)
+    (items, None, memory_bytes_max)
 }
 
 proptest! {
     #[test]
-    fn messages_come_back(
+    fn messages_round_trip(
         sent in proptest::collection::vec(messages(), 0..8),
         pieces in proptest::collection::vec(1_usize..700, 1..6),
     ) {
@@ -78,25 +79,25 @@ proptest! {
         for message in &sent {
             message.encode(&mut bytes);
         }
-        let (told, error, _) = read(&bytes, &pieces);
+        let (items, error, _) = read(&bytes, &pieces);
         prop_assert_eq!(error, None);
-        prop_assert_eq!(told, sent.into_iter().map(Received::Message).collect::<Vec<_>>());
+        prop_assert_eq!(items, sent.into_iter().map(Received::Message).collect::<Vec<_>>());
     }
 
     #[test]
-    fn arbitrary_bytes_in_arbitrary_pieces(
+    fn results_do_not_depend_on_the_pieces(
         bytes in proptest::collection::vec(any::<u8>(), 0..3000),
         pieces in proptest::collection::vec(1_usize..700, 1..6),
     ) {
-        let whole = read(&bytes, &[]);
-        let cut = read(&bytes, &pieces);
-        prop_assert_eq!((&whole.0, &whole.1), (&cut.0, &cut.1));
-        prop_assert!(cut.2 <= 8 + CONTROL_BYTES_MAX as usize);
+        let unsplit = read(&bytes, &[]);
+        let split = read(&bytes, &pieces);
+        prop_assert_eq!((&unsplit.0, &unsplit.1), (&split.0, &split.1));
+        prop_assert!(split.2 <= 8 + CONTROL_BYTES_MAX as usize);
     }
 
-    /// Valid messages with a few bytes changed get deeper than noise does.
+    /// Valid messages with a few changed bytes reach code that random bytes do not.
     #[test]
-    fn damaged_messages(
+    fn results_for_damaged_messages_do_not_depend_on_the_pieces(
         sent in proptest::collection::vec(messages(), 1..5),
         damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4),
         pieces in proptest::collection::vec(1_usize..300, 1..6),
@@ -109,38 +110,38 @@ proptest! {
             let index = index.index(bytes.len());
             bytes[index] = value;
         }
-        let whole = read(&bytes, &[]);
-        let cut = read(&bytes, &pieces);
-        prop_assert_eq!((&whole.0, &whole.1), (&cut.0, &cut.1));
-        prop_assert!(cut.2 <= 8 + CONTROL_BYTES_MAX as usize);
+        let unsplit = read(&bytes, &[]);
+        let split = read(&bytes, &pieces);
+        prop_assert_eq!((&unsplit.0, &unsplit.1), (&split.0, &split.1));
+        prop_assert!(split.2 <= 8 + CONTROL_BYTES_MAX as usize);
     }
 }
 
 #[test]
 fn a_frame_head_is_the_start_of_its_message() {
     let (sequence, frame) = (FrameSequence::new(0x0102_0304), Bytes::from_static(b"frame"));
-    let whole = Message::Frame { sequence, frame: frame.clone() }.to_bytes();
-    assert_eq!(whole, [&frame_head(sequence, frame.len())[..], &frame[..]].concat());
+    let message = Message::Frame { sequence, frame: frame.clone() }.to_bytes();
+    assert_eq!(message, [&frame_head(sequence, frame.len())[..], &frame[..]].concat());
 }
 
 #[test]
-fn a_frame_too_large_is_passed_over_without_memory() {
+fn a_frame_too_large_is_skipped_without_memory() {
     let sequence = FrameSequence::new(7);
     let mut bytes = BytesMut::new();
     let large = vec![0; 1_000_000];
     Message::Frame { sequence, frame: large.into() }.encode(&mut bytes);
     Message::Ack { up_to: sequence }.encode(&mut bytes);
-    let (told, error, memory_bytes) = read(&bytes, &[1000]);
+    let (items, error, memory_bytes) = read(&bytes, &[1000]);
     assert_eq!(error, None);
     let after = Received::Message(Message::Ack { up_to: sequence });
-    assert_eq!(told, [Received::TooLarge { sequence, bytes: 1_000_000 }, after]);
+    assert_eq!(items, [Received::TooLarge { sequence, bytes: 1_000_000 }, after]);
     assert!(memory_bytes < 100, "{memory_bytes}");
 
-    // At the limit it is a frame, one byte past it is not.
-    for (length, fits) in [(FRAME_BYTES_MAX, true), (FRAME_BYTES_MAX + 1, false)] {
+    // A frame at the limit is accepted, one byte more is not.
+    for (length, accepted) in [(FRAME_BYTES_MAX, true), (FRAME_BYTES_MAX + 1, false)] {
         let message = Message::Frame { sequence, frame: vec![1; length as usize].into() };
-        let (told, ..) = read(&message.to_bytes(), &[3]);
-        assert_eq!(told == [Received::Message(message)], fits);
+        let (items, ..) = read(&message.to_bytes(), &[3]);
+        assert_eq!(items == [Received::Message(message)], accepted);
     }
 }
 
@@ -149,11 +150,11 @@ fn a_claim_of_gigabytes_reserves_nothing() {
     let mut reader = MessageReader::with_frames(u32::MAX);
     let claim = frame_head(FrameSequence::new(1), 4_000_000_000);
     assert_eq!(reader.next(&mut &claim[..]), Ok(None));
-    assert!(reader.memory_bytes() <= COLLECTED_BYTES_FREE);
+    assert!(reader.memory_bytes() <= UNRESERVED_BYTES_MAX);
 }
 
 #[test]
-fn what_may_not_be() {
+fn invalid_messages_are_errors() {
     let error = |bytes: &[u8]| read(bytes, &[]).1.expect("an error");
     assert_eq!(error(&[0; 5]), ProtocolError::Length { kind: 0, length: 0 }, "zeroed bytes");
     assert_eq!(error(&[1, 0, 0, 0, 0]), ProtocolError::UnknownKind(0));
@@ -168,26 +169,26 @@ fn what_may_not_be() {
     assert_eq!(
         MessageReader::without_frames().next(&mut &zero[..]),
         Err(ProtocolError::Unexpected(FRAME)),
-        "a client takes no frames"
+        "a client accepts no frames"
     );
 }
 
 #[test]
-fn later_versions_may_add_fields() {
+fn unknown_fields_at_the_end_are_skipped() {
     let mut longer = Message::Opened { durable: FrameSequence::new(3) }.to_bytes().to_vec();
     longer[0] += 2;
     longer.extend([1, 2]);
-    let (told, error, _) = read(&longer, &[]);
-    assert_eq!((told, error), (vec![Received::Message(Message::Opened { durable: FrameSequence::new(3) })], None));
+    let (items, error, _) = read(&longer, &[]);
+    assert_eq!((items, error), (vec![Received::Message(Message::Opened { durable: FrameSequence::new(3) })], None));
 }
 
 #[test]
-fn a_long_detail_is_cut_between_characters() {
+fn a_long_detail_is_truncated_between_characters() {
     let detail = "é".repeat(200);
     let message = Message::Refused { sequence: FrameSequence::new(1), code: RefusalCode::Malformed, detail };
-    let (told, error, _) = read(&message.to_bytes(), &[]);
+    let (items, error, _) = read(&message.to_bytes(), &[]);
     assert_eq!(error, None);
-    match &told[..] {
+    match &items[..] {
         [Received::Message(Message::Refused { detail, .. })] => assert_eq!(detail, &"é".repeat(128)),
         other => panic!("{other:?}"),
     }

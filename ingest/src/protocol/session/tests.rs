@@ -1,4 +1,4 @@
-//! Both ends' rules, and that neither cares how its bytes are cut.
+//! Rules of both ends, which must not depend on how the bytes are split.
 
 use super::*;
 use crate::protocol::{ProtocolVersion, frame_head};
@@ -34,7 +34,7 @@ fn bytes_of(messages: &[Message]) -> BytesMut {
     out
 }
 
-fn cut<'a>(bytes: &'a [u8], pieces: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+fn split<'a>(bytes: &'a [u8], pieces: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     let mut rest = bytes;
     let mut lengths = pieces.iter().copied().cycle();
     std::iter::from_fn(move || {
@@ -45,36 +45,36 @@ fn cut<'a>(bytes: &'a [u8], pieces: &'a [usize]) -> impl Iterator<Item = &'a [u8
     })
 }
 
-fn serve(bytes: &[u8], pieces: &[usize]) -> (Vec<ServerEvent>, Result<(), ProtocolError>, usize) {
+fn run_server(bytes: &[u8], pieces: &[usize]) -> (Vec<ServerEvent>, Result<(), ProtocolError>, usize) {
     let mut session = server();
-    let (mut told, mut memory_bytes_max) = (Vec::new(), 0);
-    for mut piece in cut(bytes, pieces) {
+    let (mut events, mut memory_bytes_max) = (Vec::new(), 0);
+    for mut piece in split(bytes, pieces) {
         loop {
             let event = session.receive(Duration::ZERO, &mut piece);
             memory_bytes_max = memory_bytes_max.max(session.memory_bytes());
             match event {
-                Ok(Some(event)) => told.push(event),
+                Ok(Some(event)) => events.push(event),
                 Ok(None) => break,
-                Err(error) => return (told, Err(error), memory_bytes_max),
+                Err(error) => return (events, Err(error), memory_bytes_max),
             }
         }
     }
-    (told, session.end(), memory_bytes_max)
+    (events, session.end(), memory_bytes_max)
 }
 
-fn listen(bytes: &[u8], pieces: &[usize], sent: u64) -> (Vec<ClientEvent>, Result<(), ProtocolError>) {
+fn run_client(bytes: &[u8], pieces: &[usize], sent: u64) -> (Vec<ClientEvent>, Result<(), ProtocolError>) {
     let mut session = ClientSession::new();
-    let mut told = Vec::new();
-    for mut piece in cut(bytes, pieces) {
+    let mut events = Vec::new();
+    for mut piece in split(bytes, pieces) {
         loop {
             match session.receive(FrameSequence::new(sent), &mut piece) {
-                Ok(Some(event)) => told.push(event),
+                Ok(Some(event)) => events.push(event),
                 Ok(None) => break,
-                Err(error) => return (told, Err(error)),
+                Err(error) => return (events, Err(error)),
             }
         }
     }
-    (told, Ok(()))
+    (events, Ok(()))
 }
 
 fn scripts() -> impl Strategy<Value = BytesMut> {
@@ -90,8 +90,8 @@ fn scripts() -> impl Strategy<Value = BytesMut> {
         }),
     ];
     let damage = proptest::option::of((any::<proptest::sample::Index>(), any::<u8>()));
-    (proptest::collection::vec(step, 0..12), any::<bool>(), damage).prop_map(|(mut steps, proper, damage)| {
-        if proper {
+    (proptest::collection::vec(step, 0..12), any::<bool>(), damage).prop_map(|(mut steps, starts_with_open, damage)| {
+        if starts_with_open {
             steps.insert(0, open());
         } else {
             steps.insert(0, Message::Opened { durable: FrameSequence::ZERO });
@@ -107,23 +107,26 @@ fn scripts() -> impl Strategy<Value = BytesMut> {
 
 proptest! {
     #[test]
-    fn the_cutting_does_not_matter(bytes in scripts(), pieces in proptest::collection::vec(1_usize..200, 1..5)) {
-        let (whole, pieced) = (serve(&bytes, &[]), serve(&bytes, &pieces));
-        prop_assert_eq!((&whole.0, &whole.1), (&pieced.0, &pieced.1));
+    fn results_do_not_depend_on_the_pieces(
+        bytes in scripts(),
+        pieces in proptest::collection::vec(1_usize..200, 1..5),
+    ) {
+        let (unsplit, split) = (run_server(&bytes, &[]), run_server(&bytes, &pieces));
+        prop_assert_eq!((&unsplit.0, &unsplit.1), (&split.0, &split.1));
         let control_bytes_max = usize::try_from(crate::CONTROL_BYTES_MAX).expect("a kibibyte");
-        prop_assert!(pieced.2 <= 8 + control_bytes_max);
-        prop_assert_eq!(listen(&bytes, &[], 8), listen(&bytes, &pieces, 8));
+        prop_assert!(split.2 <= 8 + control_bytes_max);
+        prop_assert_eq!(run_client(&bytes, &[], 8), run_client(&bytes, &pieces, 8));
 
-        // What is told keeps the rules, whatever was said.
-        let numbers: Vec<_> = whole.0.iter().filter_map(|event| match event {
+        // The events keep the rules, whatever the other end sent.
+        let numbers: Vec<_> = unsplit.0.iter().filter_map(|event| match event {
             ServerEvent::Frame { sequence, .. } | ServerEvent::TooLarge { sequence, .. } => Some(*sequence),
             ServerEvent::Open { .. } => None,
         }).collect();
         prop_assert!(numbers.is_sorted_by(|a, b| a < b));
-        let opens: Vec<_> = whole.0.iter().map(|event| matches!(event, ServerEvent::Open { .. })).collect();
+        let opens: Vec<_> = unsplit.0.iter().map(|event| matches!(event, ServerEvent::Open { .. })).collect();
         prop_assert!(opens.iter().enumerate().all(|(index, opens)| *opens == (index == 0)));
-        let (heard, _) = listen(&bytes, &[], 8);
-        let acks: Vec<_> = heard.iter().filter_map(|event| match event {
+        let (received, _) = run_client(&bytes, &[], 8);
+        let acks: Vec<_> = received.iter().filter_map(|event| match event {
             ClientEvent::Acknowledged { up_to } => Some(up_to.get()),
             _ => None,
         }).collect();
@@ -131,15 +134,15 @@ proptest! {
     }
 
     #[test]
-    fn noise_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
-        let _ = serve(&bytes, &[7]);
-        let _ = listen(&bytes, &[7], 8);
+    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        let _ = run_server(&bytes, &[7]);
+        let _ = run_client(&bytes, &[7], 8);
         let _ = WelcomeSession::new().receive(&mut &bytes[..]);
     }
 }
 
 #[test]
-fn what_a_server_does_not_take() {
+fn a_server_rejects_violations() {
     let cases: [(&[Message], ProtocolError); 5] = [
         (&[frame(1, 10)], ProtocolError::Unexpected(4)),
         (&[open(), open()], ProtocolError::Unexpected(2)),
@@ -148,16 +151,16 @@ fn what_a_server_does_not_take() {
         (&[open(), frame(2, 1000), frame(1, 10)], ProtocolError::Sequence { last: 2, found: 1 }),
     ];
     for (messages, expected) in cases {
-        assert_eq!(serve(&bytes_of(messages), &[]).1, Err(expected), "{messages:?}");
+        assert_eq!(run_server(&bytes_of(messages), &[]).1, Err(expected), "{messages:?}");
     }
-    assert_eq!(serve(&[], &[]).1, Err(ProtocolError::Truncated), "a stream without `open`");
+    assert_eq!(run_server(&[], &[]).1, Err(ProtocolError::Truncated), "a stream without `open`");
     let bytes = bytes_of(&[open(), frame(1, 10)]);
-    assert_eq!(serve(&bytes, &[]).1, Ok(()));
-    assert_eq!(serve(&bytes[..bytes.len() - 1], &[]).1, Err(ProtocolError::Truncated));
+    assert_eq!(run_server(&bytes, &[]).1, Ok(()));
+    assert_eq!(run_server(&bytes[..bytes.len() - 1], &[]).1, Err(ProtocolError::Truncated));
 }
 
 #[test]
-fn what_a_client_does_not_take() {
+fn a_client_rejects_violations() {
     let opened = Message::Opened { durable: FrameSequence::new(3) };
     let cases: [(&[Message], ProtocolError); 5] = [
         (&[ack(1)], ProtocolError::Unexpected(5)),
@@ -167,30 +170,30 @@ fn what_a_client_does_not_take() {
         (&[opened, ack(2), ack(2)], ProtocolError::Sequence { last: 2, found: 2 }),
     ];
     for (messages, expected) in cases {
-        assert_eq!(listen(&bytes_of(messages), &[], 8).1, Err(expected), "{messages:?}");
+        assert_eq!(run_client(&bytes_of(messages), &[], 8).1, Err(expected), "{messages:?}");
     }
 }
 
 #[test]
-fn deadlines() {
+fn deadlines_of_open_and_of_messages() {
     let at = Duration::from_secs;
     let mut session = server();
     assert_eq!(session.deadline(), Some(at(5)), "for `open`");
     let opening = open().to_bytes();
     assert_eq!(session.receive(at(1), &mut &opening[..6]), Ok(None));
-    assert_eq!(session.deadline(), Some(at(5)), "however it trickles in");
+    assert_eq!(session.deadline(), Some(at(5)), "however slowly it arrives");
     assert!(session.receive(at(2), &mut &opening[6..]).expect("fine").is_some());
     assert_eq!(session.deadline(), None, "between messages");
 
-    let whole = frame(1, 50).to_bytes();
-    assert_eq!(session.receive(at(10), &mut &whole[..1]), Ok(None));
+    let first = frame(1, 50).to_bytes();
+    assert_eq!(session.receive(at(10), &mut &first[..1]), Ok(None));
     assert_eq!(session.deadline(), Some(at(17)), "from the first byte");
-    assert_eq!(session.receive(at(12), &mut &whole[1..20]), Ok(None));
-    assert_eq!(session.deadline(), Some(at(17)), "bytes that come do not extend it");
-    assert!(session.receive(at(13), &mut &whole[20..]).expect("fine").is_some());
+    assert_eq!(session.receive(at(12), &mut &first[1..20]), Ok(None));
+    assert_eq!(session.deadline(), Some(at(17)), "further bytes do not extend it");
+    assert!(session.receive(at(13), &mut &first[20..]).expect("fine").is_some());
     assert_eq!(session.deadline(), None);
 
-    // The end of one and the start of the next in one piece: the next has its own time.
+    // A piece with the end of one message and the start of the next: the next has a deadline of its own.
     let (second, third) = (frame(2, 50).to_bytes(), frame(3, 50).to_bytes());
     assert_eq!(session.receive(at(20), &mut &second[..30]), Ok(None));
     let joined = [&second[30..], &third[..9]].concat();
@@ -199,7 +202,7 @@ fn deadlines() {
     assert_eq!(session.receive(at(26), &mut input), Ok(None));
     assert_eq!(session.deadline(), Some(at(33)));
 
-    // A frame that is passed over has no more time than another.
+    // A frame that is skipped has no more time than another.
     let mut session = server();
     let mut start = bytes_of(&[open()]).to_vec();
     start.extend(frame_head(FrameSequence::new(1), 1_000_000));
@@ -211,7 +214,7 @@ fn deadlines() {
 }
 
 #[test]
-fn a_welcome_and_nothing_else() {
+fn a_welcome_session_accepts_only_a_welcome() {
     let welcome = Welcome {
         version: ProtocolVersion::CURRENT,
         channel_code_max: 8,

@@ -1,4 +1,4 @@
-//! One gateway and one organisation get their part and no more, whoever waits is served, and all of it comes back.
+//! One gateway and one organisation get their part and no more, waiting tasks are served, and all bytes are released.
 
 use std::future::Future;
 use std::pin::pin;
@@ -19,9 +19,9 @@ fn gateway(org: u64, gateway: u64) -> Option<GatewayIdentity> {
     Some(GatewayIdentity { org, gateway })
 }
 
-/// Everything that this share gets, one item after the other.
-fn take_all(share: &Share, stage: Stage, bytes: usize) -> Vec<Held> {
-    std::iter::from_fn(|| share.try_hold(stage, bytes)).collect()
+/// Reserves items until the share gets no more.
+fn reserve_all(share: &Share, stage: Stage, bytes: usize) -> Vec<Reservation> {
+    std::iter::from_fn(|| share.try_reserve(stage, bytes)).collect()
 }
 
 fn poll<T>(future: impl Future<Output = T>) -> Poll<T> {
@@ -31,36 +31,36 @@ fn poll<T>(future: impl Future<Output = T>) -> Poll<T> {
 #[test]
 fn a_gateway_gets_a_sixteenth_and_an_organisation_half() {
     let budget = Budget::new(&limits());
-    let item = limits().collected_bytes_max();
+    let item = limits().incomplete_frame_bytes_max();
     let first = budget.share(gateway(1, 1));
-    let held = take_all(&first, Stage::Receiving, item);
+    let held = reserve_all(&first, Stage::Receiving, item);
     assert_eq!(held.len(), MIB / item, "a sixteenth of a quarter of 64 MiB");
-    // Another connection of the same gateway has the same share, and another stage is another matter.
+    // Another connection of the same gateway uses the same permits; another stage has bytes of its own.
     let again = budget.share(gateway(1, 1));
-    assert!(again.try_hold(Stage::Receiving, item).is_none());
-    assert!(again.try_hold(Stage::Decoded, item).is_some());
+    assert!(again.try_reserve(Stage::Receiving, item).is_none());
+    assert!(again.try_reserve(Stage::Decoded, item).is_some());
 
     let others: Vec<Share> = (2..=32).map(|number| budget.share(gateway(1, number))).collect();
-    let theirs: Vec<Held> = others.iter().flat_map(|share| take_all(share, Stage::Receiving, item)).collect();
+    let theirs: Vec<Reservation> = others.iter().flat_map(|share| reserve_all(share, Stage::Receiving, item)).collect();
     let org = (held.len() + theirs.len()) * item;
     assert!(org <= 8 * MIB && org > 7 * MIB, "{org}");
     assert_eq!(budget.held(Stage::Receiving), org);
 
     let stranger = budget.share(gateway(2, 1));
-    assert_eq!(take_all(&stranger, Stage::Receiving, item).len(), MIB / item, "another organisation has its own");
-    // All who are refused have one share together.
+    assert_eq!(reserve_all(&stranger, Stage::Receiving, item).len(), MIB / item, "another organisation has its own");
+    // All refused connections use the same permits.
     let (refused, refused_too) = (budget.share(None), budget.share(None));
-    let some = take_all(&refused, Stage::Receiving, item);
+    let some = reserve_all(&refused, Stage::Receiving, item);
     assert_eq!(some.len(), MIB / item);
-    assert!(refused_too.try_hold(Stage::Receiving, item).is_none());
+    assert!(refused_too.try_reserve(Stage::Receiving, item).is_none());
 }
 
 #[test]
-fn all_together_get_what_there_is() {
+fn all_gateways_together_get_the_whole_stage() {
     let budget = Budget::new(&limits());
-    let item = limits().collected_bytes_max();
+    let item = limits().incomplete_frame_bytes_max();
     let shares: Vec<Share> = (1..=40).map(|number| budget.share(gateway(number, number))).collect();
-    let held: Vec<Held> = shares.iter().flat_map(|share| take_all(share, Stage::Receiving, item)).collect();
+    let held: Vec<Reservation> = shares.iter().flat_map(|share| reserve_all(share, Stage::Receiving, item)).collect();
     let all = held.len() * item;
     assert!(all <= 16 * MIB && all > 15 * MIB, "{all}");
 }
@@ -75,32 +75,32 @@ fn the_largest_item_fits_the_smallest_memory() {
     let budget = Budget::new(&limits);
     let share = budget.share(gateway(1, 1));
     for (stage, bytes) in [
-        (Stage::Windows, limits.window_beyond_bytes() as usize),
-        (Stage::Receiving, limits.collected_bytes_max()),
-        (Stage::Decoded, limits.decoded_bytes_max()),
+        (Stage::Windows, limits.extra_window_bytes() as usize),
+        (Stage::Receiving, limits.incomplete_frame_bytes_max()),
+        (Stage::Decoded, limits.decoded_frame_bytes_max()),
     ] {
-        assert!(share.try_hold(stage, bytes).is_some(), "{stage:?}");
+        assert!(share.try_reserve(stage, bytes).is_some(), "{stage:?}");
     }
 }
 
 #[test]
-fn who_waits_is_served_in_order_and_nothing_is_lost() {
+fn waiting_tasks_are_served_in_order_and_no_bytes_are_lost() {
     let budget = Budget::new(&limits());
-    let item = limits().collected_bytes_max();
+    let item = limits().incomplete_frame_bytes_max();
     let share = budget.share(gateway(1, 1));
-    let mut held = take_all(&share, Stage::Receiving, item);
+    let mut held = reserve_all(&share, Stage::Receiving, item);
     {
-        let mut waits = pin!(share.hold(Stage::Receiving, item));
+        let mut waits = pin!(share.reserve(Stage::Receiving, item));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waits.as_mut().poll(&mut context).is_pending());
         held.pop();
-        // It was there first.
-        assert!(share.try_hold(Stage::Receiving, item).is_none());
+        // The waiting task is first.
+        assert!(share.try_reserve(Stage::Receiving, item).is_none());
         assert!(waits.as_mut().poll(&mut context).is_ready());
     }
-    // What gave up waiting holds nothing.
-    held.push(share.try_hold(Stage::Receiving, item).expect("given back"));
-    assert!(poll(share.hold(Stage::Receiving, item)).is_pending());
+    // A task that gave up waiting holds nothing.
+    held.push(share.try_reserve(Stage::Receiving, item).expect("released"));
+    assert!(poll(share.reserve(Stage::Receiving, item)).is_pending());
     drop(held);
     assert_eq!(budget.held(Stage::Receiving), 0);
     drop(share);

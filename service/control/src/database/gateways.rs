@@ -1,12 +1,15 @@
 //! Gateways: the devices that forward readings, each known by its client certificate's fingerprint.
 
+use serde_json::json;
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
 use storage_format::{GatewayId, Millis, OrgId};
 
-use super::{
-    Control, Standing, cannot_read, cannot_write, check_name, is_unique_violation, parse_column, parse_time, random_id,
-};
+use super::doors::{Act, Entry};
+use super::orgs::{self, Org};
+use super::{Control, cannot_read, cannot_write, check_name, parse_column, parse_time, random_id, taken_or};
+use crate::Caller;
+use crate::enrolment::{Identity, NewGateway};
 use crate::error::{Context, Error, ErrorKind, Result, Subject};
 
 /// A gateway.
@@ -30,35 +33,23 @@ pub struct Gateway {
     pub revoked: Option<Millis>,
 }
 
-/// What an enrolment adds.
-#[derive(Debug, Clone, Copy)]
-pub struct NewGateway<'a> {
-    /// The id that the certificate carries.
-    pub id: GatewayId,
-    /// Whose it is.
-    pub org: OrgId,
-    /// What people call it.
-    pub name: &'a str,
-    /// SHA-256 of its certificate.
-    pub fingerprint: [u8; 32],
-    /// When its certificate ends.
-    pub expires: Millis,
-}
+const ALL: &str = "SELECT gateways.id, org, orgs.name AS org_name, gateways.name, fingerprint, gateways.created_ms,
+    expires_ms, revoked_ms FROM gateways JOIN orgs ON orgs.id = org ORDER BY org_name, gateways.name, revoked_ms";
 
-const COLUMNS: &str = "SELECT gateways.id, org, orgs.name AS org_name, gateways.name, fingerprint,
-    gateways.created_ms, expires_ms, revoked_ms FROM gateways JOIN orgs ON orgs.id = org ORDER BY org_name, gateways.name, revoked_ms";
+const ORG_BY_NAME: &str = "SELECT id, name, created_ms, suspended_ms FROM orgs WHERE name = ?";
+
+const NAME_IN_USE: &str = "SELECT id FROM gateways WHERE org = ? AND name = ? AND revoked_ms IS NULL";
 
 fn from_row(row: &SqliteRow) -> Result<Gateway> {
     let revoked: Option<i64> = row.get("revoked_ms");
     let fingerprint: &[u8] = row.get("fingerprint");
+    let no_fingerprint = || "the control database holds a fingerprint that is none".to_owned();
     Ok(Gateway {
         id: parse_column(row.get("id"))?,
         org: parse_column(row.get("org"))?,
         org_name: row.get("org_name"),
         name: row.get("name"),
-        fingerprint: fingerprint.try_into().context_as(ErrorKind::Corrupt, Subject::Database, || {
-            "the control database holds a fingerprint that is none".to_owned()
-        })?,
+        fingerprint: fingerprint.try_into().context_as(ErrorKind::Corrupt, Subject::Database, no_fingerprint)?,
         created: parse_time(row.get("created_ms"))?,
         expires: parse_time(row.get("expires_ms"))?,
         revoked: revoked.map(parse_time).transpose()?,
@@ -72,63 +63,37 @@ fn taken(name: &str) -> Error {
 
 impl Control {
     /// A fresh id for a gateway.
-    ///
-    /// # Errors
-    /// When the operating system gives no random numbers.
-    pub fn new_gateway_id() -> Result<GatewayId> {
+    pub(crate) fn new_gateway_id() -> Result<GatewayId> {
         GatewayId::new(random_id()?).context(|| "a random id was zero".to_owned())
     }
 
-    /// Checks, before a certificate is made, that a gateway of this name can be added.
-    ///
-    /// # Errors
-    /// When the name is none or taken.
-    pub async fn check_gateway_name(&self, org: OrgId, name: &str) -> Result<()> {
-        check_name(Subject::Gateway, name)?;
-        let query = "SELECT 1 FROM gateways WHERE org = ? AND name = ? AND revoked_ms IS NULL";
-        let row = sqlx::query(query).bind(org.to_string()).bind(name).fetch_optional(&self.pool).await;
-        if row.map_err(cannot_read)?.is_some() { Err(taken(name)) } else { Ok(()) }
-    }
-
-    /// Adds a gateway: from now on its certificate is known.
-    ///
-    /// # Errors
-    /// When the name is taken, or the database cannot be written.
-    pub async fn add_gateway(&self, gateway: NewGateway<'_>, now: Millis) -> Result<()> {
-        self.add_gateways(&[gateway], now).await
-    }
-
-    /// Adds all of these gateways, or none: one act, and one sync, for many.
-    ///
-    /// # Errors
-    /// As [`Self::add_gateway`].
-    pub async fn add_gateways(&self, gateways: &[NewGateway<'_>], now: Millis) -> Result<()> {
-        let mut act = self.begin().await?;
+    /// Adds all of these gateways, or none. `issue` makes an identity once its name is known to be free; `keep` gets all
+    /// of them before the act is committed.
+    pub(crate) async fn add_gateways(
+        &self,
+        caller: &Caller,
+        gateways: &[NewGateway<'_>],
+        now: Millis,
+        issue: impl Fn(&Org, &NewGateway<'_>) -> Result<Identity>,
+        keep: impl FnOnce(&[Identity]) -> Result<()>,
+    ) -> Result<Vec<Identity>> {
+        let mut act = self.doors.act(caller, now).await?;
+        let mut identities = Vec::with_capacity(gateways.len());
         for gateway in gateways {
-            self.insert_gateway(&mut act, gateway, now).await?;
+            check_name(Subject::Gateway, gateway.name)?;
+            let org = act.look_up(sqlx::query(ORG_BY_NAME).bind(gateway.org.to_owned())).await?;
+            let org = orgs::from_row(&org.ok_or_else(|| orgs::not_found(gateway.org))?)?;
+            let in_use = sqlx::query(NAME_IN_USE).bind(org.id.to_string()).bind(gateway.name.to_owned());
+            if act.look_up(in_use).await?.is_some() {
+                return Err(taken(gateway.name));
+            }
+            let identity = issue(&org, gateway)?;
+            insert(&mut act, &identity, now).await?;
+            identities.push(identity);
         }
-        act.commit().await.map_err(cannot_write)
-    }
-
-    async fn insert_gateway(&self, act: &mut SqliteConnection, gateway: &NewGateway<'_>, now: Millis) -> Result<()> {
-        check_name(Subject::Gateway, gateway.name)?;
-        let insert =
-            "INSERT INTO gateways (id, org, name, fingerprint, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)";
-        let done = sqlx::query(insert)
-            .bind(gateway.id.to_string())
-            .bind(gateway.org.to_string())
-            .bind(gateway.name)
-            .bind(gateway.fingerprint.as_slice())
-            .bind(now.get())
-            .bind(gateway.expires.get())
-            .execute(&mut *act)
-            .await;
-        done.map_err(|error| match is_unique_violation(&error) {
-            true => taken(gateway.name),
-            false => cannot_write(error),
-        })?;
-        let detail = format!("gateway {}", gateway.id);
-        self.record(act, now, "gateway enroll", Some(gateway.org), &detail).await
+        keep(&identities)?;
+        act.commit().await?;
+        Ok(identities)
     }
 
     /// All gateways, by organisation and name.
@@ -136,58 +101,53 @@ impl Control {
     /// # Errors
     /// When the database cannot be read.
     pub async fn gateways(&self) -> Result<Vec<Gateway>> {
-        sqlx::query(COLUMNS).fetch_all(&self.pool).await.map_err(cannot_read)?.iter().map(from_row).collect()
+        let rows = sqlx::query(ALL).fetch_all(self.doors.readers()).await;
+        rows.map_err(cannot_read)?.iter().map(from_row).collect()
     }
 
-    /// Takes a gateway's certificate back.
+    /// Revokes a gateway's certificate.
     ///
     /// # Errors
     /// When the organisation has no such gateway, or the database cannot be written.
-    pub async fn revoke_gateway(&self, org: OrgId, name: &str, now: Millis) -> Result<GatewayId> {
-        let mut act = self.begin().await?;
-        let query = "UPDATE gateways SET revoked_ms = ? WHERE org = ? AND name = ? AND revoked_ms IS NULL RETURNING id";
-        let row = sqlx::query(query).bind(now.get()).bind(org.to_string()).bind(name).fetch_optional(&mut *act).await;
-        let Some(row) = row.map_err(cannot_write)? else {
+    pub async fn revoke_gateway(&self, caller: &Caller, org: OrgId, name: &str, now: Millis) -> Result<GatewayId> {
+        let mut act = self.doors.act(caller, now).await?;
+        let row = act.look_up(sqlx::query(NAME_IN_USE).bind(org.to_string()).bind(name.to_owned())).await?;
+        let Some(row) = row else {
             let message = format!("the organisation has no gateway named {name} that is not revoked");
             return Err(Error::new(ErrorKind::NotFound, Subject::Gateway, message));
         };
         let id: GatewayId = parse_column(row.get("id"))?;
-        self.record(&mut act, now, "gateway revoke", Some(org), &format!("gateway {id}")).await?;
-        act.commit().await.map_err(cannot_write)?;
+        let update =
+            sqlx::query("UPDATE gateways SET revoked_ms = ? WHERE id = ?").bind(now.get()).bind(id.to_string());
+        let entry = Entry {
+            action: "gateway.revoke",
+            target: json!({"gateway": id.to_string()}),
+            org: Some(org),
+            before: Some(json!({"revoked": null})),
+            after: Some(json!({"revoked": now.to_string()})),
+        };
+        act.change(update, entry).await.map_err(cannot_write)?;
+        act.commit().await?;
         Ok(id)
     }
+}
 
-    /// Who has the certificate of this fingerprint, and how they stand; `None` for an unknown one.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn gateway_standing(&self, fingerprint: &[u8; 32]) -> Result<Option<(GatewayId, Millis, Standing)>> {
-        let query = "SELECT gateways.id, org, expires_ms, revoked_ms, suspended_ms FROM gateways
-            JOIN orgs ON orgs.id = org WHERE fingerprint = ?";
-        let row = sqlx::query(query).bind(fingerprint.as_slice()).fetch_optional(&self.pool).await;
-        let Some(row) = row.map_err(cannot_read)? else { return Ok(None) };
-        let (revoked, suspended): (Option<i64>, Option<i64>) = (row.get("revoked_ms"), row.get("suspended_ms"));
-        let standing = match (revoked, suspended) {
-            (Some(_), _) => Standing::Revoked,
-            (None, Some(_)) => Standing::Suspended,
-            (None, None) => Standing::Good(parse_column(row.get("org"))?),
-        };
-        Ok(Some((parse_column(row.get("id"))?, parse_time(row.get("expires_ms"))?, standing)))
-    }
-
-    /// The gateways from which nothing is accepted any more although a connection of theirs may still be open.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn gateways_shut_out(&self) -> Result<Vec<(GatewayId, Standing)>> {
-        let query = "SELECT gateways.id, revoked_ms FROM gateways JOIN orgs ON orgs.id = org
-            WHERE revoked_ms IS NOT NULL OR suspended_ms IS NOT NULL";
-        let mut shut_out = Vec::new();
-        for row in sqlx::query(query).fetch_all(&self.pool).await.map_err(cannot_read)? {
-            let revoked: Option<i64> = row.get("revoked_ms");
-            let standing = if revoked.is_some() { Standing::Revoked } else { Standing::Suspended };
-            shut_out.push((parse_column(row.get("id"))?, standing));
-        }
-        Ok(shut_out)
-    }
+async fn insert(act: &mut Act<'_>, identity: &Identity, now: Millis) -> Result<()> {
+    let insert = sqlx::query(
+        "INSERT INTO gateways (id, org, name, fingerprint, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(identity.gateway.to_string())
+    .bind(identity.org.to_string())
+    .bind(identity.name.clone())
+    .bind(identity.fingerprint.to_vec())
+    .bind(now.get())
+    .bind(identity.expires.get());
+    let entry = Entry {
+        action: "gateway.enroll",
+        target: json!({"gateway": identity.gateway.to_string()}),
+        org: Some(identity.org),
+        before: None,
+        after: Some(json!({"name": identity.name, "expires": identity.expires.to_string()})),
+    };
+    act.change(insert, entry).await.map_err(|error| taken_or(error, || taken(&identity.name)))
 }

@@ -3,16 +3,19 @@
 
 use std::fmt;
 
-use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::json;
 use sqlx::Row;
 use storage_format::{Millis, OrgId};
 
-use super::{Control, Standing, cannot_read, cannot_write, check_name, parse_column, parse_time, random_id};
+use super::doors::Entry;
+use super::{Control, cannot_read, cannot_write, check_name, parse_column, parse_time, random_id};
+use crate::Caller;
 use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::standings::sha256;
 
 /// What every token starts with, so that scanners for leaked secrets can know one.
-const PREFIX: &str = "ice_";
+pub(crate) const PREFIX: &str = "ice_";
 
 /// A token as the database knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,34 +52,41 @@ impl fmt::Debug for TokenSecret {
     }
 }
 
-fn sha256(text: &str) -> Vec<u8> {
-    digest(&SHA256, text.as_bytes()).as_ref().to_vec()
-}
-
 impl Control {
     /// Makes a token for an organisation.
     ///
     /// # Errors
     /// When the name is none, or the database cannot be written.
-    pub async fn create_token(&self, org: OrgId, name: &str, now: Millis) -> Result<(String, TokenSecret)> {
+    pub async fn create_token(
+        &self,
+        caller: &Caller,
+        org: OrgId,
+        name: &str,
+        now: Millis,
+    ) -> Result<(String, TokenSecret)> {
         check_name(Subject::Token, name)?;
         let mut bytes = [0; 32];
         SystemRandom::new().fill(&mut bytes).map_err(|_| Error::no_random())?;
         let secret = format!("{PREFIX}{}", hex::encode(bytes));
         let id = format!("{:016x}", random_id()?);
-        let mut act = self.begin().await?;
-        sqlx::query("INSERT INTO tokens (id, org, name, sha256, last_four, created_ms) VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(&id)
-            .bind(org.to_string())
-            .bind(name)
-            .bind(sha256(&secret))
-            .bind(&secret[secret.len() - 4..])
-            .bind(now.get())
-            .execute(&mut *act)
-            .await
-            .map_err(cannot_write)?;
-        self.record(&mut act, now, "token create", Some(org), &format!("token {id}")).await?;
-        act.commit().await.map_err(cannot_write)?;
+        let mut act = self.doors.act(caller, now).await?;
+        let insert =
+            sqlx::query("INSERT INTO tokens (id, org, name, sha256, last_four, created_ms) VALUES (?, ?, ?, ?, ?, ?)")
+                .bind(id.clone())
+                .bind(org.to_string())
+                .bind(name.to_owned())
+                .bind(sha256(&secret).to_vec())
+                .bind(secret[secret.len() - 4..].to_owned())
+                .bind(now.get());
+        let entry = Entry {
+            action: "token.create",
+            target: json!({"token": id}),
+            org: Some(org),
+            before: None,
+            after: Some(json!({"name": name})),
+        };
+        act.change(insert, entry).await.map_err(cannot_write)?;
+        act.commit().await?;
         Ok((id, TokenSecret(secret)))
     }
 
@@ -88,7 +98,7 @@ impl Control {
         let query = "SELECT tokens.id, orgs.name AS org_name, tokens.name, last_four, tokens.created_ms, revoked_ms
             FROM tokens JOIN orgs ON orgs.id = org ORDER BY org_name, tokens.created_ms, tokens.id";
         let mut tokens = Vec::new();
-        for row in sqlx::query(query).fetch_all(&self.pool).await.map_err(cannot_read)? {
+        for row in sqlx::query(query).fetch_all(self.doors.readers()).await.map_err(cannot_read)? {
             let revoked: Option<i64> = row.get("revoked_ms");
             tokens.push(Token {
                 id: row.get("id"),
@@ -102,39 +112,26 @@ impl Control {
         Ok(tokens)
     }
 
-    /// Takes a token back, by its id.
+    /// Revokes a token, by its id.
     ///
     /// # Errors
     /// When there is no such token that is not revoked, or the database cannot be written.
-    pub async fn revoke_token(&self, id: &str, now: Millis) -> Result<()> {
-        let mut act = self.begin().await?;
-        let query = "UPDATE tokens SET revoked_ms = ? WHERE id = ? AND revoked_ms IS NULL RETURNING org";
-        let row = sqlx::query(query).bind(now.get()).bind(id).fetch_optional(&mut *act).await;
-        let Some(row) = row.map_err(cannot_write)? else {
+    pub async fn revoke_token(&self, caller: &Caller, id: &str, now: Millis) -> Result<()> {
+        let mut act = self.doors.act(caller, now).await?;
+        let query = sqlx::query("SELECT org FROM tokens WHERE id = ? AND revoked_ms IS NULL").bind(id.to_owned());
+        let Some(row) = act.look_up(query).await? else {
             let message = "there is no token of this id that is not revoked";
             return Err(Error::new(ErrorKind::NotFound, Subject::Token, message));
         };
-        self.record(&mut act, now, "token revoke", Some(parse_column(row.get("org"))?), &format!("token {id}")).await?;
-        act.commit().await.map_err(cannot_write)
-    }
-
-    /// What this secret stands for; `None` for one that no token has.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn token_standing(&self, secret: &str) -> Result<Option<Standing>> {
-        if !secret.starts_with(PREFIX) {
-            return Ok(None);
-        }
-        let query =
-            "SELECT org, revoked_ms, suspended_ms FROM tokens JOIN orgs ON orgs.id = org WHERE tokens.sha256 = ?";
-        let row = sqlx::query(query).bind(sha256(secret)).fetch_optional(&self.pool).await;
-        let Some(row) = row.map_err(cannot_read)? else { return Ok(None) };
-        let (revoked, suspended): (Option<i64>, Option<i64>) = (row.get("revoked_ms"), row.get("suspended_ms"));
-        Ok(Some(match (revoked, suspended) {
-            (Some(_), _) => Standing::Revoked,
-            (None, Some(_)) => Standing::Suspended,
-            (None, None) => Standing::Good(parse_column(row.get("org"))?),
-        }))
+        let update = sqlx::query("UPDATE tokens SET revoked_ms = ? WHERE id = ?").bind(now.get()).bind(id.to_owned());
+        let entry = Entry {
+            action: "token.revoke",
+            target: json!({"token": id}),
+            org: Some(parse_column(row.get("org"))?),
+            before: Some(json!({"revoked": null})),
+            after: Some(json!({"revoked": now.to_string()})),
+        };
+        act.change(update, entry).await.map_err(cannot_write)?;
+        act.commit().await
     }
 }

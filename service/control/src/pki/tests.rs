@@ -70,3 +70,53 @@ fn the_server_certificate_follows_the_configuration() {
     assert_ne!(current(), second, "close to its end");
     assert!(ensure(&["not a name"], now()).is_err());
 }
+
+#[test]
+fn a_renewal_keeps_the_key_and_180_days_are_the_limit() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let authority = Authority::create(dir.path(), now()).expect("made");
+    let names = ["localhost".to_owned()];
+    let ensure = |days: i64| {
+        let expires = authority.ensure_server_certificate(dir.path(), &names, now().saturating_add(days * DAY_MS));
+        (expires.expect("issued"), load_server(dir.path()).expect("loaded"))
+    };
+    let (expires, first) = ensure(0);
+    assert_eq!(expires, now().saturating_add(SERVER_DAYS * DAY_MS));
+    let (same, kept) = ensure(SERVER_DAYS - 181);
+    assert_eq!((same, kept.certificate), (expires, first.certificate.clone()), "181 days are enough");
+    let (later, renewed) = ensure(SERVER_DAYS - 179);
+    assert_ne!(renewed.certificate, first.certificate, "179 days are not");
+    assert_eq!(renewed.key, first.key);
+    assert_eq!(later, now().saturating_add((2 * SERVER_DAYS - 179) * DAY_MS));
+}
+
+#[test]
+fn what_a_crash_leaves_of_key_and_certificate_is_mended() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let authority = Authority::create(dir.path(), now()).expect("made");
+    let (certificate, key) = server_paths(dir.path());
+    let ensure = || {
+        authority.ensure_server_certificate(dir.path(), &["localhost".to_owned()], now()).expect("issued");
+        let pem = load_server(dir.path()).expect("loaded");
+        let der = der(&pem.certificate);
+        let (_, certificate) = X509Certificate::from_der(&der).expect("parsed");
+        let key = KeyPair::from_pem(&pem.key).expect("a key");
+        assert_eq!(certificate.public_key().raw, key.subject_public_key_info(), "they belong together");
+        pem
+    };
+    let first = ensure();
+    // The certificate was not written yet.
+    std::fs::remove_file(&certificate).expect("removed");
+    assert_eq!(ensure().key, first.key);
+    // The key is another one than the certificate's.
+    let other = KeyPair::generate().expect("a key").serialize_pem();
+    private_file::replace(&key, &other).expect("written");
+    assert_eq!(ensure().key, other);
+    // The key is gone.
+    std::fs::remove_file(&key).expect("removed");
+    assert_ne!(ensure().key, other);
+    // A key that is none is left to a person.
+    private_file::replace(&key, "torn").expect("written");
+    let refused = authority.ensure_server_certificate(dir.path(), &["localhost".to_owned()], now());
+    assert!(refused.expect_err("refused").to_string().contains("not a private key"));
+}

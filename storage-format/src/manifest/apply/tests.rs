@@ -1,4 +1,4 @@
-//! What a commit may do to a manifest, and what it may not.
+//! Tests of the commits that a manifest accepts and of those that it rejects.
 
 use super::*;
 use crate::FrameSequence;
@@ -8,7 +8,7 @@ use crate::manifest::{SpoolPosition, Totals};
 fn state(versions: u64) -> Manifest {
     let mut state = Manifest::empty();
     for version in 1..=versions {
-        state.apply(&delta(version)).expect("it follows");
+        state.apply(&delta(version)).expect("a valid commit");
     }
     state
 }
@@ -26,17 +26,17 @@ fn commits_add_up() {
 }
 
 #[test]
-fn removed_segments_go() {
+fn removed_segments_are_no_longer_live() {
     let mut state = state(3);
     let mut delta = delta(4);
     delta.added.clear();
     delta.removed = vec![state.segments()[1].id, state.conflicts()[0].id];
-    state.apply(&delta).expect("it follows");
+    state.apply(&delta).expect("a valid commit");
     assert_eq!((state.segments().len(), state.conflicts().len()), (2, 2));
 }
 
 #[test]
-fn a_first_commit_has_an_epoch() {
+fn first_commit_needs_an_epoch() {
     let mut first = delta(1);
     first.epoch = WriterEpoch::ZERO;
     let refused = ApplyError::Epoch { current: WriterEpoch::new(1), found: WriterEpoch::ZERO };
@@ -44,22 +44,22 @@ fn a_first_commit_has_an_epoch() {
 }
 
 #[test]
-fn what_breaks_a_rule_is_refused_whole() {
+fn rejected_commits_change_nothing() {
     let before = state(3);
-    type Spoil = fn(&mut ManifestDelta);
-    let spoils: [(&str, Spoil); 18] = [
-        ("a hole", |d| d.version = ManifestVersion::new(5)),
+    type Mutation = fn(&mut ManifestDelta);
+    let mutations: [(&str, Mutation); 18] = [
+        ("a gap", |d| d.version = ManifestVersion::new(5)),
         ("the same version", |d| d.version = ManifestVersion::new(3)),
         ("an old epoch", |d| d.epoch = WriterEpoch::new(1)),
-        ("uncovered", |d| d.lsn_covered = Lsn::new(29)),
+        ("an old covered LSN", |d| d.lsn_covered = Lsn::new(29)),
         ("an old flush", |d| d.flush = FlushNumber::new(2)),
-        ("a flush to come", |d| d.flush = FlushNumber::new(3)),
-        ("totals past the end", |d| d.totals.readings = u64::MAX),
-        ("removed and not there", |d| d.removed = vec![SegmentId::new(99).expect("not zero")]),
+        ("a future flush", |d| d.flush = FlushNumber::new(3)),
+        ("totals overflow", |d| d.totals.readings = u64::MAX),
+        ("removed but not live", |d| d.removed = vec![SegmentId::new(99).expect("not zero")]),
         ("removed twice", |d| d.removed = vec![SegmentId::new(1).expect("not zero"); 2]),
-        ("there already", |d| d.added[0].id = SegmentId::new(1).expect("not zero")),
+        ("already live", |d| d.added[0].id = SegmentId::new(1).expect("not zero")),
         ("added twice", |d| d.added[1].id = d.added[0].id),
-        ("a name used again", |d| {
+        ("a reused name", |d| {
             d.removed = vec![SegmentId::new(1).expect("not zero")];
             d.added[0].id = SegmentId::new(1).expect("not zero");
         }),
@@ -70,18 +70,18 @@ fn what_breaks_a_rule_is_refused_whole() {
         ("a spool backwards", |d| d.spools[0].sequence = FrameSequence::new(299)),
         ("a spool's record not covered", |d| d.spools[0].lsn = Lsn::new(41)),
     ];
-    for (what, spoil) in spoils {
+    for (what, mutate) in mutations {
         let mut state = before.clone();
         let mut delta = delta(4);
         assert_eq!(state.clone().apply(&delta), Ok(()));
-        spoil(&mut delta);
+        mutate(&mut delta);
         assert!(state.apply(&delta).is_err(), "{what}");
         assert_eq!(state, before, "{what}: nothing changed");
     }
 }
 
 #[test]
-fn of_a_gateways_spools_the_last_used_stay() {
+fn least_recently_used_spools_are_forgotten() {
     let mut state = state(1);
     let gateway = GatewayId::new(5).expect("not zero");
     let spool = |id: u64, lsn: u64| SpoolPosition {
@@ -92,10 +92,10 @@ fn of_a_gateways_spools_the_last_used_stay() {
     };
     let mut second = delta(2);
     second.added = vec![entry(77, SegmentKind::Readings, 2)];
-    // Spool 6 stands at LSN 10; 16 younger ones drive it out, another gateway's stays.
+    // Spool 6 has LSN 10 and is displaced by 16 more recent ones; the other gateway's spool stays.
     second.spools = (100..116).map(|id| spool(id, 20 - (id % 2))).collect();
     second.spools.push(SpoolPosition { gateway: GatewayId::new(4).expect("not zero"), ..spool(6, 1) });
-    state.apply(&second).expect("it follows");
+    state.apply(&second).expect("a valid commit");
     assert_eq!(state.spools().count(), 17);
     assert_eq!(state.spool_sequence(gateway, SpoolId::new(6).expect("not zero")), FrameSequence::ZERO);
     assert_eq!(state.spool_sequence(gateway, SpoolId::new(100).expect("not zero")), FrameSequence::new(1));

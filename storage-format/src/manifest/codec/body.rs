@@ -1,4 +1,4 @@
-//! The sealed body of a manifest object.
+//! Codec of the sealed body of a manifest object.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ fn put_time(out: &mut Vec<u8>, time: Millis) {
 }
 
 fn put_count(out: &mut Vec<u8>, count: usize) {
-    // An object of 2^32 entries would be past the size limit, which the caller checks.
+    // An object of 2^32 entries would exceed the size limit, which the caller checks.
     out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
 }
 
@@ -107,7 +107,7 @@ pub(super) fn decode(header: &ManifestHeader, body: &[u8]) -> Result<ManifestObj
         ManifestObject::Delta(delta)
     };
     if reader.at != body.len() {
-        return Err(reader.invalid("bytes follow the last field"));
+        return Err(reader.invalid("unexpected bytes after the last field"));
     }
     Ok(object)
 }
@@ -132,7 +132,7 @@ impl Reader<'_> {
                 self.at += N;
                 Ok(*chunk)
             }
-            None => Err(self.error(FormatErrorKind::Truncated, "the body ends within a field")),
+            None => Err(self.error(FormatErrorKind::Truncated, "the body ends inside a field")),
         }
     }
 
@@ -140,21 +140,21 @@ impl Reader<'_> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A value whose constructor can refuse it.
+    /// Reads a value with a fallible constructor.
     fn checked<T, E: std::fmt::Display, const N: usize>(
         &mut self,
-        make: impl FnOnce([u8; N]) -> Result<T, E>,
+        construct: impl FnOnce([u8; N]) -> Result<T, E>,
     ) -> Result<T, FormatError> {
         let at = self.at;
         let raw = self.array()?;
-        make(raw).map_err(|e| error(FormatErrorKind::Invalid, MANIFEST_HEADER_BYTES + at, e.to_string()))
+        construct(raw).map_err(|e| error(FormatErrorKind::Invalid, MANIFEST_HEADER_BYTES + at, e.to_string()))
     }
 
     fn time(&mut self) -> Result<Millis, FormatError> {
         self.checked(|raw| Millis::new(i64::from_le_bytes(raw)))
     }
 
-    /// A count of things that take at least so many bytes each.
+    /// Reads a count of entries that take at least `bytes_each` bytes each.
     fn count(&mut self, bytes_each: usize) -> Result<usize, FormatError> {
         let count = u32::from_le_bytes(self.array()?) as usize;
         if count > (self.bytes.len() - self.at) / bytes_each {
@@ -200,7 +200,7 @@ impl Reader<'_> {
         let at = self.at;
         let listed = self.spools()?;
         if !listed.is_sorted_by(|a, b| (a.gateway, a.spool) < (b.gateway, b.spool)) {
-            return Err(error(FormatErrorKind::Invalid, MANIFEST_HEADER_BYTES + at, "spools are not in order"));
+            return Err(error(FormatErrorKind::Invalid, MANIFEST_HEADER_BYTES + at, "the spools are not in order"));
         }
         let spools: BTreeMap<_, _> = listed
             .iter()
@@ -239,7 +239,7 @@ impl Reader<'_> {
             let at = self.at;
             let entry = self.entry()?;
             if kind.is_some_and(|kind| kind != entry.kind) {
-                let detail = "an entry of the other kind in this list";
+                let detail = "the list has an entry of the other kind";
                 return Err(error(FormatErrorKind::Invalid, MANIFEST_HEADER_BYTES + at, detail));
             }
             entries.push(entry);
@@ -249,11 +249,11 @@ impl Reader<'_> {
 
     fn entry(&mut self) -> Result<SegmentEntry, FormatError> {
         let id = self.checked(|raw| SegmentId::new(u128::from_le_bytes(raw)))?;
-        let kind = self.checked(|[code]: [u8; 1]| SegmentKind::from_code(code).ok_or("no kind of segment"))?;
+        let kind = self.checked(|[code]: [u8; 1]| SegmentKind::from_code(code).ok_or("unknown segment kind"))?;
         let shares_keys = self.checked(|[flag]: [u8; 1]| match flag {
             0 => Ok(false),
             1 => Ok(true),
-            _ => Err("neither yes nor no"),
+            _ => Err("the flag is neither 0 nor 1"),
         })?;
         let channel_count = u16::from_le_bytes(self.array()?);
         let key_version = u32::from_le_bytes(self.array()?);
@@ -265,9 +265,9 @@ impl Reader<'_> {
         let logger_max = self.checked(|raw| LoggerId::new(u64::from_le_bytes(raw)))?;
         let (lsn_min, lsn_max) = (Lsn::new(self.u64()?), Lsn::new(self.u64()?));
         let digest = self.array()?;
-        // At most 65,535 of two bytes: nothing to bound.
+        // At most 65,535 codes of two bytes, so the count needs no check.
         let channels = (0..channel_count)
-            .map(|_| self.checked(|raw| ChannelCode::new(u16::from_le_bytes(raw)).ok_or("zero is no channel")))
+            .map(|_| self.checked(|raw| ChannelCode::new(u16::from_le_bytes(raw)).ok_or("channel code zero")))
             .collect::<Result<_, _>>()?;
         Ok(SegmentEntry {
             id,

@@ -1,14 +1,14 @@
-//! The clear header of a manifest object.
+//! The plaintext header of a manifest object.
 
 use super::{MANIFEST_OBJECT_BYTES_MAX, error};
 use crate::checksum::crc32c;
 use crate::encryption::{NONCE_BYTES, TAG_BYTES};
 use crate::{FormatError, FormatErrorKind, ManifestVersion, OrgId, WriterEpoch};
 
-/// The clear header's length.
+/// Length of the plaintext header.
 pub const MANIFEST_HEADER_BYTES: usize = 80;
 
-/// The checksum covers everything from here.
+/// Offset from which the checksum covers everything.
 pub(super) const CHECKED_FROM: usize = 12;
 
 const MAGIC: &[u8; 8] = b"icemanif";
@@ -16,24 +16,24 @@ const FORMAT_VERSION: u16 = 1;
 const KIND_DELTA: u8 = 1;
 const KIND_BASE: u8 = 2;
 
-/// What a manifest object tells without a key.
+/// Fields of a manifest object that can be read without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ManifestHeader {
-    /// Does it hold the whole state as well?
+    /// Whether the object also holds the complete state.
     pub base: bool,
-    /// The version of the organisation's key that seals it.
+    /// Version of the organisation's key that seals the body.
     pub key_version: u32,
-    /// The bytes of the body, before sealing.
+    /// Size of the body before sealing.
     pub body_bytes: u32,
-    /// Whose manifest.
+    /// Organisation that owns the manifest.
     pub org: OrgId,
-    /// Which commit.
+    /// Version of the commit.
     pub version: ManifestVersion,
-    /// The writer's epoch.
+    /// Epoch of the writer.
     pub epoch: WriterEpoch,
-    /// The writer's nonce for this commit.
+    /// Nonce of the writer for this commit.
     pub nonce: [u8; 16],
-    /// The cipher's nonce.
+    /// Nonce of the cipher.
     pub seal_nonce: [u8; NONCE_BYTES],
 }
 
@@ -57,28 +57,36 @@ impl ManifestHeader {
         bytes
     }
 
-    /// Reads the header of a whole object, and checks the object's length and checksum.
+    /// Decodes the header of an object, and checks the object's length and checksum.
     ///
     /// # Errors
     /// [`FormatError`] with the offset.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         if bytes.len() < MANIFEST_HEADER_BYTES + TAG_BYTES {
-            let detail = format!("{} bytes are no manifest object", bytes.len());
+            let detail = format!("{} bytes are too few for a manifest object", bytes.len());
             return Err(error(FormatErrorKind::Truncated, bytes.len(), detail));
         }
         if bytes.len() > MANIFEST_OBJECT_BYTES_MAX {
-            return Err(error(FormatErrorKind::TooLarge, 0, format!("{} bytes", bytes.len())));
+            return Err(error(
+                FormatErrorKind::TooLarge,
+                0,
+                format!("{} bytes, the limit is {MANIFEST_OBJECT_BYTES_MAX}", bytes.len()),
+            ));
         }
         if &bytes[..8] != MAGIC {
-            return Err(error(FormatErrorKind::Invalid, 0, "it does not begin as a manifest object does"));
+            return Err(error(
+                FormatErrorKind::Invalid,
+                0,
+                "not a manifest object: the first eight bytes are not icemanif",
+            ));
         }
         let checksum = u32::from_le_bytes(array(bytes, 8));
         if crc32c(&bytes[CHECKED_FROM..]) != checksum {
-            return Err(error(FormatErrorKind::Damaged, 8, "the checksum does not fit: damaged, or cut short"));
+            return Err(error(FormatErrorKind::Damaged, 8, "the checksum does not match: damaged or truncated"));
         }
         let format = u16::from_le_bytes(array(bytes, 12));
         if format != FORMAT_VERSION {
-            let detail = format!("manifest format {format}; this program reads {FORMAT_VERSION}");
+            let detail = format!("manifest format {format}, this program reads {FORMAT_VERSION}");
             return Err(error(FormatErrorKind::UnknownVersion, 12, detail));
         }
         let invalid = |offset, detail: &str| error(FormatErrorKind::Invalid, offset, detail);
@@ -88,12 +96,12 @@ impl ManifestHeader {
             other => return Err(invalid(14, &format!("kind {other} is neither delta nor base"))),
         };
         if bytes[15] != 0 || bytes[76..80] != [0; 4] {
-            return Err(invalid(15, "bytes that must be zero are not"));
+            return Err(invalid(15, "reserved bytes are not zero"));
         }
         let key_version = u32::from_le_bytes(array(bytes, 16));
         let body_bytes = u32::from_le_bytes(array(bytes, 20));
         if bytes.len() - MANIFEST_HEADER_BYTES - TAG_BYTES != body_bytes as usize {
-            let detail = format!("a body of {body_bytes} bytes in an object of {}", bytes.len());
+            let detail = format!("a body of {body_bytes} bytes does not fill an object of {} bytes", bytes.len());
             return Err(invalid(20, &detail));
         }
         let org = OrgId::new(u64::from_le_bytes(array(bytes, 24))).map_err(|e| invalid(24, &e.to_string()))?;
@@ -115,13 +123,13 @@ impl ManifestHeader {
     }
 }
 
-/// Fills in the checksum of a finished object.
+/// Fills in the checksum of a complete object.
 pub(super) fn set_checksum(bytes: &mut [u8]) {
     let checksum = crc32c(&bytes[CHECKED_FROM..]);
     bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// `N` bytes at an offset that the caller has checked to be inside.
+/// Returns `N` bytes at an offset that the caller has checked to be inside.
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);

@@ -1,4 +1,4 @@
-//! Manifest objects: round trips, damage, the wrong place, the wrong key, the golden files.
+//! Tests of manifest objects: round trips, damage, wrong names, wrong keys, golden files.
 
 use std::path::PathBuf;
 
@@ -71,7 +71,7 @@ pub(crate) fn delta(version: u64) -> ManifestDelta {
 fn state(versions: u64) -> Manifest {
     let mut state = Manifest::empty();
     for version in 1..=versions {
-        state.apply(&delta(version)).expect("it follows");
+        state.apply(&delta(version)).expect("a valid commit");
     }
     state
 }
@@ -88,7 +88,7 @@ fn decode(version: u64, bytes: &[u8]) -> Result<ManifestObject, FormatError> {
     decode_manifest(org(), ManifestVersion::new(version), bytes, &key())
 }
 
-/// Seals a body that no encoder would make.
+/// Seals a body that no encoder would write.
 fn encode_body(version: u64, is_base: bool, body: Vec<u8>) -> Vec<u8> {
     let header = ManifestHeader {
         base: is_base,
@@ -119,7 +119,7 @@ fn round_trips() {
 }
 
 #[test]
-fn another_place_or_key_is_told_apart_from_damage() {
+fn wrong_names_and_keys_differ_from_damage() {
     let bytes = encode(&base(3));
     assert_eq!(decode(4, &bytes).expect_err("another version").kind, FormatErrorKind::Invalid);
     let other = OrgId::new(0xA2).expect("not zero");
@@ -128,7 +128,7 @@ fn another_place_or_key_is_told_apart_from_damage() {
     let key = SecretKey::from_bytes([8; 32]);
     let error = decode_manifest(org(), ManifestVersion::new(3), &bytes, &key).expect_err("another key");
     assert_eq!(error.kind, FormatErrorKind::WrongKey);
-    // Whoever changes the clear header and mends the checksum is found out by the tag.
+    // The tag detects a changed header even if the checksum was corrected.
     let mut forged = bytes;
     forged[40] ^= 1;
     header::set_checksum(&mut forged);
@@ -136,20 +136,20 @@ fn another_place_or_key_is_told_apart_from_damage() {
 }
 
 #[test]
-fn a_body_that_breaks_a_rule_is_refused() {
-    let good = body::encode(&base(2));
-    assert!(decode(2, &encode_body(2, true, good.clone())).is_ok());
-    let mut longer = good.clone();
+fn invalid_bodies_are_rejected() {
+    let valid = body::encode(&base(2));
+    assert!(decode(2, &encode_body(2, true, valid.clone())).is_ok());
+    let mut longer = valid.clone();
     longer.push(0);
-    assert!(decode(2, &encode_body(2, true, longer)).is_err(), "bytes after the end");
-    assert!(decode(2, &encode_body(2, false, good.clone())).is_err(), "a base called a delta");
+    assert!(decode(2, &encode_body(2, true, longer)).is_err(), "extra bytes");
+    assert!(decode(2, &encode_body(2, false, valid.clone())).is_err(), "a base labelled as a delta");
     assert!(decode(2, &encode_body(2, true, body::encode(&ManifestObject::Delta(delta(2))))).is_err(), "no state");
-    assert!(decode(2, &encode_body(2, false, vec![])).is_err(), "nothing at all");
+    assert!(decode(2, &encode_body(2, false, vec![])).is_err(), "an empty body");
 
     let mut twice = state(2);
     twice.segments.push(twice.segments[1].clone());
     let object = ManifestObject::Base(Box::new(ManifestBase { delta: delta(2), state: twice }));
-    assert!(decode(2, &encode(&object)).is_err(), "a segment twice");
+    assert!(decode(2, &encode(&object)).is_err(), "a duplicate segment");
     let mut unsorted = state(2);
     unsorted.segments.swap(0, 1);
     let object = ManifestObject::Base(Box::new(ManifestBase { delta: delta(2), state: unsorted }));
@@ -157,9 +157,9 @@ fn a_body_that_breaks_a_rule_is_refused() {
 }
 
 #[test]
-fn a_count_is_believed_only_as_far_as_bytes_follow() {
+fn counts_beyond_the_body_are_rejected() {
     let mut body = body::encode(&ManifestObject::Delta(delta(2)));
-    // The count of entries stands after created, covered LSN, flush and four totals.
+    // The count of entries follows created, covered LSN, flush and four totals.
     body[56..60].copy_from_slice(&u32::MAX.to_le_bytes());
     let error = decode(2, &encode_body(2, false, body)).expect_err("four thousand million entries");
     assert_eq!((error.kind, error.offset), (FormatErrorKind::Truncated, 80 + 60));
@@ -167,7 +167,7 @@ fn a_count_is_believed_only_as_far_as_bytes_follow() {
 
 proptest! {
     #[test]
-    fn one_flipped_bit_is_noticed(at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+    fn flipped_bits_are_detected(at in any::<prop::sample::Index>(), bit in 0..8_u8) {
         let mut bytes = encode(&base(2));
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
@@ -175,7 +175,7 @@ proptest! {
     }
 
     #[test]
-    fn every_cut_is_noticed(at in any::<prop::sample::Index>()) {
+    fn truncation_is_detected(at in any::<prop::sample::Index>()) {
         let bytes = encode(&base(2));
         prop_assert!(decode(2, &bytes[..at.index(bytes.len())]).is_err());
     }
@@ -191,7 +191,7 @@ proptest! {
     }
 
     #[test]
-    fn mutated_bodies_decode_to_what_they_say_or_to_an_error(at in any::<prop::sample::Index>(), to: u8) {
+    fn mutated_bodies_are_rejected_or_round_trip(at in any::<prop::sample::Index>(), to: u8) {
         let mut body = body::encode(&base(2));
         let at = at.index(body.len());
         body[at] = to;
@@ -227,7 +227,7 @@ fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1").join(name)
 }
 
-/// What version 0.1.0 wrote is read for ever. To make the files anew after adding one: `UPDATE_FIXTURES=1 cargo test`.
+/// Checks that the files written by version 0.1.0 still open. `UPDATE_FIXTURES=1 cargo test` creates missing files.
 #[test]
 fn golden_files_still_open() {
     for (name, object) in [("manifest-delta.bin", ManifestObject::Delta(delta(2))), ("manifest-base.bin", base(3))] {
@@ -235,9 +235,9 @@ fn golden_files_still_open() {
         if std::env::var_os("UPDATE_FIXTURES").is_some() && !path.exists() {
             std::fs::write(&path, encode(&object)).expect("the fixture is written");
         }
-        let bytes = std::fs::read(&path).expect("the fixture is there");
+        let bytes = std::fs::read(&path).expect("the fixture exists");
         assert_eq!(decode(object.delta().version.get(), &bytes).expect("it opens"), object, "{name}");
-        // The writer still writes the same.
+        // The encoder still writes the same bytes.
         assert_eq!(encode(&object), bytes, "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! What every test needs: a server in a runtime of its own, that can be killed without a word to anybody, and clients.
+//! Common parts of the tests: clients, and a server in a runtime of its own that can be killed without a close.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -7,29 +7,30 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ingest::client::{Client, ClientConfig, ClientError};
-use ingest::{IngestLimits, NowFn, Server, ServerConfig, TimePolicy};
+use ingest::{IngestLimits, NowFn, Server, ServerCertificate, ServerConfig, TimePolicy};
 use storage_format::{ChannelCode, FrameBuilder, FrameSequence, LoggerId, Millis, SpoolId};
 
 use crate::pki::{Ca, Directory, Issued, directory};
-use crate::sink::{Disk, MemorySink, Mode, Port};
+use crate::sink::{Disk, MemorySink, Mode, SinkPort};
 
-/// A machine with two busy cores may take its time; nothing here waits so long when all is well.
+/// Time limit of each step. It suffices for a machine with two busy cores; a passing test never waits so long.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 pub(crate) const START_MS: i64 = 1_700_000_000_000;
 
-pub(crate) struct House {
+/// A certificate authority, a directory, a disk and a clock, from which servers and clients are created.
+pub(crate) struct Harness {
     pub(crate) ca: Ca,
     pub(crate) directory: Arc<Directory>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) limits: IngestLimits,
-    server: Issued,
+    pub(crate) server: Issued,
     same_name: Ca,
     other_name: Ca,
     clock: Arc<AtomicI64>,
 }
 
-impl House {
+impl Harness {
     pub(crate) fn new() -> Self {
         let ca = Ca::new("icecore test CA");
         let limits = IngestLimits {
@@ -54,19 +55,19 @@ impl House {
         self.clock.store(ms, Ordering::SeqCst);
     }
 
-    /// A gateway that the directory knows, by number.
+    /// Issues a certificate and enrolls it as the gateway with this number.
     pub(crate) fn enrolled(&self, number: u64) -> Issued {
         let issued = self.ca.gateway();
         self.directory.enroll(&issued, number);
         issued
     }
 
-    pub(crate) fn sink(&self, room_for: usize, mode: Mode) -> Arc<MemorySink> {
-        MemorySink::new(&self.disk, room_for, mode)
+    pub(crate) fn sink(&self, capacity: usize, mode: Mode) -> Arc<MemorySink> {
+        MemorySink::new(&self.disk, capacity, mode)
     }
 
-    /// Certificates of CAs that nobody here knows: one by the same name as ours, one by another.
-    pub(crate) fn strangers(&self) -> [Issued; 2] {
+    /// Issues certificates from two unknown CAs: one with the name of the harness's CA, one with another.
+    pub(crate) fn foreign_certificates(&self) -> [Issued; 2] {
         [self.same_name.gateway(), self.other_name.gateway()]
     }
 
@@ -75,11 +76,11 @@ impl House {
         Arc::new(move || Millis::new(clock.load(Ordering::SeqCst)).expect("a time"))
     }
 
-    pub(crate) fn serve(&self, sink: &Arc<MemorySink>) -> Running {
+    pub(crate) fn serve(&self, sink: &Arc<MemorySink>) -> TestServer {
         self.serve_at((Ipv4Addr::LOCALHOST, 0).into(), sink)
     }
 
-    pub(crate) fn serve_at(&self, addr: SocketAddr, sink: &Arc<MemorySink>) -> Running {
+    pub(crate) fn serve_at(&self, addr: SocketAddr, sink: &Arc<MemorySink>) -> TestServer {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let config = ServerConfig {
@@ -90,11 +91,11 @@ impl House {
             now: self.now(),
         };
         let guard = runtime.enter();
-        let sink = Arc::new(Port(Arc::clone(sink)));
+        let sink = Arc::new(SinkPort(Arc::clone(sink)));
         let directory = Arc::clone(&self.directory) as Arc<dyn ingest::GatewayDirectory>;
         let server = Server::bind(config, sink, directory).expect("a server");
         drop(guard);
-        Running { server: Some(server), runtime: Some(runtime) }
+        TestServer { server: Some(server), runtime: Some(runtime) }
     }
 
     pub(crate) fn config(&self, addr: SocketAddr, issued: &Issued) -> ClientConfig {
@@ -105,7 +106,8 @@ impl House {
         within(Client::connect(self.config(addr, issued))).await.expect("a client")
     }
 
-    pub(crate) async fn refused(&self, addr: SocketAddr, issued: &Issued) -> ClientError {
+    /// Connects, expects a permanent error, and returns it.
+    pub(crate) async fn expect_refusal(&self, addr: SocketAddr, issued: &Issued) -> ClientError {
         let started = Instant::now();
         let error = within(Client::connect(self.config(addr, issued))).await.expect_err("refused");
         assert!(started.elapsed() < LONG / 2, "at once, not when the patience ends");
@@ -113,15 +115,19 @@ impl House {
     }
 }
 
-/// A server at work.
-pub(crate) struct Running {
+/// A running server.
+pub(crate) struct TestServer {
     server: Option<Server>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
-impl Running {
+impl TestServer {
     pub(crate) fn addr(&self) -> SocketAddr {
         self.server.as_ref().expect("runs").local_addr()
+    }
+
+    pub(crate) fn certificate(&self) -> &ServerCertificate {
+        self.server.as_ref().expect("runs").certificate()
     }
 
     pub(crate) fn connections(&self) -> usize {
@@ -132,7 +138,7 @@ impl Running {
         self.server.as_ref().expect("runs").frame_memory()
     }
 
-    /// As SIGKILL would: not another packet leaves. Returns once the port is free again.
+    /// Stops the server as SIGKILL would: it sends no further packet. Returns once the port is free again.
     pub(crate) fn kill(mut self) -> SocketAddr {
         let addr = self.addr();
         if let Some(runtime) = self.runtime.take() {
@@ -143,6 +149,7 @@ impl Running {
         addr
     }
 
+    /// Shuts the server down in order. Returns once the port is free again.
     pub(crate) async fn shutdown(mut self, grace: Duration) -> SocketAddr {
         let addr = self.addr();
         let (server, runtime) = (self.server.take().expect("runs"), self.runtime.take().expect("runs"));
@@ -162,7 +169,7 @@ fn wait_until_free(addr: SocketAddr) {
     }
 }
 
-impl Drop for Running {
+impl Drop for TestServer {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -170,12 +177,13 @@ impl Drop for Running {
     }
 }
 
+/// Awaits a future, and panics after [`LONG`].
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, future).await.expect("in time")
 }
 
-/// Waits until something holds.
-pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+/// Waits until a condition holds, and panics after [`LONG`].
+pub(crate) async fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let started = Instant::now();
     while !holds() {
         assert!(started.elapsed() < LONG, "never: {what}");
@@ -187,7 +195,7 @@ pub(crate) fn sequence(number: u64) -> FrameSequence {
     FrameSequence::new(number)
 }
 
-/// Readings of one logger, one a second, from this second on.
+/// Returns `count` readings of one logger, one a second, from second `first` on.
 pub(crate) fn readings(logger: u64, first: usize, count: usize) -> FrameBuilder {
     let mut builder = FrameBuilder::new();
     let channel = ChannelCode::new(1).expect("temperature");
@@ -199,7 +207,7 @@ pub(crate) fn readings(logger: u64, first: usize, count: usize) -> FrameBuilder 
     builder
 }
 
-/// One reading at this time.
+/// Returns one reading at this time.
 pub(crate) fn reading_at(time_ms: i64) -> FrameBuilder {
     let mut builder = FrameBuilder::new();
     let (time, channel) = (Millis::new(time_ms).expect("a time"), ChannelCode::new(1).expect("temperature"));
@@ -207,7 +215,7 @@ pub(crate) fn reading_at(time_ms: i64) -> FrameBuilder {
     builder
 }
 
-/// Changes a frame's bytes and makes its checksum fit again.
+/// Changes a frame's bytes and corrects its checksum.
 pub(crate) fn altered(frame: &Bytes, change: impl FnOnce(&mut [u8])) -> Bytes {
     let mut bytes = frame.to_vec();
     let body = bytes.len() - 4;

@@ -1,23 +1,23 @@
-//! From what was measured to the report: rates, ratios, and what a reader should know of them.
+//! Calculation of the report from the measurements: rates, ratios, and notes for its reader.
 
 use std::time::Duration;
 
 use super::disk::SyncReport;
-use super::ingest::{IngestBenchConfig, Mark};
+use super::ingest::{IngestBenchConfig, Sample};
 use super::latency::Latencies;
 use super::load::LoadOutcome;
 use super::readers::ReadersReport;
 use super::report::{CpuReport, IdleReport, Report, StormReport, SyncPercentiles};
 
-/// A schedule that is kept worse than this is not kept.
+/// Upper limit of the client's own lag behind its schedule.
 const LAG_MS_MAX: f64 = 5.0;
-/// A client that takes more of all cores disturbs the server.
+/// Upper limit of the client's share of all cores; above it the client disturbs the server.
 const CLIENT_SHARE_MAX: f64 = 0.5;
-/// A sending thread that is busier than this is the limit itself.
+/// Upper limit of the load of a sending thread; above it the client limits the throughput.
 const THREAD_SHARE_MAX: f64 = 0.9;
-/// Answers that come later than this after the end are told.
+/// Time of the last responses after the end that causes a note.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
-/// A disk that syncs faster than this is none.
+/// Sync time below which the directory is not on a disk.
 const DISK_MS_MIN: f64 = 0.015;
 
 #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -31,10 +31,11 @@ pub(super) fn storm_report(connections: usize, took: Duration, outcome: &LoadOut
     }
 }
 
-/// Everything that a report is made of.
-pub(super) struct Facts<'a> {
+/// All measurements of a run.
+pub(super) struct Measurements<'a> {
     pub(super) config: &'a IngestBenchConfig,
-    pub(super) marks: [Mark; 2],
+    /// Samples at the start and at the end of the window.
+    pub(super) samples: [Sample; 2],
     pub(super) outcome: &'a LoadOutcome,
     pub(super) disk: [SyncReport; 2],
     pub(super) disk_in_run: Option<Latencies>,
@@ -51,16 +52,17 @@ pub(super) struct Facts<'a> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people and plots")]
-impl Facts<'_> {
+impl Measurements<'_> {
+    /// Calculates the report.
     pub(super) fn report(self) -> Report {
         let Self { config, outcome, .. } = self;
-        let [first, last] = &self.marks;
+        let [first, last] = &self.samples;
         let seconds = last.at.duration_since(first.at).as_secs_f64().max(f64::MIN_POSITIVE);
         let readings = last.readings.saturating_sub(first.readings) as f64;
-        let each = |total: f64| if readings > 0.0 { total / readings } else { 0.0 };
+        let per_reading = |total: f64| if readings > 0.0 { total / readings } else { 0.0 };
         let client = last.client_cpu.saturating_sub(first.client_cpu).as_secs_f64();
         let server = last.server_cpu.saturating_sub(first.server_cpu).as_secs_f64();
-        let server_metrics = last.counted.since(&first.counted);
+        let server_metrics = last.metrics.since(&first.metrics);
         let wal_syncs = server_metrics.get("icecore_wal_sync_duration_seconds_count").copied();
         let wal_sync_s = server_metrics.get("icecore_wal_sync_duration_seconds_sum").copied();
         let mut report = Report {
@@ -70,8 +72,8 @@ impl Facts<'_> {
             disk_sync_ms: SyncPercentiles::of(self.disk.iter().map(SyncReport::latencies)),
             disk_sync_in_run_ms: self.disk_in_run.as_ref().map(|run| SyncPercentiles::of([run])),
             cpu: CpuReport {
-                client_ns_per_reading: each(client * 1e9),
-                server_ns_per_reading: each(server * 1e9),
+                client_ns_per_reading: per_reading(client * 1e9),
+                server_ns_per_reading: per_reading(server * 1e9),
                 client_cores: client / seconds,
                 server_cores: server / seconds,
             },
@@ -110,19 +112,18 @@ impl Facts<'_> {
     }
 }
 
-/// Was the client the limit? And what else a reader should know.
+/// Returns whether the client was the limit, and notes for the reader of the report.
 #[allow(clippy::cast_precision_loss, reason = "a few threads and cores")]
 fn judge(report: &Report, threads: usize, refusal: Option<&str>) -> (bool, Vec<String>) {
     let mut notes = Vec::new();
     let client = report.cpu.client_cores;
     if client > CLIENT_SHARE_MAX * super::cores() as f64 {
-        notes.push(format!("the client took {client:.2} cores, more than half of all: the server can do better"));
+        notes.push(format!("the client used {client:.2} cores, more than half of all: the server can do better"));
     } else if client > THREAD_SHARE_MAX * threads as f64 {
         notes.push(format!("the client's {threads} threads were busy: the server can do better"));
     }
     if let Some(lag) = report.schedule_lag_ms.filter(|lag| lag.p99 > LAG_MS_MAX) {
-        notes
-            .push(format!("the client itself was late by {:.1} ms (p99): latencies hold its own delays, too", lag.p99));
+        notes.push(format!("the client itself was late by {:.1} ms (p99): latencies include its own delays", lag.p99));
     }
     let limited = !notes.is_empty();
     if let Some(rate) = report.rate.per_second().filter(|rate| report.readings_per_second < 0.98 * rate) {
@@ -130,25 +131,27 @@ fn judge(report: &Report, threads: usize, refusal: Option<&str>) -> (bool, Vec<S
         notes.push(format!("only {percent:.1} % of the rate was reached: latencies grow with the duration"));
     }
     if report.disk_sync_ms.p50 < DISK_MS_MIN {
-        notes.push("syncs cost next to nothing here, as in memory: --data-dir names a directory on a disk".to_owned());
+        notes.push("syncs are as fast as in memory: use --data-dir with a directory on a disk".to_owned());
     }
     if report.ack_latency_ms.p50 > 0.0 && report.ack_latency_ms.p50 < report.disk_sync_ms.p50 {
-        notes.push("answers came faster than the disk syncs: it, or this machine, was busy beside the run".to_owned());
+        notes.push(
+            "responses were faster than the disk's syncs: the disk or the machine was busy with other work".to_owned(),
+        );
     }
     if report.drain_s > DRAIN_MAX.as_secs_f64() {
         notes.push(format!(
-            "the last answers came {:.1} s after the last frames: the server was behind",
+            "the last responses arrived {:.1} s after the last frames: the server had a backlog",
             report.drain_s
         ));
     }
     if report.reconnects > 0 {
-        notes.push(format!("{} connections were lost and made again", report.reconnects));
+        notes.push(format!("{} connections were lost and opened again", report.reconnects));
     }
     if report.frames_refused > 0 {
         notes.push(format!("{} frames were refused: {}", report.frames_refused, refusal.unwrap_or("without a reason")));
     }
     if report.server_warnings > 0 {
-        notes.push(format!("the server's log has {} lines of warnings; --keep keeps it", report.server_warnings));
+        notes.push(format!("the server's log has {} lines of warnings; use --keep to keep it", report.server_warnings));
     }
     (limited, notes)
 }
@@ -160,19 +163,22 @@ mod tests {
     use crate::report::Rate;
 
     #[test]
-    fn a_client_that_is_the_limit_is_told() {
+    fn a_client_that_is_the_limit_is_reported() {
         let report = crate::report::tests::report;
         let limited = |report: &Report| judge(report, 1, None).0;
         assert!(!limited(&report()));
         let mut busy = report();
         busy.cpu.client_cores = crate::cores() as f64;
-        assert!(limited(&busy), "all cores");
+        assert!(limited(&busy), "uses all cores");
         busy.cpu.client_cores = 0.95;
-        assert!(limited(&busy), "its one thread");
+        assert!(limited(&busy), "its one thread is busy");
         let late = Percentiles { p99: LAG_MS_MAX + 0.1, ..Percentiles::default() };
         assert!(limited(&Report { schedule_lag_ms: Some(late), ..report() }), "behind its schedule");
         let missed = Report { rate: Rate::PerSecond(2e6), ..report() };
         let (limited, notes) = judge(&missed, 1, None);
-        assert!(!limited && notes.iter().any(|note| note.starts_with("only 61.7 %")), "the server's fault: {notes:?}");
+        assert!(
+            !limited && notes.iter().any(|note| note.starts_with("only 61.7 %")),
+            "the server is the limit: {notes:?}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! An engine with two organisations: the one that asks, and the one whose readings must never be seen.
+//! An engine with two organisations: the one that sends queries, and the one whose readings they must never return.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,15 @@ use query::{QueryEngine, QueryLimits, Session};
 use storage_format::OrgId;
 use tokio::runtime::Runtime;
 
-const MINE: u64 = 0x1111_1111_1111_1111;
-const THEIRS: u64 = 0x5EC2_E7CA_FEF0_0D03;
-const THEIR_LOGGER: u64 = 0x5EC2_E7CA_FEF0_0D01;
-const THEIR_VALUE: f64 = 86_420.975_31;
+const CALLER_ORG: u64 = 0x1111_1111_1111_1111;
+const OTHER_ORG: u64 = 0x5EC2_E7CA_FEF0_0D03;
+const OTHER_LOGGER: u64 = 0x5EC2_E7CA_FEF0_0D01;
+const OTHER_VALUE: f64 = 86_420.975_31;
 /// 2024-01-01T00:00:00Z.
 const START_MS: i64 = 1_704_067_200_000;
 
-/// What no answer and no error may hold, in lower case: the other organisation's ids in both forms and its value, and
-/// texts of the host: a file that everybody tries, the engine's directory, places in source code.
+/// Texts that no response and no error may contain, in lower case: the other organisation's ids in both forms and its
+/// value, and texts of the host: the content of `/etc/passwd`, the engine's directory, source locations.
 pub(super) const SECRETS: [&str; 9] = [
     "86420.97531",
     "86421.97531",
@@ -34,18 +34,18 @@ pub(super) const SECRETS: [&str; 9] = [
     "panicked",
 ];
 
-/// See the module.
-pub(super) struct House {
+/// Engine with its readings, the sessions of both organisations, and its state before any statement.
+pub(super) struct TestEngine {
     pub(super) runtime: Runtime,
     pub(super) session: Session,
-    theirs: Session,
+    other_session: Session,
     dir: PathBuf,
     files: BTreeSet<String>,
     counts: Vec<String>,
     _engine: Arc<Engine>,
 }
 
-/// A directory for this process. What earlier ones left is removed: a fuzzer ends without a clean-up.
+/// Creates a directory for this process, and removes those of earlier ones, because a fuzzer exits without a clean-up.
 fn directory() -> PathBuf {
     let all = std::env::temp_dir().join("icecore-fuzz");
     for entry in std::fs::read_dir(&all).into_iter().flatten().flatten() {
@@ -54,11 +54,11 @@ fn directory() -> PathBuf {
         }
     }
     let own = all.join(std::process::id().to_string());
-    std::fs::create_dir_all(&own).expect("a directory can be made");
+    std::fs::create_dir_all(&own).expect("a directory can be created");
     own
 }
 
-impl House {
+impl TestEngine {
     pub(super) fn open(limits: QueryLimits) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
@@ -66,16 +66,19 @@ impl House {
         let engine = runtime.block_on(engine(&dir));
         let queries = QueryEngine::new(Arc::clone(&engine), limits, 4 << 20);
         let org = |id| OrgId::new(id).expect("not zero");
-        let (session, theirs) = (queries.session(org(MINE)), queries.session(org(THEIRS)));
-        let mut house =
-            Self { runtime, session, theirs, dir, files: BTreeSet::new(), counts: Vec::new(), _engine: engine };
-        (house.files, house.counts) = (house.files(), house.counts());
-        let told = house.counts.join(" ");
-        assert!(SECRETS[..2].iter().any(|secret| told.contains(secret)), "their value is there to be seen: {told}");
-        house
+        let (session, other_session) = (queries.session(org(CALLER_ORG)), queries.session(org(OTHER_ORG)));
+        let mut test_engine =
+            Self { runtime, session, other_session, dir, files: BTreeSet::new(), counts: Vec::new(), _engine: engine };
+        (test_engine.files, test_engine.counts) = (test_engine.files(), test_engine.counts());
+        let counts = test_engine.counts.join(" ");
+        assert!(
+            SECRETS[..2].iter().any(|secret| counts.contains(secret)),
+            "the other organisation's value is stored: {counts}"
+        );
+        test_engine
     }
 
-    /// No statement has changed a reading or made a file.
+    /// Checks that no statement has changed a reading or created a file.
     pub(super) fn check_unchanged(&self) {
         assert_eq!(self.files(), self.files);
         assert_eq!(self.counts(), self.counts);
@@ -84,38 +87,38 @@ impl House {
     fn files(&self) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         super::names(&self.dir, &mut names);
-        // The log makes its next file ahead of time, when it likes.
+        // The WAL creates its next file in advance, at any time.
         names.retain(|name| !name.contains("/wal/"));
         names
     }
 
     fn counts(&self) -> Vec<String> {
-        let ask = |session: &Session| {
+        let query = |session: &Session| {
             let sql = "SELECT t.*, (SELECT count(*) FROM readings) AS a, \
                        (SELECT max(temperature) FROM readings) AS b, \
                        (SELECT count(*) FROM conflicts) AS c FROM totals t";
             self.runtime.block_on(async {
-                let stream = session.sql(sql).await.expect("the counts can be asked");
-                futures::TryStreamExt::try_collect::<Vec<_>>(stream).await.expect("the counts are answered")
+                let stream = session.sql(sql).await.expect("the query of the counts is valid");
+                futures::TryStreamExt::try_collect::<Vec<_>>(stream).await.expect("the query of the counts succeeds")
             })
         };
-        [&self.session, &self.theirs].map(|session| super::show(&ask(session))).to_vec()
+        [&self.session, &self.other_session].map(|session| super::show(&query(session))).to_vec()
     }
 }
 
 async fn engine(dir: &Path) -> Arc<Engine> {
     let config = EngineConfig {
-        // The readings came, as they say, years ago.
+        // The receive time of the readings is years ago, so prevent a flush by age.
         flush_age: Duration::from_secs(100 * 365 * 86_400),
         wal_file_bytes: 8 << 20,
         ..EngineConfig::new(dir.join("data"))
     };
     let parts = kit::rig::parts(Arc::new(InMemory::new()), Arc::new(SystemClock::new()));
     let engine = Engine::open(config, parts).await.expect("the engine opens");
-    for (org, logger, value) in [(MINE, 0x0012_4B00_0000_0001, 4.0), (THEIRS, THEIR_LOGGER, THEIR_VALUE)] {
+    for (org, logger, value) in [(CALLER_ORG, 0x0012_4B00_0000_0001, 4.0), (OTHER_ORG, OTHER_LOGGER, OTHER_VALUE)] {
         let gateway = kit::gateway(org ^ 1);
         let org = kit::org(org);
-        engine.manifests().create_org(org).await.expect("the organisation is made");
+        engine.manifests().create_org(org).await.expect("the organisation is created");
         let mut sender = Sender::new(org, 1);
         // Twice into segments, with a channel that comes late; then into the buffer, with a conflict.
         for (channels, minutes, value, flush) in
@@ -127,7 +130,7 @@ async fn engine(dir: &Path) -> Arc<Engine> {
             let sequence = sender.submit(&engine, &mut sent).await;
             assert!(sender.acks.answered(sequence).await, "it is acknowledged");
             if flush {
-                engine.flush(Some(org)).await.expect("it flushes");
+                engine.flush(Some(org)).await.expect("the flush succeeds");
             }
         }
     }
