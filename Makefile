@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test sim soak loom check lint deps bench fuzz kill
+.PHONY: help demo test sim soak loom check lint deps deny bench fuzz kill
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -34,6 +34,9 @@ lint: ## Formatting and clippy, warnings denied; the gateway client also alone
 
 deps: ## Dependency directions between the crates
 	bash tests/dependency-directions.sh
+
+deny: ## Licences, duplicates, sources and advisories of the dependencies (installs cargo-deny into the user's cache)
+	bash .ci/deny
 
 bench: ## Criterion micro-benchmarks
 	$(CARGO) bench --locked -p benches

@@ -60,7 +60,8 @@ pub fn parse(text: &str, file: &Path, overrides: &Overrides) -> Result<Config> {
 }
 
 /// Settings that had other names before, with their present ones.
-const RENAMED: [(&str, &str); 8] = [
+const RENAMED: [(&str, &str); 9] = [
+    ("engine.collect_delay", "engine.garbage_delay"),
     ("ingest.stream_window", "ingest.stream_window_bytes"),
     ("ingest.connection_window", "ingest.connection_window_bytes"),
     ("ingest.send_window", "ingest.send_window_bytes"),

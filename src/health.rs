@@ -1,4 +1,6 @@
-//! What keeps the server from taking frames, as the engine says it, for `/readyz` and `/metrics`.
+//! What keeps the server from taking frames, from the engine's health, for `/readyz`.
+//!
+//! Nothing here repeats the text of an error, because `/readyz` needs no token; the log has it.
 
 use std::sync::Arc;
 
@@ -11,26 +13,23 @@ pub(crate) fn check(engine: Arc<Engine>) -> HealthCheck {
 }
 
 fn health(engine: &Engine) -> Health {
-    let status = engine.status();
-    let condition = |name, detail: &str, hint| Condition { name, since: None, detail: detail.to_owned(), hint };
-    let all = [
-        (status.failed.is_some(), "engine_failed", "the engine has stopped", "look at the log, then start again"),
-        (
-            status.wal_bytes >= status.wal_bytes_max,
-            "wal_full",
-            "the WAL has reached wal_bytes_max",
-            "see whether an organisation cannot flush, and why",
-        ),
-        (
-            status.buffer_bytes >= status.buffer_bytes_max,
-            "write_buffers_full",
-            "the write buffers have reached buffer_bytes_max",
-            "see whether flushes fail, and why",
-        ),
-    ];
-    let held = all.into_iter().filter(|(holds, ..)| *holds);
+    let health = engine.health();
+    let failed = health.failed.is_some().then(|| Condition {
+        name: "engine_failed",
+        since: None,
+        detail: "the engine has stopped".to_owned(),
+        hint: "look at the log, then start again",
+    });
+    let troubles = health.conditions().into_iter().filter_map(|(name, trouble)| {
+        trouble.map(|trouble| Condition {
+            name,
+            since: Some(trouble.since),
+            detail: trouble.what.to_owned(),
+            hint: trouble.advice,
+        })
+    });
     Health {
-        conditions: held.map(|(_, name, detail, hint)| condition(name, detail, hint)).collect(),
-        orgs_not_flushing: status.flush_troubles.len(),
+        conditions: failed.into_iter().chain(troubles).collect(),
+        orgs_not_flushing: health.orgs_not_flushing.len(),
     }
 }

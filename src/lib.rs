@@ -4,6 +4,7 @@
 //! HTTP answers in `service/server`.
 
 mod advice;
+pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -1,20 +1,22 @@
 //! The server, put together: engine, query, wire and HTTP over one data directory.
 //!
-//! Order of a start: lock, control database, spilled rows cleared, keys, standings, HTTP (which says "not ready"), recovery,
-//! readiness, wire. Order of a stop: wire (what was submitted is answered), HTTP (answers under way come to an end), engine. A fatal error of the
-//! engine ends the server with that error; what was acknowledged is in the WAL.
+//! Order of a start: lock, control database, removal of what a crash left, keys and certificate, standings, HTTP (which
+//! reports "not ready"), recovery, readiness, wire. Order of a stop: wire (submitted frames are acknowledged), HTTP
+//! (responses in progress come to an end), engine. A fatal error of the engine ends the server with that error; what was
+//! acknowledged is in the WAL.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use engine::{Clock, Engine, EngineParts, LocalDurable, MasterKey, RealFiles, SystemClock, SystemRandom};
-use ingest::{Server, ServerConfig, ServerError, ServerTls, TimePolicy};
+use ingest::{Server, ServerConfig, ServerError, TimePolicy};
 use query::QueryEngine;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::advice::Advise as _;
+use crate::certificate::{Certificates, Current};
 use crate::config::Config;
 use crate::health;
 use crate::open_files;
@@ -22,7 +24,6 @@ use crate::ports::{Directory, Now, Sink};
 use crate::telemetry::Metrics;
 use control::data_dir::{DataDir, DirLock};
 use control::master_key;
-use control::pki::{self, Authority};
 use control::{Control, Standings};
 use problem::{Context, Problem, Result, chain};
 use server::{Backend, HttpState};
@@ -37,6 +38,7 @@ pub struct Running {
     control: Control,
     config: Config,
     upkeep: JoinHandle<()>,
+    renewal: JoinHandle<()>,
     // Last: released after everything else has ended.
     _lock: DirLock,
 }
@@ -99,6 +101,7 @@ impl Running {
         let lock = data.lock().advise()?;
         let control = data.open_control_locked(&lock).await.advise()?;
         data.clear_spill().advise()?;
+        data.clear_keys().advise()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let now: Now = {
             let clock = Arc::clone(&clock);
@@ -106,8 +109,8 @@ impl Running {
         };
         let master_key = master_key::load_master_key(&data.keys()).advise()?;
         master_key::verify_check(&control, &master_key).await.advise()?;
-        let authority = Authority::load(&data.keys()).advise()?;
-        authority.ensure_server_certificate(&data.keys(), &config.ingest.server_names, now()).advise()?;
+        let certificates = Certificates::new(data.keys(), config.ingest.server_names.clone(), Arc::clone(&now))?;
+        let certificate = certificates.current()?;
 
         let standings = Standings::start(&control).await.advise()?;
         let (backend, ready) = watch::channel(None);
@@ -136,7 +139,11 @@ impl Running {
             config.metadata_cache_bytes_max,
             data.spill(),
         );
-        let ingest = Self::start_ingest(data, &config, standings.clone(), &engine, now)?;
+        let ingest = Self::start_ingest(&certificate, &config, standings.clone(), &engine, now)?;
+        let renewal = {
+            let (interval, shown) = (config.ingest.certificate_check_interval, ingest.certificate().clone());
+            tokio::spawn(certificates.keep_renewed(certificate, interval, move |tls| shown.replace(tls)))
+        };
         backend.send_replace(Some(Backend {
             health: health::check(Arc::clone(&engine)),
             engine: Arc::clone(&engine),
@@ -144,22 +151,19 @@ impl Running {
         }));
         let upkeep = tokio::spawn(upkeep(metrics, backend));
         tracing::info!(http = %http.addr, ingest = %ingest.local_addr(), "ready");
-        Ok(Self { engine, ingest, http, standings, control, config, upkeep, _lock: lock })
+        Ok(Self { engine, ingest, http, standings, control, config, upkeep, renewal, _lock: lock })
     }
 
     fn start_ingest(
-        data: &DataDir,
+        certificate: &Current,
         config: &Config,
         standings: Standings,
         engine: &Arc<Engine>,
         now: Now,
     ) -> Result<Server> {
-        let pem = pki::load_server(&data.keys()).advise()?;
-        let tls = ServerTls::from_pem(pem.certificate.as_bytes(), pem.key.as_bytes(), pem.ca.as_bytes())
-            .context(|| "the server's certificate cannot be used".to_owned())?;
         let ingest_config = ServerConfig {
             addr: config.ingest.addr,
-            tls,
+            tls: certificate.tls()?,
             limits: config.ingest.limits.clone(),
             times: TimePolicy { time_min: config.ingest.time_min, ahead_max: config.ingest.future_max },
             now: Arc::clone(&now),
@@ -218,6 +222,7 @@ impl Running {
     /// When the engine had stopped in error before, or does while closing.
     pub async fn stop(self) -> Result<()> {
         tracing::info!("stopping");
+        self.renewal.abort();
         self.ingest.shutdown(self.config.ingest.shutdown_grace).await;
         self.http.stop(self.config.http.shutdown_grace).await;
         self.upkeep.abort();

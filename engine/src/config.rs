@@ -59,7 +59,7 @@ pub struct EngineConfig {
     pub flush_retry_max: Duration,
     /// How long after an organisation was loaded, or a flush of it failed, its objects are looked through for those that
     /// no manifest names. Default 15 min.
-    pub collect_delay: Duration,
+    pub garbage_delay: Duration,
     /// How often the schedule is looked at when nothing calls for it. Default 1 s.
     pub schedule_interval: Duration,
     /// Whether `close` flushes all buffers; otherwise they stay in the WAL and are replayed at the next open, which
@@ -88,7 +88,7 @@ impl EngineConfig {
             merge_runs_max: 16,
             flush_retry_min: Duration::from_secs(1),
             flush_retry_max: Duration::from_secs(60),
-            collect_delay: Duration::from_secs(15 * 60),
+            garbage_delay: Duration::from_secs(15 * 60),
             schedule_interval: Duration::from_secs(1),
             flush_at_close: false,
         }
@@ -119,7 +119,7 @@ impl EngineConfig {
             ),
             (self.wal_bytes_max >= 4 * self.wal_file_bytes, "wal_bytes_max must be at least four times wal_file_bytes"),
             (self.buffer_bytes_max >= limits::BUFFER_BYTES_LEAST, "buffer_bytes_max must be at least 32 MiB"),
-            (!self.collect_delay.is_zero(), "collect_delay must be over zero"),
+            (!self.garbage_delay.is_zero(), "garbage_delay must be over zero"),
             (
                 !self.flush_retry_min.is_zero() && self.flush_retry_min <= self.flush_retry_max,
                 "flush_retry_min must be over zero and not over flush_retry_max",

@@ -22,6 +22,7 @@ pub(super) struct RawConfig {
 pub(super) struct RawIngest {
     pub(super) addr: String,
     pub(super) server_names: Vec<String>,
+    pub(super) certificate_check_interval: Span,
     pub(super) time_min: String,
     pub(super) future_max: Span,
     pub(super) connections_max: usize,
@@ -79,7 +80,7 @@ pub(super) struct RawEngine {
     pub(super) merge_runs_max: usize,
     pub(super) flush_retry_min: Span,
     pub(super) flush_retry_max: Span,
-    pub(super) collect_delay: Span,
+    pub(super) garbage_delay: Span,
     pub(super) schedule_interval: Span,
     pub(super) flush_at_close: bool,
 }

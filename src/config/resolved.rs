@@ -36,6 +36,8 @@ pub struct IngestConfig {
     pub addr: SocketAddr,
     /// Names in the server's certificate; the first is what gateways check.
     pub server_names: Vec<String>,
+    /// How often the server's certificate is looked at while the server runs.
+    pub certificate_check_interval: Duration,
     /// Readings before it are refused.
     pub time_min: Millis,
     /// Readings further in the future are refused.
@@ -170,11 +172,24 @@ fn ingest(raw: RawIngest) -> Result<IngestConfig, Rule> {
     Ok(IngestConfig {
         addr: address("ingest.addr", &raw.addr)?,
         server_names: raw.server_names,
+        certificate_check_interval: check_interval(raw.certificate_check_interval.0)?,
         time_min: raw.time_min.parse().map_err(|error| format!("ingest.time_min: {error}"))?,
         future_max: raw.future_max.0,
         limits,
         shutdown_grace: raw.shutdown_grace.0,
     })
+}
+
+/// A certificate is renewed half a year before it ends, so that failures show long before; this leaves some checks for
+/// that.
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+fn check_interval(value: Duration) -> Result<Duration, Rule> {
+    let key = "ingest.certificate_check_interval";
+    if value > CHECK_INTERVAL_MAX {
+        return Err(format!("{key} must not be more than 30d"));
+    }
+    not_zero(key, value)
 }
 
 fn http(raw: &RawHttp) -> Result<HttpConfig, Rule> {
@@ -216,7 +231,7 @@ fn engine_config(raw: &RawEngine) -> Result<EngineConfig, Rule> {
         merge_runs_max: raw.merge_runs_max,
         flush_retry_min: raw.flush_retry_min.0,
         flush_retry_max: raw.flush_retry_max.0,
-        collect_delay: raw.collect_delay.0,
+        garbage_delay: raw.garbage_delay.0,
         schedule_interval: raw.schedule_interval.0,
         flush_at_close: raw.flush_at_close,
         ..EngineConfig::new("")

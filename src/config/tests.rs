@@ -68,6 +68,8 @@ fn mistakes_are_told_with_their_place() {
         ("[http]\nstall_timeout = \"0s\"", &["http.stall_timeout"]),
         ("[ingest]\nserver_names = []", &["ingest.server_names"]),
         ("[ingest]\nserver_names = [\"a b\"]", &["ingest.server_names"]),
+        ("[ingest]\ncertificate_check_interval = \"0s\"", &["ingest.certificate_check_interval"]),
+        ("[ingest]\ncertificate_check_interval = \"31d\"", &["ingest.certificate_check_interval", "30d"]),
         ("[ingest]\ntime_min = \"yesterday\"", &["ingest.time_min"]),
         ("[ingest]\nframe_bytes_max = \"2 MiB\"", &["ingest.frame_bytes_max"]),
         ("[ingest]\nframe_bytes_max = 1", &["ingest.frame_bytes_max: must be at least"]),

@@ -3,6 +3,7 @@
 
 mod access;
 mod bench;
+mod certificate;
 mod damage;
 mod disk;
 mod kills;

@@ -206,7 +206,7 @@ fn more_than_fits_into_memory() {
     let mut icecore = Icecore::with_environment(&with(&[
         ("ICECORE_ENGINE__BUFFER_BYTES_MAX", "32 MiB"),
         ("ICECORE_ENGINE__WAL_BYTES_MAX", "96 MiB"),
-        ("ICECORE_INGEST__FRAME_MEMORY_MAX", "96 MiB"),
+        ("ICECORE_INGEST__FRAME_MEMORY_BYTES", "96 MiB"),
     ]));
     // Buffers, queue, frames; and what the program is without any of them, threads included.
     icecore.limit(Some(&format!("-d {}", (32 + 16 + 96 + 64) * 1024)));

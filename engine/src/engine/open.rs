@@ -134,7 +134,7 @@ impl Opened {
             commits,
             Arc::clone(&parts.store),
             Arc::clone(&parts.clock),
-            config.collect_delay,
+            config.garbage_delay,
         );
         let flush = Arc::new(flush);
         let monitor = MonitorStep {

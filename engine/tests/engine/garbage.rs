@@ -25,7 +25,7 @@ fn some(round: i64) -> Sent {
 
 fn rig() -> Rig {
     let mut rig = Rig::new();
-    rig.config.collect_delay = Duration::from_millis(80);
+    rig.config.garbage_delay = Duration::from_millis(80);
     rig
 }
 

@@ -14,15 +14,17 @@ use object_store::path::Path;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use storage_format::{Frame, ObjectKey, OrgId};
 
-use crate::model::{Model, Reading, Sent, gateway, millis, spool};
-use crate::rig::{Acks, MAY, Rig, Sender, noisy};
+use kit::rig::{Acks, Sender};
+use kit::{FirstWins, Reading, Sent, gateway, millis, spool};
+
+use crate::rig::{MAY, Rig, noisy};
 
 fn org(id: u64) -> OrgId {
     OrgId::new(id).expect("not zero")
 }
 
 fn some() -> Sent {
-    let readings = (0..50).map(|i| Reading { logger: 1, time: MAY + i * 1000, samples: vec![(1, i as f64)] });
+    let readings = (0..50).map(|i| Reading::new(1, MAY + i * 1000, &[(1, i as f64)]));
     Sent { gateway: gateway(1), received: millis(MAY), readings: readings.collect() }
 }
 
@@ -132,7 +134,7 @@ async fn a_store_that_takes_nothing_is_told_until_it_does() {
         let rig = Rig::new();
         rig.create_org(org(1)).await;
         let engine = rig.open().await;
-        Sender::new(org(1), 1).send(&engine, &mut Model::default(), some()).await;
+        Sender::new(org(1), 1).send(&engine, &mut FirstWins::default(), some()).await;
         for _ in 0..3 {
             rig.store.fail_next(Operation::Put, place, Fault::Before, 0);
         }
@@ -156,7 +158,7 @@ async fn an_organisation_that_cannot_flush_is_named_and_the_store_is_not_to_blam
     rig.create_org(org(2)).await;
     let engine = rig.open().await;
     let mut senders = [1, 2].map(|id| Sender::new(org(id), 1));
-    senders[0].send(&engine, &mut Model::default(), some()).await;
+    senders[0].send(&engine, &mut FirstWins::default(), some()).await;
     engine.flush(None).await.expect("a flush");
     // Its segment is damaged, and the next readings overlap it.
     let prefix = Path::from(ObjectKey::segments_prefix(org(1)));
@@ -166,7 +168,7 @@ async fn an_organisation_that_cannot_flush_is_named_and_the_store_is_not_to_blam
     }
     rig.clock.turn(Duration::from_secs(7));
     for sender in &mut senders {
-        sender.send(&engine, &mut Model::default(), some()).await;
+        sender.send(&engine, &mut FirstWins::default(), some()).await;
     }
     engine.flush(None).await.expect_err("one of them cannot");
     let health = engine.health();

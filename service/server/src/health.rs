@@ -91,10 +91,7 @@ fn readiness(health: Option<Health>) -> Result<Response, HttpError> {
 pub(crate) async fn metrics(state: HttpState) -> Result<Response, HttpError> {
     let health = health(&state);
     // Set here, so that a scrape never reads what was true a while ago.
-    gauge!("icecore_ready")
-        .set(f64::from(u8::from(health.as_ref().is_some_and(|health| health.conditions.is_empty()))));
-    let not_flushing = health.map_or(0, |health| health.orgs_not_flushing);
-    gauge!("icecore_orgs_not_flushing").set(f64::from(u32::try_from(not_flushing).unwrap_or(u32::MAX)));
+    gauge!("icecore_ready").set(f64::from(u8::from(health.is_some_and(|health| health.conditions.is_empty()))));
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((content_type, (state.0.metrics)()).into_response())
 }

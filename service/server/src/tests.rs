@@ -167,6 +167,15 @@ async fn what_the_caller_does_not_learn_is_logged_with_the_request_s_id() {
 }
 
 #[tokio::test]
+async fn tokens_that_cannot_be_looked_up_are_nobody_s_defect() {
+    let (_dir, state, _sender, addr, _) = starting().await;
+    // Nobody looks at the database any more, so a token that is not in memory cannot be looked up.
+    state.0.standings.stop().await;
+    let request = reqwest::Client::new().get(format!("http://{addr}/api/v1/export")).bearer_auth("ice_x");
+    assert_eq!(refused(request).await, (503, "unavailable".to_owned()));
+}
+
+#[tokio::test]
 async fn places_are_limited_and_given_back() {
     let (_dir, state, _sender, _, _) = starting().await;
     let org = |id| OrgId::new(id).expect("an id");

@@ -230,7 +230,7 @@ fn config(d: &mut Draw) -> EngineConfig {
         merge_runs_max: usize::try_from(d.spread(1, 16)).unwrap_or(1),
         flush_retry_min: Duration::from_millis(d.spread(1, 1000)),
         flush_retry_max: Duration::from_secs(2),
-        collect_delay: Duration::from_millis(d.spread(20, 20_000)),
+        garbage_delay: Duration::from_millis(d.spread(20, 20_000)),
         schedule_interval: Duration::from_millis(d.spread(20, 2000)),
         flush_at_close: false,
     }
@@ -262,7 +262,7 @@ impl fmt::Display for Plan {
             c.flush_concurrency,
             c.flush_retry_min,
             c.schedule_interval,
-            c.collect_delay,
+            c.garbage_delay,
         )
     }
 }
