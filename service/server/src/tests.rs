@@ -146,17 +146,33 @@ async fn what_the_caller_does_not_learn_is_logged_with_the_request_s_id() {
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
     let _default = tracing::subscriber::set_default(subscriber);
+    let fails = async || {
+        tracing::info!("on the way");
+        Err::<(), _>(HttpError::internal(problem::Problem::new("a secret")))
+    };
+    let router = Router::new().route("/", axum::routing::get(fails));
+    let router = router.layer(axum::middleware::from_fn(request::handle));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let addr = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let (status, document) = problem(reqwest::get(format!("http://{addr}/")).await.expect("a response")).await;
+    assert_eq!((status, document["type"].as_str()), (500, Some("/problems/internal")));
+    assert!(!document.to_string().contains("secret"), "{document}");
+    let id = document["request_id"].as_str().expect("an id");
+    let log = String::from_utf8(log.0.lock().expect("not poisoned").clone()).expect("UTF-8");
+    for text in ["on the way", "a secret"] {
+        let line = log.lines().find(|line| line.contains(text)).expect("it is logged");
+        assert!(line.contains(id), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn tokens_that_cannot_be_looked_up_are_nobody_s_defect() {
     let (_dir, state, _sender, addr, _) = starting().await;
     // Nobody looks at the database any more, so a token that is not in memory cannot be looked up.
     state.0.standings.stop().await;
-    let question =
-        reqwest::Client::new().post(format!("http://{addr}/api/v1/sql")).bearer_auth("ice_x").body("SELECT 1");
-    let (status, document) = problem(question.send().await.expect("a response")).await;
-    assert_eq!((status, document["type"].as_str()), (503, Some("/problems/unavailable")), "no defect: {document}");
-    let id = document["request_id"].as_str().expect("an id");
-    let log = String::from_utf8(log.0.lock().expect("not poisoned").clone()).expect("UTF-8");
-    let line = log.lines().find(|line| line.contains("a request failed")).expect("it is logged");
-    assert!(line.contains(&format!("request_id={id}")), "{log}");
+    let request = reqwest::Client::new().get(format!("http://{addr}/api/v1/export")).bearer_auth("ice_x");
+    assert_eq!(refused(request).await, (503, "unavailable".to_owned()));
 }
 
 #[tokio::test]
