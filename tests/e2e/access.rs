@@ -215,6 +215,9 @@ fn tokens_and_isolation() {
     let answer =
         icecore.http("POST /api/v1/sql HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\nConnection: close\r\n\r\nSELECT 1");
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    assert!(answer.contains("application/problem+json") && answer.contains("/problems/sign-in-required"), "{answer}");
+    icecore.query(&b, "DROP TABLE readings").refused(&["refuses"]);
+    icecore.query(&b, "SELECT nonsense FROM readings").refused(&["query is not valid", "nonsense"]);
     let metrics = icecore.get("/metrics");
     assert!(metrics.contains("icecore_"), "{metrics}");
     assert!(!icecore.log().contains(&a.token) && !metrics.contains(&a.token));

@@ -88,9 +88,12 @@ fn a_full_disk() {
     let log = icecore.log();
     assert!(log.contains("no new WAL file can be made") && log.contains("No space left"), "what is wrong:\n{log}");
     assert_eq!(icecore.ended(), None, "it waits for space");
+    wait_until("readyz says so", &icecore, || icecore.unready_because("wal_without_file"));
+    assert!(!icecore.get("/readyz").contains(&icecore.data_dir()), "to everybody, so without paths");
     load.check(&icecore, true);
     icecore.disk().free();
     acknowledges(&load, &icecore);
+    wait_until("readyz says so", &icecore, || icecore.is_ready());
     load.check(&icecore, true);
 
     // Once more, and killed with not a byte to spare.
@@ -218,8 +221,12 @@ fn more_than_fits_into_memory() {
     let covered = ReadOnly::cover(&Path::new(&icecore.data_dir()).join("store"));
     until_nothing_is_acknowledged(&load, &icecore, || ());
     assert_eq!(icecore.ended(), None, "it pushes back and lives:\n{}", icecore.log());
+    wait_until("readyz says so", &icecore, || icecore.unready_because("store_unavailable"));
+    let metrics = icecore.get("/metrics");
+    assert!(metrics.contains("icecore_ready 0\n"), "{metrics}");
     drop(covered);
     acknowledges(&load, &icecore);
+    wait_until("readyz says so", &icecore, || icecore.is_ready());
     assert_eq!(icecore.ended(), None, "and goes on:\n{}", icecore.log());
     icecore.kill();
     icecore.limit(None);

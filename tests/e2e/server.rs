@@ -219,7 +219,7 @@ impl Icecore {
     #[track_caller]
     pub(crate) fn ready_or_ended(&mut self) -> Result<(), Option<i32>> {
         let begun = Instant::now();
-        while !self.is_ready() {
+        while !self.has_recovered() {
             if let Some(code) = self.ended() {
                 return Err(code);
             }
@@ -261,8 +261,22 @@ impl Icecore {
         process.wait_with_output().expect("the output can be read").into()
     }
 
-    fn is_ready(&self) -> bool {
-        TcpStream::connect(("127.0.0.1", self.http_port)).is_ok() && self.get("/readyz").starts_with("HTTP/1.1 200")
+    /// Recovery is over. Whether frames are taken is another matter: a disk may still be full.
+    fn has_recovered(&self) -> bool {
+        let has_reasons = || self.unready_because("");
+        TcpStream::connect(("127.0.0.1", self.http_port)).is_ok() && (self.is_ready() || has_reasons())
+    }
+
+    /// `/readyz` answers 200.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.get("/readyz").starts_with("HTTP/1.1 200")
+    }
+
+    /// `/readyz` answers 503, with reasons whose text contains this.
+    pub(crate) fn unready_because(&self, text: &str) -> bool {
+        let response = self.get("/readyz");
+        let reasons = response.split_once("\"reasons\":").map(|(_, reasons)| reasons.contains(text));
+        response.starts_with("HTTP/1.1 503") && reasons == Some(true)
     }
 
     /// A plain HTTP GET, status line, headers and body as they come.
