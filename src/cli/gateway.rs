@@ -44,7 +44,7 @@ enum GatewayCommand {
         #[command(flatten)]
         data_dir: DataDirArgs,
     },
-    /// Send a CSV file of readings
+    // Without a text here: it would take the place of the command's own, which says what to expect of it.
     Send(send::SendArgs),
     /// Send the readings of a simulated fleet
     Simulate(simulate::SimulateArgs),

@@ -22,7 +22,7 @@ use form::FormArgs;
 use left_out::LeftOut;
 pub(super) use watcher::Watcher;
 
-/// Send files of readings.
+/// Send files of readings: CSV, also as loggers export it.
 ///
 /// Ends with success only if every reading was acknowledged, that is, is on the server's disk. A mistake in a file is
 /// told with line and column: what stands before that line is sent and acknowledged, nothing from it on, unless
@@ -45,11 +45,12 @@ pub(super) struct SendArgs {
     /// Write rows with mistakes to this new file, and go on with the rest [default: end at the first mistake]
     #[arg(long, value_name = "FILE", conflicts_with = "preview")]
     skip_bad_rows: Option<PathBuf>,
-    #[command(flatten)]
-    form: FormArgs,
     /// The files, or - for stdin
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+    // Last, because its heading is that of all options after it.
+    #[command(flatten)]
+    form: FormArgs,
 }
 
 /// How to send.
@@ -182,6 +183,7 @@ impl Sending {
 
     /// Sends one file.
     async fn send_file(&mut self, index: usize) -> std::result::Result<(), Stop> {
+        self.files.check(index).map_err(Stop::Problem)?;
         let source = self.files.open(index).map_err(Stop::Problem)?;
         let mistake = |error| Stop::Mistake(index, error);
         let mut csv = ReadingsCsv::with_options(source, &self.options).map_err(mistake)?;
@@ -259,6 +261,13 @@ mod tests {
         {
             assert!(parse_server(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_help_says_what_to_expect() {
+        let command = SendArgs::augment_args(clap::Command::new("send"));
+        let about = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+        assert!(about.starts_with("Send files") && about.contains("always safe"), "{about}");
     }
 
     #[test]

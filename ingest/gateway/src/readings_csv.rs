@@ -29,6 +29,7 @@ pub use mapping::Mapping;
 use mapping::{Header, LoggerSource};
 pub use options::{CsvOptions, parse_delimiter, parse_encoding};
 use source::Text;
+pub use source::check_gzip;
 use times::TimeForm;
 
 /// One line, understood.

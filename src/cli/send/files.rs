@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, stdin};
 use std::path::{Path, PathBuf};
 
+use gateway::readings_csv::check_gzip;
 use problem::{Context, Problem, Result};
 
 /// The files that are to be sent.
@@ -50,6 +51,18 @@ impl Files {
     /// The name of all of them, for the summary.
     pub(super) fn names(&self) -> String {
         if self.len() == 1 { self.name(0) } else { format!("{} files", self.len()) }
+    }
+
+    /// Looks whether a compressed file is whole, which only its end tells. What comes from stdin is read once only.
+    pub(super) fn check(&self, index: usize) -> Result<()> {
+        if self.paths.get(index).is_none_or(|path| is_stdin(path)) {
+            return Ok(());
+        }
+        let what = || format!("{} is damaged", self.name(index));
+        check_gzip(self.open(index)?).context(what).map_err(|problem| {
+            problem
+                .help("nothing of this file was sent: unpack it with gzip to see what is left of it, or get it again")
+        })
     }
 
     pub(super) fn open(&self, index: usize) -> Result<Box<dyn BufRead>> {

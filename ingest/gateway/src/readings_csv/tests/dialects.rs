@@ -42,6 +42,19 @@ fn a_damaged_gzip_file_says_so_where_it_ends() {
 }
 
 #[test]
+fn a_changed_digit_in_a_gzip_file_is_found_before_it_is_read() {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    encoder.write_all(PLAIN.as_bytes()).expect("memory takes everything");
+    let good = encoder.finish().expect("memory takes everything");
+    assert!(check_gzip(&good[..]).is_ok() && check_gzip(PLAIN.as_bytes()).is_ok());
+    let mut bad = good.clone();
+    let at = bad.windows(4).position(|bytes| bytes == b"5.25").expect("it is not compressed");
+    bad[at] = b'7';
+    assert!(check_gzip(&bad[..]).is_err());
+    assert!(check_gzip(&good[..good.len() - 1]).is_err());
+}
+
+#[test]
 fn ends_of_lines() {
     for end in ["\n", "\r\n", "\r"] {
         assert_eq!(read(PLAIN.replace('\n', end)), Ok(plain()), "{end:?}");
