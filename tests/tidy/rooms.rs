@@ -44,7 +44,7 @@ const ENGINE: &[Room<'static>] = &[
     ("wal", &["error", "keys", "planted"]),
     ("org", &["buffer", "planted", "sync"]),
     ("buffer", &["limits", "sync"]),
-    ("segments", &["error", "first_wins", "manifest"]),
+    ("segments", &["error", "first_wins", "limits", "manifest"]),
     ("manifest", &["error", "keys"]),
     ("first_wins", &["planted"]),
     ("metrics", &["error"]),
