@@ -21,12 +21,22 @@ pub(crate) fn connection_refused(why: &'static str) {
     counter!("icecore_ingest_connections_refused_total", "why" => why).increment(1);
 }
 
-pub(crate) fn stream_opened() {
-    gauge!("icecore_ingest_streams").increment(1.0);
+/// An open stream, counted until it is dropped: the task of a stream ends early when its connection does.
+#[derive(Debug)]
+pub(crate) struct OpenStream(());
+
+impl OpenStream {
+    /// Counts a stream that was opened.
+    pub(crate) fn new() -> Self {
+        gauge!("icecore_ingest_streams").increment(1.0);
+        Self(())
+    }
 }
 
-pub(crate) fn stream_closed() {
-    gauge!("icecore_ingest_streams").decrement(1.0);
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        gauge!("icecore_ingest_streams").decrement(1.0);
+    }
 }
 
 /// Counts a stream that the server ended. `why` is `protocol`, `slow` or `unavailable`.

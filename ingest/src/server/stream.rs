@@ -42,7 +42,7 @@ pub(super) async fn serve(
     mut send: SendStream,
     mut receive: RecvStream,
 ) {
-    metrics::stream_opened();
+    let open = metrics::OpenStream::new();
     let responses = Arc::new(Responses::default());
     let mut reader = StreamReader {
         acks: Arc::clone(&responses) as Arc<dyn AckSink>,
@@ -71,7 +71,7 @@ pub(super) async fn serve(
         abort = read => Err(abort),
         written = write_responses(&responses, &mut send, shared.limits.answer_timeout, &writing) => written,
     };
-    metrics::stream_closed();
+    drop(open);
     let code = match ended {
         // When the server drains, the client may have more to send.
         Ok(()) => CloseCode::ShuttingDown,

@@ -19,8 +19,8 @@ CREATE TABLE audit (
     via_kind   TEXT NOT NULL CHECK (via_kind IN ('session', 'token', 'link', 'command')),
     via_id     TEXT,
     result     TEXT NOT NULL CHECK (result IN ('ok', 'refused')),
-    before     TEXT CHECK (json_valid(before)),
-    after      TEXT CHECK (json_valid(after)),
+    before     TEXT CHECK (before IS NULL OR json_valid(before)),
+    after      TEXT CHECK (after IS NULL OR json_valid(after)),
     request_id TEXT
 ) STRICT;
 
@@ -54,6 +54,12 @@ BEGIN
 END;
 
 CREATE TRIGGER audit_is_never_shortened BEFORE DELETE ON audit
+BEGIN
+    SELECT RAISE(ABORT, 'the audit table is append-only');
+END;
+
+-- SQLite fires no DELETE trigger for what REPLACE removes.
+CREATE TRIGGER audit_is_never_replaced BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)
 BEGIN
     SELECT RAISE(ABORT, 'the audit table is append-only');
 END;

@@ -55,15 +55,16 @@ pub(super) struct Patience {
     pub(super) stall_max: Duration,
 }
 
-/// The response to a query, in the form that an encoder gives it.
+/// The response to a query, in the form that an encoder gives it. It is cut off when `rejected` completes.
 pub(super) async fn encoded(
     batches: QueryStream,
     encoder: Box<dyn Encoder>,
     place: Place,
     patience: Patience,
+    rejected: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Response, HttpError> {
     let content_type = encoder.content_type();
-    stream(content_type, batches.encode(OnWorkers(encoder)), place, patience).await
+    stream(content_type, batches.encode(OnWorkers(encoder)), place, patience, rejected).await
 }
 
 /// The response with these bytes. An error before the first of them has a status.
@@ -72,6 +73,7 @@ async fn stream(
     mut encoded: impl Encoded,
     place: Place,
     Patience { time_max, stall_max }: Patience,
+    rejected: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Response, HttpError> {
     let deadline = Instant::now() + time_max;
     let first = timeout_at(deadline, encoded.next()).await;
@@ -81,7 +83,10 @@ async fn stream(
     let (chunks, receiver) = mpsc::channel::<io::Result<Bytes>>(CHUNKS_AHEAD);
     let task = async move {
         let work = pass_on(encoded, head, &chunks, stall_max);
-        let done = timeout_at(deadline, work).await.unwrap_or_else(|_| Err("it took longer than it may".to_owned()));
+        let done = tokio::select! {
+            done = timeout_at(deadline, work) => done.unwrap_or_else(|_| Err("it took longer than it may".to_owned())),
+            () = rejected => Err("its token is no longer valid, or its organisation is suspended".to_owned()),
+        };
         if let Err(why) = done {
             tracing::warn!(why, "an answer was cut off");
             let cut = tokio::time::timeout(Duration::from_secs(1), chunks.send(Err(io::Error::other("cut off"))));

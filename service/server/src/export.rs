@@ -85,7 +85,8 @@ async fn export(state: &HttpState, caller: Caller, parameters: &Parameters) -> R
     let batches = backend.query.session(caller.org).export(request).await?;
     let encoder = CsvEncoder::new(&batches.schema(), batches.channels())
         .map_err(|error| HttpError::internal(Problem::new("an export cannot be encoded").detail(error)))?;
-    answer::encoded(batches, Box::new(encoder), place, state.patience(state.0.config.export_time_max)).await
+    let patience = state.patience(state.0.config.export_time_max);
+    answer::encoded(batches, Box::new(encoder), place, patience, caller.rejected(state.clone())).await
 }
 
 fn request(parameters: &Parameters) -> Result<ExportRequest, HttpError> {

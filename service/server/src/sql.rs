@@ -21,7 +21,7 @@ pub(crate) async fn post(state: HttpState, caller: Caller, request: Request) -> 
     let batches = backend.query.session(caller.org).sql(&sql).await?;
     let encoder = ::export::encoder(format, &batches.schema())
         .map_err(|error| HttpError::internal(Problem::new("a result cannot be encoded").detail(error)))?;
-    answer::encoded(batches, encoder, place, patience).await
+    answer::encoded(batches, encoder, place, patience, caller.rejected(state)).await
 }
 
 fn statement(headers: &HeaderMap, body: &[u8]) -> Result<String, HttpError> {

@@ -15,7 +15,8 @@ const SHOWN: usize = 10;
 
 /// Shows the first readings of each file, counts all, and fails if any row would be left out.
 pub(super) fn run(files: &Files, options: &CsvOptions) -> Result<()> {
-    // Every mistake is listed, also where the sending would end with the first.
+    // Every mistake is listed, also where sending would stop at the first.
+    let stops_at_mistakes = !options.skip_bad_rows;
     let options = CsvOptions { skip_bad_rows: true, ..options.clone() };
     let policy = TimePolicy::default();
     let (time_min, time_max) = (policy.time_min, policy.time_max(now()));
@@ -24,13 +25,14 @@ pub(super) fn run(files: &Files, options: &CsvOptions) -> Result<()> {
         let name = files.name(index);
         let wrong = |error: &CsvError| Problem::new(format!("{name} has a mistake")).detail(format!("{name}: {error}"));
         let mut csv = ReadingsCsv::with_options(files.open(index)?, &options).map_err(|error| wrong(&error))?;
-        let (mut shown, mut readings) = (Vec::new(), 0_u64);
+        let (mut shown, mut readings, mut first_mistake) = (Vec::new(), 0_u64, None);
         loop {
             let late = match csv.next_reading() {
                 Ok(None) => break,
                 Ok(Some(reading)) if !(time_min..=time_max).contains(&reading.time) => {
                     let what = format!(
-                        "line {}: servers accept {} only if they are configured so",
+                        "line {}: {} is not between {time_min} and {time_max}, the times that servers accept unless \
+                         ingest.time_min or ingest.future_max says otherwise",
                         reading.line, reading.time
                     );
                     (reading.line, Reason::OutOfRange, what)
@@ -48,7 +50,10 @@ pub(super) fn run(files: &Files, options: &CsvOptions) -> Result<()> {
                     }
                     continue;
                 }
-                Err(error) if error.is_of_row() => (error.line, error.reason, error.to_string()),
+                Err(error) if error.is_of_row() => {
+                    first_mistake.get_or_insert(error.line);
+                    (error.line, error.reason, error.to_string())
+                }
                 Err(error) => return Err(wrong(&error)),
             };
             let (line, reason, what) = late;
@@ -60,6 +65,11 @@ pub(super) fn run(files: &Files, options: &CsvOptions) -> Result<()> {
             counted(readings, "reading"),
             counted(csv.rows_without_values(), "row")
         ))?;
+        if let Some(line) = first_mistake.filter(|_| stops_at_mistakes) {
+            output::note(format_args!(
+                "{name}: sending stops before line {line}, the first mistake; --skip-bad-rows FILE continues after it"
+            ));
+        }
     }
     left_out.check("would not be sent")
 }

@@ -162,7 +162,9 @@ async fn every_act_is_recorded_and_the_record_stays() {
     assert_eq!(ids(Some(org), 0, 2).await, [1, 3]);
     assert_eq!(ids(Some(org), 3, 2).await, [4, 5]);
     assert_eq!(ids(None, 6, 2).await, [0; 0]);
-    for sql in ["DELETE FROM audit", "UPDATE audit SET actor_name = 'nobody'"] {
+    let replace = "REPLACE INTO audit (id, at_ms, actor_kind, actor_name, action, target, via_kind, result)
+        VALUES (1, 1, 'command', 'nobody', 'a.b', '{}', 'command', 'ok')";
+    for sql in ["DELETE FROM audit", "UPDATE audit SET actor_name = 'nobody'", replace] {
         let error = sqlx::query(sql).execute(control.doors.schema()).await.expect_err(sql);
         assert!(error.to_string().contains("append-only"), "{sql}: {error}");
     }

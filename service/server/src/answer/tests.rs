@@ -28,7 +28,7 @@ async fn fetch(items: fn() -> Vec<Item>, then_hang: bool) -> (u16, Option<String
         let encoded = stream::iter(items()).chain(hang);
         let patience = Patience { time_max: Duration::from_millis(300), stall_max: Duration::from_secs(60) };
         // The status alone: the document is the middleware's.
-        stream("text/csv", Box::pin(encoded), place(), patience).await
+        stream("text/csv", Box::pin(encoded), place(), patience, std::future::pending()).await
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
@@ -68,7 +68,9 @@ async fn a_reader_that_takes_nothing_gives_its_place_back() {
     let request = Arc::clone(&places).try_acquire_owned().expect("a permit");
     let place = Place { _request: request, org: OrgId::new(1).expect("an id"), per_org: Arc::default() };
     let patience = Patience { time_max: Duration::from_secs(4 * 3600), stall_max: Duration::from_millis(100) };
-    let answer = super::stream("text/csv", stream::repeat_with(rows), place, patience).await.expect("begun");
+    let answer = super::stream("text/csv", stream::repeat_with(rows), place, patience, std::future::pending())
+        .await
+        .expect("begun");
     let freed = tokio::time::timeout(Duration::from_secs(30), places.acquire()).await;
     drop(freed.expect("long before the answer's time is over").expect("open"));
     let rest = axum::body::to_bytes(answer.into_body(), usize::MAX).await;
@@ -86,4 +88,17 @@ async fn a_large_batch_goes_out_in_pieces() {
         sizes.push(piece.expect("bytes").len());
     }
     assert_eq!(sizes, [CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, 1]);
+}
+
+#[tokio::test]
+async fn a_running_response_ends_with_its_token() {
+    let patience = Patience { time_max: Duration::from_secs(4 * 3600), stall_max: Duration::from_secs(3600) };
+    let (revoke, revoked) = tokio::sync::oneshot::channel::<()>();
+    let rejected = async { revoked.await.expect("the test revokes") };
+    let response =
+        super::stream("text/csv", stream::repeat_with(rows), place(), patience, rejected).await.expect("begun");
+    let read = tokio::spawn(axum::body::to_bytes(response.into_body(), 1 << 40));
+    revoke.send(()).expect("the response runs");
+    let read = tokio::time::timeout(Duration::from_secs(30), read).await.expect("long before its time is over");
+    assert!(read.expect("no panic").is_err(), "a response that is cut off does not look complete");
 }
