@@ -173,7 +173,7 @@ impl FlushStep {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many organisations' last flush failed.
+    /// Returns the number of organisations whose last flush failed.
     pub(crate) fn failing(&self) -> usize {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 use durable::Clock;
 use storage_format::Millis;
 
-/// How long a condition must be gone before the log says so.
+/// Time that a condition must be gone before the log reports its end.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// What can be wrong.

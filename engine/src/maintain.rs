@@ -25,7 +25,7 @@ pub(crate) enum Progress {
     Idle,
 }
 
-/// How often a step is called.
+/// Interval at which a step is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pace {
     /// Shortest pause after a call that found nothing to do, however often the step is woken.
@@ -37,7 +37,7 @@ pub(crate) struct Pace {
 /// A kind of work in the background.
 #[async_trait]
 pub(crate) trait Maintenance: Send + Sync {
-    /// How often to call it.
+    /// Interval at which to call the step.
     fn pace(&self) -> Pace;
 
     /// Ready when there may be work before the interval is over.

@@ -37,7 +37,7 @@ use times::TimeForm;
 pub struct CsvReading<'a> {
     /// The line, from 1.
     pub line: u64,
-    /// Who measured.
+    /// Logger of the reading.
     pub logger: LoggerId,
     /// When.
     pub time: Millis,

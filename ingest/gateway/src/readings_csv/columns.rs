@@ -37,7 +37,7 @@ impl Columns {
     }
 }
 
-/// How often each delimiter stands in a line, outside of quotes.
+/// Counts each delimiter in a line, outside of quotes.
 fn delimiters(line: &[u8]) -> [(u8, usize); 3] {
     let mut found = [(b',', 0), (b';', 0), (b'\t', 0)];
     let mut quoted = false;

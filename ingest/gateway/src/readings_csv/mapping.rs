@@ -59,10 +59,10 @@ pub(super) enum TimeColumns {
     Two { date: ColumnRef, clock: ColumnRef },
 }
 
-/// Who measured.
+/// Source of the logger's id.
 #[derive(Debug, Clone)]
 pub(super) enum LoggerSource {
-    /// The same logger in all rows.
+    /// One logger for all rows.
     Constant(LoggerId),
     /// What a column has: an id, or a name that stands for one.
     Column { column: ColumnRef, base: Option<IdBase>, names: HashMap<String, LoggerId> },

@@ -1,11 +1,11 @@
-//! How a file is read: what the caller states, beside or instead of a mapping.
+//! Options for reading a file: what the caller states, beside or instead of a mapping.
 
 use encoding_rs::Encoding;
 use storage_format::{IdBase, LoggerId};
 
 use super::mapping::Mapping;
 
-/// How to read a file. The default is icecore's own form: what `export` writes.
+/// Options for reading a file. The default is icecore's own form: what `export` writes.
 #[derive(Debug, Clone, Default)]
 pub struct CsvOptions {
     /// The character between cells; otherwise that of a `sep=` line, or the one that the header has.

@@ -113,7 +113,7 @@ fn times_finer_than_a_millisecond_are_cut_on_request() {
     assert_eq!(read_with(text, &options).expect("good").0[0].2, 1_717_761_609_123);
 }
 
-/// How a file is written.
+/// Dialect in which a test writes a file.
 #[derive(Debug, Clone)]
 struct Dialect {
     delimiter: char,
