@@ -15,9 +15,11 @@ mod session;
 mod statement;
 mod stream;
 mod tables;
+mod turns;
 
 pub use error::{LimitKind, QueryError};
 pub use export::ExportRequest;
 pub use limits::QueryLimits;
 pub use session::{QueryEngine, Session};
 pub use stream::{Encode, EncodedStream, QueryStream};
+pub use turns::{InFlight, Turn, TurnKind, TurnRefused, Turns};

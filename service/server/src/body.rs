@@ -2,15 +2,16 @@
 
 use axum::body::{Body, Bytes, to_bytes};
 use serde_json::{Map, Value};
+use tokio::time::{Instant, timeout_at};
 
 use crate::HttpState;
 use crate::error::{HttpError, kind};
 
-/// Reads the whole body.
-pub(crate) async fn read(state: &HttpState, body: Body) -> Result<Bytes, HttpError> {
+/// Reads the whole body, until the deadline.
+pub(crate) async fn read(state: &HttpState, body: Body, deadline: Instant) -> Result<Bytes, HttpError> {
     let config = &state.0.config;
     let body = to_bytes(body, config.body_bytes_max);
-    match tokio::time::timeout(config.request_time_max, body).await {
+    match timeout_at(deadline, body).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(_)) => {
             let detail = format!("the body is longer than {} bytes, or broke off", config.body_bytes_max);

@@ -5,23 +5,28 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use problem::Problem;
+use query::TurnKind;
 use serde_json::Value;
+use tokio::time::Instant;
 
+use crate::answer::Patience;
 use crate::auth::Caller;
 use crate::error::{HttpError, kind};
 use crate::{HttpState, answer, body};
 
 pub(crate) async fn post(state: HttpState, caller: Caller, request: Request) -> Result<Response, HttpError> {
-    let place = state.place(caller.org)?;
+    let deadline = Instant::now() + state.0.config.request_time_max;
+    let in_flight = state.enter(caller.org)?;
     let (parts, body) = request.into_parts();
     let format = format(&parts.headers)?;
-    let sql = statement(&parts.headers, &body::read(&state, body).await?)?;
-    let patience = state.patience(state.0.config.request_time_max);
-    let backend = state.backend(caller.org, patience.time_max).await?;
-    let batches = backend.query.session(caller.org).sql(&sql).await?;
+    let sql = statement(&parts.headers, &body::read(&state, body, deadline).await?)?;
+    let backend = state.backend(caller.org, deadline).await?;
+    let turn = state.turn(&in_flight, TurnKind::Query, deadline).await?;
+    let batches = backend.query.session(caller.org).sql_in(turn, &sql).await?;
     let encoder = ::export::encoder(format, &batches.schema())
         .map_err(|error| HttpError::internal(Problem::new("a result cannot be encoded").detail(error)))?;
-    answer::encoded(batches, encoder, place, patience, caller.rejected(state)).await
+    let patience = Patience { deadline, stall_max: state.0.config.stall_timeout };
+    answer::encoded(batches, encoder, in_flight, patience, caller.rejected(state)).await
 }
 
 fn statement(headers: &HeaderMap, body: &[u8]) -> Result<String, HttpError> {

@@ -1,10 +1,15 @@
 //! The HTTP layer: who is let in, what is answered, and how errors look.
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
+use query::QueryLimits;
 
 use super::*;
+
+mod turns;
 
 pub(super) fn config() -> HttpConfig {
     HttpConfig {
@@ -12,8 +17,6 @@ pub(super) fn config() -> HttpConfig {
         body_bytes_max: 1_000,
         request_time_max: Duration::from_millis(200),
         export_time_max: Duration::from_secs(1),
-        requests_max: 3,
-        requests_per_org_max: 2,
         connections_max: 8,
         header_timeout: Duration::from_secs(1),
         stall_timeout: Duration::from_secs(1),
@@ -30,6 +33,14 @@ fn rendered() -> RenderMetrics {
 
 /// A server without a backend, as it is before recovery; the sender is the backend's.
 pub(super) async fn starting() -> (tempfile::TempDir, HttpState, watch::Sender<Option<Backend>>, SocketAddr, String) {
+    starting_with(config(), &QueryLimits::default()).await
+}
+
+/// The same with other settings.
+async fn starting_with(
+    config: HttpConfig,
+    limits: &QueryLimits,
+) -> (tempfile::TempDir, HttpState, watch::Sender<Option<Backend>>, SocketAddr, String) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let control = control::Control::create(&dir.path().join("control.db")).await.expect("made");
     let (caller, now) = (control::Caller::command(0, "test"), storage_format::Millis::EPOCH);
@@ -37,7 +48,7 @@ pub(super) async fn starting() -> (tempfile::TempDir, HttpState, watch::Sender<O
     let token = control.create_token(&caller, org.id, "test", now).await.expect("made").1;
     let standings = Standings::start(&control).await.expect("read");
     let (sender, receiver) = watch::channel(None);
-    let state = HttpState::new(config(), standings, rendered(), receiver);
+    let state = HttpState::new(config, Turns::new(limits), standings, rendered(), receiver);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
     let router = router(state.clone());
@@ -173,18 +184,4 @@ async fn tokens_that_cannot_be_looked_up_are_nobody_s_defect() {
     state.0.standings.stop().await;
     let request = reqwest::Client::new().get(format!("http://{addr}/api/v1/export")).bearer_auth("ice_x");
     assert_eq!(refused(request).await, (503, "unavailable".to_owned()));
-}
-
-#[tokio::test]
-async fn places_are_limited_and_given_back() {
-    let (_dir, state, _sender, _, _) = starting().await;
-    let org = |id| OrgId::new(id).expect("an id");
-    let (first, _second) = (state.place(org(1)).expect("room"), state.place(org(1)).expect("room"));
-    let refused = |error: HttpError| axum::response::IntoResponse::into_response(error).status().as_u16();
-    assert_eq!(state.place(org(1)).map_err(refused).err(), Some(429));
-    let _third = state.place(org(2)).expect("room for another organisation");
-    assert_eq!(state.place(org(3)).map_err(refused).err(), Some(503));
-    drop(first);
-    state.place(org(1)).expect("room again");
-    assert_eq!(state.0.per_org.lock().expect("not poisoned").len(), 2, "nothing is kept of those who have left");
 }
