@@ -280,6 +280,9 @@ fn tokens_and_isolation() {
     icecore.query(&b, "SELECT nonsense FROM readings").refused(&["query is not valid", "nonsense"]);
     let metrics = icecore.get("/metrics");
     assert!(metrics.contains("icecore_"), "{metrics}");
+    let kinds: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let undescribed: Vec<_> = kinds.iter().filter(|name| !metrics.contains(&format!("# HELP {name} "))).collect();
+    assert!(kinds.len() > 20 && undescribed.is_empty(), "{undescribed:?}");
     assert!(!icecore.log().contains(&a.token) && !metrics.contains(&a.token));
 }
 

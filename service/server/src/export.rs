@@ -29,17 +29,23 @@ struct Parameters {
 
 impl Parameters {
     fn set(&mut self, name: &str, value: String) -> Result<(), HttpError> {
-        match name {
-            "from" => self.from = Some(value),
-            "to" => self.to = Some(value),
-            "logger" => self.logger.push(value),
-            "format" => self.format = Some(value),
+        let only = match name {
+            "from" => &mut self.from,
+            "to" => &mut self.to,
+            "format" => &mut self.format,
+            "logger" => {
+                self.logger.push(value);
+                return Ok(());
+            }
             _ => {
                 let detail = "there is no such parameter; there are from, to, logger and format";
                 return Err(HttpError::invalid_parameter(name, detail));
             }
+        };
+        match only.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(HttpError::invalid_parameter(name, "it is given twice; only logger can be")),
         }
-        Ok(())
     }
 
     fn from_json(body: &[u8]) -> Result<Self, HttpError> {
@@ -78,7 +84,8 @@ pub(crate) async fn get(state: HttpState, caller: Caller, request: Request) -> R
 
 pub(crate) async fn post(state: HttpState, caller: Caller, request: Request) -> Result<Response, HttpError> {
     let begun = Begun::now(&state, &caller)?;
-    let body = body::read(&state, request.into_body(), begun.deadline(&state)).await?;
+    let (parts, body) = request.into_parts();
+    let body = body::read(&state, &parts.headers, body, begun.deadline(&state)).await?;
     export(&state, caller, &Parameters::from_json(&body)?, begun).await
 }
 
@@ -122,8 +129,15 @@ fn request(parameters: &Parameters) -> Result<ExportRequest, HttpError> {
         return Err(HttpError::invalid_parameter("format", format!("there is no format {format:?}; there is csv")));
     }
     let time = |name: &str, text: &Option<String>| {
-        let time = text.as_deref().map(str::parse::<Millis>).transpose();
-        time.map_err(|error| HttpError::invalid_parameter(name, error))
+        let Some(text) = text else { return Ok(None) };
+        text.parse().map(Some).map_err(|error| {
+            let error = HttpError::invalid_parameter(name, error);
+            // In a query string, `+` stands for a space.
+            match text.replace(' ', "+").parse::<Millis>() {
+                Ok(_) => error.hint("in a URL, send the `+` of a zone as `%2B`, or give the time in UTC, with Z"),
+                Err(_) => error,
+            }
+        })
     };
     let (from, to) = (time("from", &parameters.from)?, time("to", &parameters.to)?);
     let range = match (from, to) {
@@ -170,7 +184,15 @@ mod tests {
         assert_eq!((both.from.as_deref(), both.to, both.logger.len()), (Some("2024-01-01T00:00:00Z"), None, 2));
         assert_eq!(of("").map(|parameters| parameters.logger), Some(Vec::new()));
         assert_eq!(of(r#"{"logger": "1"}"#).map(|parameters| parameters.logger.len()), Some(1));
-        for bad in ["[]", "{", r#"{"org": "7"}"#, r#"{"from": 7}"#, r#"{"from": ["x"]}"#, r#"{"logger": [7]}"#] {
+        for bad in [
+            "[]",
+            "{",
+            r#"{"org": "7"}"#,
+            r#"{"to": null, "to": null}"#,
+            r#"{"from": 7}"#,
+            r#"{"from": ["x"]}"#,
+            r#"{"logger": [7]}"#,
+        ] {
             assert!(of(bad).is_none(), "{bad}");
         }
     }

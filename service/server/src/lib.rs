@@ -9,12 +9,12 @@ use std::sync::Arc;
 use axum::Router;
 use control::Standings;
 use engine::Engine;
-use metrics::histogram;
 use query::{InFlight, QueryEngine, Turn, TurnKind, Turns};
 use storage_format::OrgId;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+mod accept;
 mod answer;
 mod auth;
 mod body;
@@ -23,6 +23,7 @@ mod error;
 mod export;
 mod health;
 mod listen;
+mod metrics;
 mod request;
 mod routes;
 mod sql;
@@ -75,6 +76,7 @@ impl HttpState {
         metrics: RenderMetrics,
         backend: watch::Receiver<Option<Backend>>,
     ) -> Self {
+        metrics::describe();
         Self(Arc::new(Shared { config, standings, metrics, backend, turns }))
     }
 
@@ -87,11 +89,7 @@ impl HttpState {
     async fn turn(&self, request: &InFlight, kind: TurnKind, deadline: Instant) -> Result<Turn, HttpError> {
         let begun = Instant::now();
         let turn = timeout_at(deadline, request.turn(kind)).await;
-        let kind = match kind {
-            TurnKind::Query => "query",
-            TurnKind::Export => "export",
-        };
-        histogram!("icecore_http_request_wait_seconds", "kind" => kind).record(begun.elapsed().as_secs_f64());
+        metrics::waited(kind, begun.elapsed());
         Ok(turn.map_err(|_| HttpError::timeout("the request's turn did not come before its time was over"))??)
     }
 
