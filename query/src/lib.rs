@@ -10,6 +10,7 @@ mod functions;
 mod limits;
 mod metadata_cache;
 mod prune;
+mod runs;
 mod scan;
 mod session;
 mod statement;

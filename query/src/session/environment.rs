@@ -22,6 +22,7 @@ use super::memory::SpillPool;
 use super::store::NoStore;
 use crate::functions;
 use crate::limits::QueryLimits;
+use crate::runs::AggregateRuns;
 use crate::scan::ScanContext;
 use crate::tables;
 
@@ -54,6 +55,7 @@ pub(super) fn state(
         .with_scalar_functions(scalar_functions(limits))
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
+        .with_physical_optimizer_rule(Arc::new(AggregateRuns))
         .with_physical_optimizer_rule(Arc::new(Interruptible { over }))
         .build();
     // What `now()` is for the whole statement; without it the function is never evaluated.
