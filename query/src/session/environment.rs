@@ -20,6 +20,7 @@ use datafusion::prelude::SessionConfig;
 use super::interrupt::{Interruptible, Over};
 use super::memory::SpillPool;
 use super::store::NoStore;
+use crate::canonical::CanonicalFloats;
 use crate::functions;
 use crate::limits::QueryLimits;
 use crate::scan::ScanContext;
@@ -54,6 +55,7 @@ pub(super) fn state(
         .with_scalar_functions(scalar_functions(limits))
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
+        .with_analyzer_rule(Arc::new(CanonicalFloats))
         .with_physical_optimizer_rule(Arc::new(Interruptible { over }))
         .build();
     // What `now()` is for the whole statement; without it the function is never evaluated.
