@@ -46,6 +46,7 @@ fn has_floats(data_type: &DataType) -> bool {
 /// The canonical form of an array, or `None` if it has that already.
 pub(crate) fn canonical_array(array: &ArrayRef) -> Result<Option<ArrayRef>> {
     Ok(match array.data_type() {
+        DataType::Float64 if !may_change(array.as_primitive::<Float64Type>().values()) => None,
         DataType::Float64 => primitive::<Float64Type>(array, NAN),
         DataType::Float32 => primitive::<Float32Type>(array, f32::NAN),
         DataType::Float16 => primitive::<Float16Type>(array, <Float16Type as ArrowPrimitiveType>::Native::NAN),
@@ -70,6 +71,11 @@ pub(crate) fn canonical_array(array: &ArrayRef) -> Result<Option<ArrayRef>> {
 
 /// The canonical form of a scalar, or `None` if it has that already.
 pub(crate) fn canonical_scalar(scalar: &ScalarValue) -> Result<Option<ScalarValue>> {
+    if let ScalarValue::Float64(Some(value)) = scalar
+        && !may_change(&[*value])
+    {
+        return Ok(None);
+    }
     if !has_floats(&scalar.data_type()) {
         return Ok(None);
     }
@@ -80,6 +86,13 @@ pub(crate) fn canonical_scalar(scalar: &ScalarValue) -> Result<Option<ScalarValu
 /// A scalar in its canonical form.
 pub(crate) fn canonical(scalar: ScalarValue) -> Result<ScalarValue> {
     Ok(canonical_scalar(&scalar)?.unwrap_or(scalar))
+}
+
+/// Whether any of these is a negative zero or a NaN. Every value that is read is examined by this, and hardly any is
+/// one; so it is written for vector instructions.
+fn may_change(values: &[f64]) -> bool {
+    let examined = |found, value: &f64| found | ((value + 0.0).to_bits() ^ value.to_bits()) | u64::from(value.is_nan());
+    values.chunks(EXAMINED_AT_ONCE).any(|values| values.iter().fold(0, examined) != 0)
 }
 
 /// `nan` is the one NaN of the type.
@@ -95,11 +108,7 @@ where
     let array: &PrimitiveArray<T> = array.as_primitive();
     // `is_eq` compares the bits of floats.
     let other = |value: &T::Native| !canonical(*value).is_eq(*value);
-    let found = |values: &[T::Native]| values.iter().fold(false, |found, value| found | other(value));
-    if !array.values().chunks(EXAMINED_AT_ONCE).any(found) {
-        return None;
-    }
-    Some(Arc::new(array.unary::<_, T>(canonical)))
+    array.values().iter().any(other).then(|| Arc::new(array.unary::<_, T>(canonical)) as ArrayRef)
 }
 
 #[cfg(test)]

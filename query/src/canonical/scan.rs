@@ -1,9 +1,9 @@
 //! The plan above each scan: makes the floats of stored and buffered readings canonical. Frames may bring a negative
 //! zero, and segments keep it.
 //!
-//! Whatever goes through the plan tree goes past this node as if it were not there: filters (which prune by
-//! statistics), limits, orders, statistics, projections of columns. That is right although rows are changed here: no
-//! two floats that are the same number are told apart by comparisons, and of key columns none is a float.
+//! What makes scans cheap goes past this node as if it were not there: filters that prune by statistics (comparisons do
+//! not tell the zeros apart), limits, the order of keys (none is a float), statistics, projections of columns. What
+//! decides on rows stays above it: filters and sorts.
 
 use std::fmt;
 use std::sync::Arc;
@@ -72,8 +72,10 @@ impl ExecutionPlan for CanonicalFloatsExec {
         self.input.properties()
     }
 
+    /// An order by a float is not maintained, where both zeros are: no sort may go below. (The order of keys is in the
+    /// properties.)
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+        vec![false]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
@@ -153,13 +155,14 @@ impl ExecutionPlan for CanonicalFloatsExec {
         FilterDescription::from_children(parent_filters, &self.children())
     }
 
+    /// Filters prune below, and rows are filtered again above.
     fn handle_child_pushdown_result(
         &self,
         _: FilterPushdownPhase,
         child_pushdown_result: ChildPushdownResult,
         _: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
-        Ok(FilterPushdownPropagation::if_all(child_pushdown_result))
+        Ok(FilterPushdownPropagation::all_unsupported(child_pushdown_result))
     }
 
     fn try_pushdown_sort(&self, order: &[PhysicalSortExpr]) -> Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {

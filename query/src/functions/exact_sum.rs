@@ -44,9 +44,9 @@ struct ExactSum {
 /// Bits of the fixed point number after the point. A double of at least 2^-20 has no bit below these.
 const FRACTION_BITS: u64 = 72;
 
-/// The greatest shift of a mantissa into the fixed point number: doubles below 2^51 fit. So it overflows after 16
-/// values at the soonest, which is looked for.
-const SHIFT_MAX: u64 = 70;
+/// The greatest shift of a mantissa into the fixed point number: doubles below 2^44 fit, among them milliseconds since
+/// 1970. So it overflows after 2,048 values at the soonest, which is looked for.
+const SHIFT_MAX: u64 = 63;
 
 /// Bits of a double's mantissa that are stored.
 const MANTISSA_BITS: u64 = 52;
@@ -56,7 +56,7 @@ const EXPONENT_OF_UNITS: u64 = 1075;
 
 /// The double as a fixed point number, if it fits.
 #[inline]
-fn fixed(value: f64) -> Option<i128> {
+fn fixed_point(value: f64) -> Option<i128> {
     let bits = value.to_bits();
     let exponent = (bits >> MANTISSA_BITS) & 0x7FF;
     let mantissa = (bits & ((1 << MANTISSA_BITS) - 1)) | (1 << MANTISSA_BITS);
@@ -65,51 +65,83 @@ fn fixed(value: f64) -> Option<i128> {
         return if value == 0.0 { Some(0) } else { None };
     }
     let mantissa = mantissa.cast_signed();
-    Some(i128::from(if value.is_sign_negative() { -mantissa } else { mantissa }) << shift)
+    // The mask changes nothing, but tells the compiler that the shift is short.
+    Some(i128::from(if value.is_sign_negative() { -mantissa } else { mantissa }) << (shift & SHIFT_MAX))
+}
+
+/// What the fixed point number cannot take.
+#[derive(Debug, Clone, Copy)]
+enum Excess {
+    /// A value that does not fit.
+    Value(f64),
+    /// A sum to which one more number would have been too much.
+    Fixed(i128),
+}
+
+impl Excess {
+    #[cold]
+    fn add_to(self, wide: &mut Option<Box<Wide>>) {
+        match self {
+            Self::Value(value) => widened(wide).add(value),
+            Self::Fixed(fixed) => widened(wide).add_fixed(fixed),
+        }
+    }
+}
+
+fn widened(wide: &mut Option<Box<Wide>>) -> &mut Wide {
+    wide.get_or_insert_with(Box::default)
+}
+
+/// Adds the value to the fixed point number, and returns what is left to add to the wide one.
+#[inline]
+fn add_fixed_point(sum: &mut i128, value: f64) -> Option<Excess> {
+    match fixed_point(value) {
+        Some(term) => add_or_replace(sum, term),
+        None => Some(Excess::Value(value)),
+    }
+}
+
+/// Adds the number to the sum; or puts it in the place of a sum that would overflow, and returns that.
+#[inline]
+fn add_or_replace(sum: &mut i128, term: i128) -> Option<Excess> {
+    match sum.checked_add(term) {
+        Some(added) => {
+            *sum = added;
+            None
+        }
+        None => Some(Excess::Fixed(std::mem::replace(sum, term))),
+    }
 }
 
 impl ExactSum {
     /// Adds all of these.
     fn add(&mut self, values: impl Iterator<Item = f64>) {
         // In registers: the compiler cannot see that the wide part is elsewhere.
-        let (mut sum, mut count) = (self.fixed, self.count);
+        let (mut fixed, mut count) = (self.fixed, self.count);
         for value in values {
             count += 1;
-            match fixed(value) {
-                Some(term) => match sum.checked_add(term) {
-                    Some(added) => sum = added,
-                    None => self.carry(std::mem::replace(&mut sum, term)),
-                },
-                None => self.wide_mut().add(value),
+            if let Some(wide) = add_fixed_point(&mut fixed, value) {
+                wide.add_to(&mut self.wide);
             }
         }
-        (self.fixed, self.count) = (sum, count);
+        (self.fixed, self.count) = (fixed, count);
     }
 
     /// Takes out all of these, which were added before.
     fn subtract(&mut self, values: impl Iterator<Item = f64>) {
         for value in values {
             self.count -= 1;
-            match fixed(value) {
+            match fixed_point(value) {
                 Some(term) => self.add_fixed(-term),
-                None => self.wide_mut().subtract(value),
+                None => widened(&mut self.wide).subtract(value),
             }
         }
     }
 
     fn add_fixed(&mut self, term: i128) {
-        match self.fixed.checked_add(term) {
-            Some(sum) => self.fixed = sum,
-            None => {
-                let full = std::mem::replace(&mut self.fixed, term);
-                self.carry(full);
-            }
+        if let Some(excess) = add_or_replace(&mut self.fixed, term) {
+            excess.add_to(&mut self.wide);
         }
-    }
-
-    /// Moves a sum of fixed point numbers that would overflow into the wide part.
-    fn carry(&mut self, full: i128) {
-        self.wide_mut().add_fixed(full);
     }
 
     /// Adds the values of another sum.
@@ -117,13 +149,8 @@ impl ExactSum {
         self.count += count;
         self.add_fixed(fixed);
         if let Some(wide) = wide {
-            self.wide_mut().merge(wide);
+            widened(&mut self.wide).merge(wide);
         }
-    }
-
-    #[cold]
-    fn wide_mut(&mut self) -> &mut Wide {
-        self.wide.get_or_insert_with(Box::default)
     }
 
     /// The answer; `None` without values. Never a negative zero.

@@ -37,7 +37,8 @@ async fn fixture() -> House {
 }
 
 /// Loggers 1 and 3: temperatures around zero, both zeros among them, the first flushed, the other in the buffer.
-/// 2: a false value of 9.9e37 among true ones. 4: the greatest values, twice. 5: zeros only, in conflict with others.
+/// 2: a false value of 9.9e37 among true ones. 4: the greatest values, twice. 5: zeros and what conflicts with them.
+/// 6: negative zeros, alone in their segment.
 async fn floats() -> House {
     let house = House::open(&[org(1)]).await;
     let start = time("2024-07-02T00:00:00Z").get();
@@ -52,6 +53,8 @@ async fn floats() -> House {
     frame.extend(series(4, &[1.5, 1.7e308, 1.7e308, 2.5, 3.5]));
     frame.extend(series(5, &[-0.0, -0.0, 1.0]));
     house.send(org(1), 0xA1, "2024-07-03T00:00:00Z", &frame).await;
+    house.flush(org(1)).await;
+    house.send(org(1), 0xA1, "2024-07-03T00:30:00Z", &series(6, &[-0.0, -0.0])).await;
     house.flush(org(1)).await;
     let mut frame = series(3, &around_zero);
     frame.extend(series(5, &[1.0, 0.0, -0.0]));

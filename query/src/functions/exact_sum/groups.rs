@@ -10,7 +10,7 @@ use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
 use super::wide::Wide;
-use super::{ExactSum, Question, state};
+use super::{ExactSum, Question, add_fixed_point, state};
 
 /// See the module.
 #[derive(Debug)]
@@ -24,6 +24,26 @@ pub(in crate::functions) struct SumGroupsAccumulator {
 impl SumGroupsAccumulator {
     pub(in crate::functions) fn new(question: Question) -> Self {
         Self { question, sums: Vec::new(), wides: 0 }
+    }
+
+    /// Adds each value to its group. Rows often come ordered by what they are grouped by, so a sum stays in registers
+    /// while the next row is of the same group.
+    fn add(&mut self, rows: impl Iterator<Item = (usize, f64)>) {
+        let Some(first) = self.sums.first() else { return };
+        let (mut group, mut fixed, mut count) = (0, first.fixed, first.count);
+        for (of, value) in rows {
+            if of != group {
+                (self.sums[group].fixed, self.sums[group].count) = (fixed, count);
+                (group, fixed, count) = (of, self.sums[of].fixed, self.sums[of].count);
+            }
+            count += 1;
+            if let Some(excess) = add_fixed_point(&mut fixed, value) {
+                let wide = &mut self.sums[group].wide;
+                self.wides += usize::from(wide.is_none());
+                excess.add_to(wide);
+            }
+        }
+        (self.sums[group].fixed, self.sums[group].count) = (fixed, count);
     }
 
     fn take(&mut self, emit_to: EmitTo) -> Vec<ExactSum> {
@@ -48,7 +68,6 @@ fn counted(values: &Float64Array, filter: Option<&BooleanArray>) -> Option<NullB
 }
 
 impl GroupsAccumulator for SumGroupsAccumulator {
-    /// Rows often come ordered by what they are grouped by, so neighbours of one group are added up together.
     fn update_batch(
         &mut self,
         arrays: &[ArrayRef],
@@ -57,20 +76,11 @@ impl GroupsAccumulator for SumGroupsAccumulator {
         groups: usize,
     ) -> Result<()> {
         let array = floats(arrays)?;
-        let counted = counted(array, filter);
         self.sums.resize_with(groups, ExactSum::default);
-        let values = array.values();
-        let mut start = 0;
-        for run in group_indices.chunk_by(|a, b| a == b) {
-            let rows = start..start + run.len();
-            start = rows.end;
-            let sum = &mut self.sums[run[0]];
-            let narrow = sum.wide.is_none();
-            match &counted {
-                None => sum.add(values[rows].iter().copied()),
-                Some(counted) => sum.add(rows.filter(|&row| counted.is_valid(row)).map(|row| values[row])),
-            }
-            self.wides += usize::from(narrow && sum.wide.is_some());
+        let rows = group_indices.iter().copied().zip(array.values().iter().copied());
+        match counted(array, filter) {
+            None => self.add(rows),
+            Some(counted) => self.add(rows.zip(counted.iter()).filter_map(|(row, counts)| counts.then_some(row))),
         }
         Ok(())
     }

@@ -67,9 +67,9 @@ fn double() -> impl Strategy<Value = f64> {
         1.7e308,
         2_f64.powi(-20),
         2_f64.powi(-20).next_down(),
-        2_f64.powi(51),
-        2_f64.powi(51).next_down(),
-        -2_f64.powi(51).next_down(),
+        2_f64.powi(44),
+        2_f64.powi(44).next_down(),
+        -2_f64.powi(44).next_down(),
         2_f64.powi(53),
         9.9e37,
         -9.9e37,
@@ -163,17 +163,15 @@ fn averages_are_finite_where_sums_are_not() {
 
 #[test]
 fn the_fixed_point_number_overflows_into_the_wide_one() {
-    let great = 2_f64.powi(51).next_down();
+    let great = 2_f64.powi(44).next_down();
     let mut accumulator = SumAccumulator::new(Question::Sum);
-    for _ in 0..1000 {
-        accumulator.update_batch(&some(&[great])).expect("floats");
+    let all = vec![great; 5000];
+    for batch in all.chunks(10) {
+        accumulator.update_batch(&some(batch)).expect("floats");
     }
-    let all = vec![great; 1000];
     assert_eq!(bits(accumulator.evaluate().expect("a sum")), expected(&all));
     assert!(accumulator.sum.wide.is_some());
-    for _ in 0..999 {
-        accumulator.retract_batch(&some(&[great])).expect("floats");
-    }
+    accumulator.retract_batch(&some(&all[1..])).expect("floats");
     assert_eq!(bits(accumulator.evaluate().expect("a sum")), Some(great.to_bits()));
 }
 
