@@ -1,13 +1,17 @@
-//! SQL functions of icecore's own, beside DataFusion's.
+//! SQL functions of icecore's own, beside DataFusion's, and those of DataFusion's that are changed.
 
+mod aggregates;
 mod bounded;
 mod eui64;
 mod eui64_text;
+mod exact_sum;
+mod sliding;
 
 use std::sync::Arc;
 
 use datafusion::logical_expr::ScalarUDF;
 
+pub(crate) use aggregates::aggregates;
 pub(crate) use bounded::bounded;
 
 /// All of them.

@@ -4,6 +4,7 @@
 //! snapshot of the engine, prunes segments by their keys before any is opened, merges by first-wins where rows can
 //! repeat, and is bounded in memory, time and rows.
 
+mod canonical;
 mod error;
 mod export;
 mod functions;

@@ -20,6 +20,7 @@ use datafusion::prelude::SessionConfig;
 use super::interrupt::{Interruptible, Over};
 use super::memory::SpillPool;
 use super::store::NoStore;
+use crate::canonical::CanonicalFloats;
 use crate::functions;
 use crate::limits::QueryLimits;
 use crate::runs::AggregateRuns;
@@ -53,8 +54,9 @@ pub(super) fn state(
         .with_catalog_list(catalogs(context)?)
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
         .with_scalar_functions(scalar_functions(limits))
-        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_aggregate_functions(functions::aggregates(SessionStateDefaults::default_aggregate_functions()))
         .with_window_functions(SessionStateDefaults::default_window_functions())
+        .with_analyzer_rule(Arc::new(CanonicalFloats))
         .with_physical_optimizer_rule(Arc::new(AggregateRuns))
         .with_physical_optimizer_rule(Arc::new(Interruptible { over }))
         .build();
