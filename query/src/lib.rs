@@ -4,6 +4,8 @@
 //! snapshot of the engine, prunes segments by their keys before any is opened, merges by first-wins where rows can
 //! repeat, and is bounded in memory, time and rows.
 
+mod analyzer;
+mod checks;
 mod error;
 mod export;
 mod functions;
@@ -15,6 +17,7 @@ mod session;
 mod statement;
 mod stream;
 mod tables;
+mod time;
 
 pub use error::{LimitKind, QueryError};
 pub use export::ExportRequest;

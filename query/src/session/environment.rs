@@ -20,6 +20,7 @@ use datafusion::prelude::SessionConfig;
 use super::interrupt::{Interruptible, Over};
 use super::memory::SpillPool;
 use super::store::NoStore;
+use crate::analyzer::{SqlTypes, Times};
 use crate::functions;
 use crate::limits::QueryLimits;
 use crate::scan::ScanContext;
@@ -54,6 +55,8 @@ pub(super) fn state(
         .with_scalar_functions(scalar_functions(limits))
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
+        .with_type_planner(Arc::new(SqlTypes))
+        .with_analyzer_rule(Arc::new(Times))
         .with_physical_optimizer_rule(Arc::new(Interruptible { over }))
         .build();
     // What `now()` is for the whole statement; without it the function is never evaluated.
@@ -120,5 +123,5 @@ fn scalar_functions(limits: &QueryLimits) -> Vec<Arc<ScalarUDF>> {
     let mut functions = SessionStateDefaults::default_scalar_functions();
     functions.retain(|function| !LEFT_OUT.contains(&function.name()));
     functions.extend(functions::all());
-    functions::bounded(functions, limits.text_bytes_max())
+    functions::bounded(functions::to_timestamps(functions), limits.text_bytes_max())
 }
