@@ -4,7 +4,9 @@
 //! snapshot of the engine, prunes segments by their keys before any is opened, merges by first-wins where rows can
 //! repeat, and is bounded in memory, time and rows.
 
+mod analyzer;
 mod canonical;
+mod checks;
 mod error;
 mod export;
 mod functions;
@@ -17,6 +19,7 @@ mod session;
 mod statement;
 mod stream;
 mod tables;
+mod time;
 
 pub use error::{LimitKind, QueryError};
 pub use export::ExportRequest;

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 pub(crate) use interrupt::Over;
 use workers::Workers;
 
+use crate::checks;
 use crate::error::{ErrorMapper, LimitKind, QueryError, defect, unavailable};
 use crate::export::ExportRequest;
 use crate::limits::{PLAN_STACK_BYTES, QueryLimits};
@@ -208,6 +209,8 @@ impl Session {
                 let plan = state.statement_to_plan(statement).await.map_err(|error| errors.map(error))?;
                 only_reads().verify_plan(&plan).map_err(|error| QueryError::Refused(error.strip_backtrace()))?;
                 only_plain_columns(plan.schema().as_arrow())?;
+                checks::distinct_names(plan.schema().as_arrow())?;
+                checks::zones(&plan)?;
                 plan
             }
             Question::Export(request) => {

@@ -20,6 +20,7 @@ use datafusion::prelude::SessionConfig;
 use super::interrupt::{Interruptible, Over};
 use super::memory::SpillPool;
 use super::store::NoStore;
+use crate::analyzer::{SqlTypes, Times};
 use crate::canonical::CanonicalFloats;
 use crate::functions;
 use crate::limits::QueryLimits;
@@ -56,6 +57,8 @@ pub(super) fn state(
         .with_scalar_functions(scalar_functions(limits))
         .with_aggregate_functions(functions::aggregates(SessionStateDefaults::default_aggregate_functions()))
         .with_window_functions(SessionStateDefaults::default_window_functions())
+        .with_type_planner(Arc::new(SqlTypes))
+        .with_analyzer_rule(Arc::new(Times))
         .with_analyzer_rule(Arc::new(CanonicalFloats))
         .with_physical_optimizer_rule(Arc::new(AggregateRuns))
         .with_physical_optimizer_rule(Arc::new(Interruptible { over }))
@@ -124,5 +127,5 @@ fn scalar_functions(limits: &QueryLimits) -> Vec<Arc<ScalarUDF>> {
     let mut functions = SessionStateDefaults::default_scalar_functions();
     functions.retain(|function| !LEFT_OUT.contains(&function.name()));
     functions.extend(functions::all());
-    functions::bounded(functions, limits.text_bytes_max())
+    functions::bounded(functions::to_timestamps(functions), limits.text_bytes_max())
 }
