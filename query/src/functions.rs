@@ -3,12 +3,14 @@
 mod bounded;
 mod eui64;
 mod eui64_text;
+mod operators;
 
 use std::sync::Arc;
 
 use datafusion::logical_expr::ScalarUDF;
 
-pub(crate) use bounded::bounded;
+pub(crate) use bounded::{TextLimits, bounded, longest, longest_text};
+pub(crate) use operators::{JoinedTexts, matching};
 
 /// All of them.
 pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {

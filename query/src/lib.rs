@@ -4,9 +4,11 @@
 //! snapshot of the engine, prunes segments by their keys before any is opened, merges by first-wins where rows can
 //! repeat, and is bounded in memory, time and rows.
 
+mod budget;
 mod error;
 mod export;
 mod functions;
+mod guard;
 mod limits;
 mod metadata_cache;
 mod prune;
