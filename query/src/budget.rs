@@ -35,6 +35,29 @@ impl Over {
     }
 }
 
+/// Sets it when it is dropped: when nobody waits for a query any more that is still being planned.
+#[derive(Debug)]
+pub(crate) struct OverOnDrop(Option<Over>);
+
+impl OverOnDrop {
+    pub(crate) fn new(over: &Over) -> Self {
+        Self(Some(over.clone()))
+    }
+
+    /// Leaves it to others to set it.
+    pub(crate) fn disarm(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for OverOnDrop {
+    fn drop(&mut self) {
+        if let Some(over) = &self.0 {
+            over.set();
+        }
+    }
+}
+
 /// The functions' memory of one query. See the module.
 ///
 /// Invariant: `live` is the sum of all claims.
@@ -63,6 +86,10 @@ impl Budget {
     /// Fails once the query is over.
     pub(crate) fn check(&self) -> Result<()> {
         self.over.check()
+    }
+
+    pub(crate) fn over(&self) -> Over {
+        self.over.clone()
     }
 
     pub(crate) fn text_bytes_max(&self) -> usize {

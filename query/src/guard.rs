@@ -4,7 +4,8 @@
 //! window over ten million rows, or a regular expression over long texts. What they all do meanwhile is to call
 //! functions again and again. So each function of an optimised plan is wrapped by one that fails once the query is
 //! over, and that counts what it returns ([`crate::budget`]). The wrappers answer everything else as the function
-//! itself does. They come after the optimiser, whose rules know functions by their types.
+//! itself does. They come after the optimiser, whose rules know functions by their types; only the slow ones are
+//! wrapped before, because the optimiser calls them for constants.
 
 mod aggregate;
 mod held;
@@ -38,6 +39,15 @@ pub(crate) fn guarded(plan: LogicalPlan, budget: &Arc<Budget>) -> Result<Logical
         node.map_expressions(|expression| expression.transform_up(|part| Ok(Transformed::yes(guard(part, budget)))))
     })
     .data()
+}
+
+/// Wraps those of the functions that can compute for long.
+pub(crate) fn guarded_while_planning(functions: Vec<Arc<ScalarUDF>>, budget: &Arc<Budget>) -> Vec<Arc<ScalarUDF>> {
+    let guard = |function: Arc<ScalarUDF>| match scalar::is_slow(&function) {
+        true => Arc::new(ScalarUDF::new_from_impl(scalar::Guarded::new(function, budget))),
+        false => function,
+    };
+    functions.into_iter().map(guard).collect()
 }
 
 /// A batch of such rows must not take more than a quarter of the query's memory, as with texts that functions make.

@@ -54,7 +54,7 @@ impl QueryLimits {
 
     /// Bytes of the texts that a function makes at once. Their offsets are numbers of 32 bits.
     pub(crate) fn batch_bytes_max(&self) -> usize {
-        (self.memory_bytes_max / 4).min(i32::MAX as usize)
+        (self.memory_bytes_max / 4).min(OFFSET_MAX)
     }
 
     /// Bytes of one row of a response, and of one text that an aggregate makes. It is encoded as a whole, six bytes for
@@ -63,6 +63,9 @@ impl QueryLimits {
         self.memory_bytes_max / 8
     }
 }
+
+/// The greatest offset into a column of texts.
+const OFFSET_MAX: usize = i32::MAX.unsigned_abs() as usize;
 
 /// What a function may make of texts however little memory there is: a sentence.
 const TEXT_BYTES_LEAST: usize = 1024;

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use workers::Workers;
 
-use crate::budget::{Budget, Over};
+use crate::budget::{Budget, Over, OverOnDrop};
 use crate::error::{ErrorMapper, LimitKind, QueryError, defect, unavailable};
 use crate::export::ExportRequest;
 use crate::guard::guarded;
@@ -148,6 +148,7 @@ impl Session {
         let errors = ErrorMapper { memory_bytes_max: self.shared.limits.memory_bytes_max };
         let permit = self.permit().await?;
         let (workers, over) = (self.shared.workers.handle()?, Over::default());
+        let mut waiting = OverOnDrop::new(&over);
         let planning = self.clone().plan_aside(question, errors, permit, over.clone(), workers.clone())?;
         let planned = match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.at, planning).await.map_err(|_| deadline.exceeded())?,
@@ -155,6 +156,7 @@ impl Session {
         };
         let Planned { plan, task, channels, context } =
             planned.map_err(|_| defect(&"planning was lost: it panicked, or the runtime is ending"))??;
+        waiting.disarm();
         let readers = Arc::clone(&context.readers);
         let work = Work { plan, task, channels, over, workers, readers };
         Ok(QueryStream::start(
@@ -206,9 +208,9 @@ impl Session {
         over: Over,
     ) -> Result<Planned, QueryError> {
         let context = Arc::new(self.scan_context().await?);
-        let budget = Budget::new(&self.shared.limits, over.clone());
+        let budget = Budget::new(&self.shared.limits, over);
         let spill_dir = self.shared.spill_dir.as_deref();
-        let state = environment::state(&self.shared.limits, spill_dir, &context, over, permit)
+        let state = environment::state(&self.shared.limits, spill_dir, &context, &budget, permit)
             .map_err(|error| errors.map(error))?;
         let plan = match question {
             Question::Sql(sql) => {

@@ -36,10 +36,10 @@ impl Guarded {
         self.function.inner()
     }
 
-    fn guard(&self, inner: Box<dyn Accumulator>) -> Box<dyn Accumulator> {
+    fn guard(&self, inner: Box<dyn Accumulator>, is_text: bool) -> Box<dyn Accumulator> {
         let (state, given) = (Claim::new(&self.budget), Claim::new(&self.budget));
         let budget = Arc::clone(&self.budget);
-        Box::new(GuardedAccumulator { inner, budget, state, given, rows: 0, measured_at: MEASURED_ROWS_LEAST })
+        Box::new(GuardedAccumulator { inner, budget, is_text, state, given, rows: 0, measured_at: MEASURED_ROWS_LEAST })
     }
 }
 
@@ -91,7 +91,8 @@ impl AggregateUDFImpl for Guarded {
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        Ok(self.guard(self.inner().accumulator(args)?))
+        let is_text = is_text(&args);
+        Ok(self.guard(self.inner().accumulator(args)?, is_text))
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
@@ -108,7 +109,8 @@ impl AggregateUDFImpl for Guarded {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        Ok(self.guard(self.inner().create_sliding_accumulator(args)?))
+        let is_text = is_text(&args);
+        Ok(self.guard(self.inner().create_sliding_accumulator(args)?, is_text))
     }
 
     fn with_beneficial_ordering(
@@ -181,6 +183,11 @@ impl AggregateUDFImpl for Guarded {
     }
 }
 
+/// Whether the accumulator of these arguments is a text, so that it can end before it is complete.
+fn is_text(args: &AccumulatorArgs<'_>) -> bool {
+    super::is_text(args.return_field.data_type()) && args.order_bys.is_empty() && !args.is_distinct
+}
+
 /// One group's accumulator, or a window's.
 ///
 /// An aggregation reserves its accumulators' memory too. Claims are counted apart from reservations, so that this takes
@@ -189,6 +196,8 @@ impl AggregateUDFImpl for Guarded {
 struct GuardedAccumulator {
     inner: Box<dyn Accumulator>,
     budget: Arc<Budget>,
+    /// Whether it is nothing but the text that it returns.
+    is_text: bool,
     /// The accumulator's size when it was last looked at.
     state: Claim,
     /// What `evaluate` has returned: a window calls it for each row, and holds what comes back.
@@ -203,7 +212,12 @@ impl GuardedAccumulator {
         self.rows += values.first().map_or(0, Array::len);
         if self.rows >= self.measured_at {
             self.measured_at = self.rows + (self.rows / 8).max(MEASURED_ROWS_LEAST);
-            self.state.resize(self.inner.size())?;
+            let bytes = self.inner.size();
+            self.state.resize(bytes)?;
+            if self.is_text {
+                // Its text may have room for as much again.
+                self.budget.check_value(bytes / 2)?;
+            }
         }
         Ok(())
     }

@@ -36,11 +36,15 @@ const SLOW: [&str; 10] = [
     "rtrim",
 ];
 
-/// Rows that a slow function gets at first between two looks at whether the query is over.
-const CHUNK_ROWS_FIRST: usize = 256;
+/// Rows that a slow function gets at first between two looks at whether the query is over. It gets more when they do
+/// not take long, and keeps that from batch to batch.
+const CHUNK_ROWS_FIRST: usize = 1;
 
-/// What such a chunk of rows takes at most, when it can be divided: then the next ones have fewer rows.
-const CHUNK_TIME_MAX: Duration = Duration::from_millis(100);
+/// Rows of a chunk with a pattern for each: compiled patterns are kept until its end, and one can have ten megabytes.
+const PATTERNS_MAX: usize = 8;
+
+/// What a chunk of rows may take: after one that took longer, the next ones have fewer rows.
+const CHUNK_TIME_MAX: Duration = Duration::from_millis(50);
 
 /// See the module.
 #[derive(Debug)]
@@ -67,7 +71,7 @@ impl std::hash::Hash for Guarded {
 
 impl Guarded {
     pub(super) fn new(function: Arc<ScalarUDF>, budget: &Arc<Budget>) -> Self {
-        let rows = if SLOW.contains(&function.name()) { CHUNK_ROWS_FIRST } else { usize::MAX };
+        let rows = if is_slow(&function) { CHUNK_ROWS_FIRST } else { usize::MAX };
         Self { function, budget: Arc::clone(budget), chunk_rows: AtomicUsize::new(rows) }
     }
 
@@ -75,9 +79,9 @@ impl Guarded {
         self.function.inner()
     }
 
-    /// Rows that are computed at once: fewer when they took long, more when they did not.
+    /// Adapts the next chunks to what one took.
     fn chunk_took(&self, rows: usize, took: Duration) {
-        let next = if took > CHUNK_TIME_MAX { rows / 2 } else { rows.saturating_mul(2) };
+        let next = if took > CHUNK_TIME_MAX { rows / 4 } else { rows.saturating_mul(2) };
         self.chunk_rows.store(next.max(1), Ordering::Relaxed);
     }
 
@@ -87,11 +91,13 @@ impl Guarded {
             let name = self.name();
             return exec_err!("{name} takes texts of {most} bytes at most; here is one of {bytes}");
         }
+        let many_patterns = matches!(args.args.get(1), Some(ColumnarValue::Array(_)));
+        let patterns = if many_patterns { PATTERNS_MAX } else { usize::MAX };
         let mut done = 0;
         let mut parts: Vec<ArrayRef> = Vec::new();
         while done < args.number_rows {
             self.budget.check()?;
-            let rows = self.chunk_rows.load(Ordering::Relaxed).min(args.number_rows - done);
+            let rows = self.chunk_rows.load(Ordering::Relaxed).min(patterns).min(args.number_rows - done);
             let started = Instant::now();
             let part = self.inner().invoke_with_args(rows_of(args, done, rows))?;
             self.chunk_took(rows, started.elapsed());
@@ -104,6 +110,11 @@ impl Guarded {
             parts => Ok(ColumnarValue::Array(concat(parts)?)),
         }
     }
+}
+
+/// Whether the function can compute for long over few texts.
+pub(super) fn is_slow(function: &ScalarUDF) -> bool {
+    SLOW.contains(&function.name())
 }
 
 /// The arguments for a part of the rows.

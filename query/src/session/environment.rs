@@ -20,8 +20,9 @@ use super::interrupt::Interruptible;
 use super::memory::QueryPool;
 use super::meter::Metered;
 use super::store::NoStore;
-use crate::budget::Over;
+use crate::budget::Budget;
 use crate::functions::{self, JoinedTexts, TextLimits};
+use crate::guard::guarded_while_planning;
 use crate::limits::QueryLimits;
 use crate::scan::ScanContext;
 use crate::tables;
@@ -45,7 +46,7 @@ pub(super) fn state(
     limits: &QueryLimits,
     spill_dir: Option<&Path>,
     context: &Arc<ScanContext>,
-    over: Over,
+    budget: &Arc<Budget>,
     held: impl Send + Sync + 'static,
 ) -> Result<SessionState> {
     let mut state = SessionStateBuilder::new()
@@ -53,11 +54,11 @@ pub(super) fn state(
         .with_runtime_env(Arc::new(runtime(limits, spill_dir, context, held)?))
         .with_catalog_list(catalogs(context)?)
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
-        .with_scalar_functions(scalar_functions(limits))
+        .with_scalar_functions(scalar_functions(limits, budget))
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_analyzer_rule(Arc::new(JoinedTexts { limits: text_limits(limits) }))
-        .with_physical_optimizer_rule(Arc::new(Interruptible { over }))
+        .with_physical_optimizer_rule(Arc::new(Interruptible { over: budget.over() }))
         .with_physical_optimizer_rule(Arc::new(Metered { row_bytes_max: limits.text_bytes_max() }))
         .build();
     // What `now()` is for the whole statement; without it the function is never evaluated.
@@ -124,11 +125,11 @@ fn catalogs(context: &Arc<ScanContext>) -> Result<Arc<dyn CatalogProviderList>> 
     Ok(Arc::new(catalogs))
 }
 
-fn scalar_functions(limits: &QueryLimits) -> Vec<Arc<ScalarUDF>> {
+fn scalar_functions(limits: &QueryLimits, budget: &Arc<Budget>) -> Vec<Arc<ScalarUDF>> {
     let mut functions = SessionStateDefaults::default_scalar_functions();
     functions.retain(|function| !LEFT_OUT.contains(&function.name()));
     functions.extend(functions::all());
-    functions::bounded(functions, text_limits(limits))
+    guarded_while_planning(functions::bounded(functions, text_limits(limits)), budget)
 }
 
 fn text_limits(limits: &QueryLimits) -> TextLimits {

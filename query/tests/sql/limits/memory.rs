@@ -91,7 +91,7 @@ async fn of_joins_and_sorts() {
         "SELECT count(*) FROM (SELECT repeat('x', 900) AS t, * FROM readings) a, (SELECT 1 AS one) b \
          WHERE length(a.t) > b.one",
         "SELECT * FROM (SELECT repeat('x', 900) AS t, * FROM readings) ORDER BY temperature",
-        "SELECT DISTINCT repeat('x', 300) || temperature || logger FROM readings",
+        "SELECT DISTINCT repeat('x', 800) || time || logger FROM readings",
         "SELECT eui64_text(logger) || repeat('x', 300), time FROM readings \
          EXCEPT SELECT eui64_text(logger), time FROM readings",
     ])

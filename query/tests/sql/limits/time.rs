@@ -1,6 +1,6 @@
 //! What computes for minutes within one call of an operator ends soon after the query does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use query::{LimitKind, QueryError, QueryLimits};
 
@@ -42,7 +42,16 @@ async fn whatever_computes_stops() {
         format!("SELECT count(*) FROM readings WHERE repeat('ab', 3000) || logger SIMILAR TO '{}'", slow_pattern()),
         // A pattern of its own for each row.
         format!("SELECT count(*) FROM readings WHERE regexp_like('ab', '{}' || time || logger)", slow_pattern()),
+        // Constants, which are computed while the statement is planned.
+        format!(
+            "SELECT {}",
+            (0..200)
+                .map(|i| format!("levenshtein(repeat('x', 3000), repeat('{i}', 1000))"))
+                .collect::<Vec<_>>()
+                .join(" + ")
+        ),
     ] {
+        let started = Instant::now();
         match ask(&session, &sql).await {
             Err(QueryError::Limit(LimitKind::Time { .. })) => {}
             Err(error) => wrong.push(format!("{sql}: {error}")),
@@ -50,7 +59,9 @@ async fn whatever_computes_stops() {
         }
         let next =
             tokio::time::timeout(Duration::from_secs(20), async { while ask(&session, "SELECT 1").await.is_err() {} });
-        if next.await.is_err() {
+        let next = next.await;
+        eprintln!("{:?} {}", started.elapsed(), &sql[..sql.len().min(100)]);
+        if next.is_err() {
             wrong.push(format!("{sql}: it goes on computing"));
             break;
         }
