@@ -7,6 +7,7 @@ mod eui64;
 mod eui64_text;
 mod exact_sum;
 mod instant;
+mod operators;
 mod sliding;
 mod timezone;
 mod to_timestamp;
@@ -16,8 +17,9 @@ use std::sync::Arc;
 use datafusion::logical_expr::ScalarUDF;
 
 pub(crate) use aggregates::aggregates;
-pub(crate) use bounded::bounded;
+pub(crate) use bounded::{TextLimits, bounded, longest, longest_text};
 pub(crate) use instant::Instant;
+pub(crate) use operators::{JoinedTexts, matching};
 pub(crate) use to_timestamp::to_timestamps;
 
 /// All of them. Those that come later stand in place of others with the same names.
