@@ -4,17 +4,24 @@
 //! snapshot of the engine, prunes segments by their keys before any is opened, merges by first-wins where rows can
 //! repeat, and is bounded in memory, time and rows.
 
+mod analyzer;
+mod budget;
+mod canonical;
+mod checks;
 mod error;
 mod export;
 mod functions;
+mod guard;
 mod limits;
 mod metadata_cache;
 mod prune;
+mod runs;
 mod scan;
 mod session;
 mod statement;
 mod stream;
 mod tables;
+mod time;
 mod turns;
 
 pub use error::{LimitKind, QueryError};
