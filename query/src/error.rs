@@ -56,9 +56,12 @@ pub enum QueryError {
     /// It ran into a limit. What was returned until then is not the whole answer.
     #[error("the query was stopped: {0}")]
     Limit(LimitKind),
-    /// The store or the engine could not answer, or what is stored is damaged. The detail is in the server's log.
+    /// The store or the engine could not answer. The detail is in the server's log.
     #[error("the readings could not be read; try again, and if it happens again tell the operator of this server")]
     Engine,
+    /// What is stored is damaged, and stays so until somebody restores it. The detail is in the server's log.
+    #[error("some of the readings are damaged on the server; tell its operator, because trying again does not help")]
+    Damaged,
     /// A defect of the program. The detail is in the server's log.
     #[error("the query failed by a defect of this server; tell its operator")]
     Defect,

@@ -175,9 +175,9 @@ impl QueryStream {
                     Ok(batch) if batch.num_rows() == 0 => continue,
                     Ok(batch) => Message::Item(batch),
                     Err(error) => {
-                        let error = limits.errors.map(error);
-                        if matches!(error, QueryError::Engine | QueryError::Defect) {
-                            readers.find_damage().await;
+                        let mut error = limits.errors.map(error);
+                        if matches!(error, QueryError::Engine | QueryError::Defect) && readers.find_damage().await {
+                            error = QueryError::Damaged;
                         }
                         let _ = sender.send(Message::Failed(error)).await;
                         return;

@@ -91,6 +91,14 @@ fn damaged_segments_and_manifests_are_errors_not_answers() {
         let all = "SELECT sum(temperature), sum(humidity), max(time), max(gateway) FROM readings WHERE battery IS NULL";
         // Who asks learns that it failed, and nothing of the store; the operator reads which file, and where.
         icecore.query(&org, all).refused(&["operator"]);
+        let request = format!(
+            "POST /api/v1/sql HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\
+             \r\n{all}",
+            org.token,
+            all.len()
+        );
+        let response = icecore.http(&request).to_ascii_lowercase();
+        assert!(response.starts_with("http/1.1 503 ") && !response.contains("retry-after"), "{offset}: {response}");
         let log = icecore.log();
         assert!(log.contains(&name) && log.contains("at byte"), "{offset}: no file and offset in the log:\n{log}");
         fs::remove_file(icecore.log_path()).expect("the log");

@@ -14,7 +14,7 @@ use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use engine::Segments;
+use engine::{SegmentReadError, Segments};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
@@ -57,15 +57,16 @@ impl SegmentReaderFactory {
     }
 
     /// After a query failed in the storage layer: logs which segment is damaged, and where. What reads segments says
-    /// neither.
-    pub(crate) async fn find_damage(&self) {
+    /// neither. Returns whether the damage stays, so that trying again does not help.
+    pub(crate) async fn find_damage(&self) -> bool {
         let suspects = std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner));
         for entry in suspects.iter().rev() {
             if let Err(error) = self.segments.verify(self.org, entry).await {
                 tracing::error!(%error, "a segment cannot be read; restore it from a backup");
-                return;
+                return !matches!(error, SegmentReadError::Store { .. });
             }
         }
+        false
     }
 }
 

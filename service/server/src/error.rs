@@ -24,6 +24,9 @@ const RETRY_AFTER_S: u32 = 1;
 /// After how many seconds a client should try again what the store or the engine could not do.
 const ENGINE_RETRY_AFTER_S: u32 = 5;
 
+/// What to do about what does not heal by itself.
+const OPERATOR_FIRST: &str = "trying again does not help until the operator of this server has acted";
+
 /// A condition because of which a server is not ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Reason {
@@ -64,6 +67,12 @@ impl HttpError {
             allow: None,
             log: None,
         }))
+    }
+
+    /// Says that the same request does not succeed later by itself.
+    fn at_no_time(mut self) -> Self {
+        self.0.retry_after_s = None;
+        self
     }
 
     /// Adds what to do about it.
@@ -134,9 +143,8 @@ impl HttpError {
             }
             // An operator must look, so the log has it; the caller cannot do anything.
             ErrorKind::Corrupt => {
-                let mut error = Self::new(&kind::UNAVAILABLE, "the control database is damaged").logged(log);
-                error.0.retry_after_s = None;
-                error.hint("trying again does not help until the operator of this server has acted")
+                let error = Self::new(&kind::UNAVAILABLE, "the control database is damaged").logged(log);
+                error.hint(OPERATOR_FIRST).at_no_time()
             }
         }
     }
@@ -147,7 +155,7 @@ impl HttpError {
         let (hint, retry_after_s) = match error.kind() {
             EngineErrorKind::Invalid => return Self::internal(log),
             EngineErrorKind::Retry | EngineErrorKind::Full => ("try again in a moment", Some(ENGINE_RETRY_AFTER_S)),
-            _ => ("trying again does not help until the operator of this server has acted", None),
+            _ => (OPERATOR_FIRST, None),
         };
         let mut error = Self::new(&kind::UNAVAILABLE, "the readings of this organisation are not available").hint(hint);
         error.0.retry_after_s = retry_after_s;
@@ -233,6 +241,7 @@ impl From<QueryError> for HttpError {
                 .hint("narrow the times or loggers, aggregate, or use an export, which has no limit of rows"),
             // The query has logged it, with what the caller must not see.
             QueryError::Engine => Self::new(&kind::UNAVAILABLE, detail),
+            QueryError::Damaged => Self::new(&kind::UNAVAILABLE, detail).hint(OPERATOR_FIRST).at_no_time(),
             _ => Self::new(&kind::INTERNAL, detail),
         }
     }

@@ -82,6 +82,15 @@ async fn kinds_of_the_control_data_have_types() {
     }
 }
 
+#[tokio::test]
+async fn damage_is_not_to_be_tried_again() {
+    for (error, retries) in [(QueryError::Engine, true), (QueryError::Damaged, false)] {
+        let (status, headers, body) = document(error.into()).await;
+        assert_eq!((status.as_u16(), &body["type"]), (503, &"/problems/unavailable".into()));
+        assert_eq!(headers.contains_key(header::RETRY_AFTER), retries, "{body}");
+    }
+}
+
 #[test]
 fn queries_errors_have_types() {
     let turns = |refused| QueryError::Limit(LimitKind::Queries(refused));
