@@ -151,7 +151,7 @@ impl Running {
     }
 
     /// Reads the rest; whether the body has its proper end.
-    fn is_whole(mut self) -> bool {
+    fn ends_whole(mut self) -> bool {
         let mut rest = Vec::new();
         // A reset is an end as well.
         let _ = self.0.read_to_end(&mut rest).is_ok();
@@ -177,13 +177,13 @@ fn a_running_response_is_cut_off_with_its_token_or_organisation() {
     assert!(!icecore.log().contains(CUT));
     run(&icecore, &["token", "revoke", &id]);
     soon("the export is cut off", || icecore.log().matches(CUT).count() == 1);
-    assert!(!export.is_whole(), "an export that is cut off does not look whole");
+    assert!(!export.ends_whole(), "an export that is cut off does not look whole");
 
     let sql = "SELECT a.time, b.time AS other FROM readings a, readings b WHERE a.temperature <> b.humidity";
     let answer = Running::start(&icecore, &suspended, "POST /api/v1/sql", sql);
     run(&icecore, &["org", "suspend", "suspended"]);
     soon("the response is cut off", || icecore.log().matches(CUT).count() == 2);
-    assert!(!answer.is_whole(), "a response that is cut off does not look whole");
+    assert!(!answer.ends_whole(), "a response that is cut off does not look whole");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The whole path: in over QUIC, durable, out through SQL and CSV; under SIGKILL; twice, at once, and in conflict.
 
 use std::collections::BTreeMap;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use kit::SplitMix64;
@@ -139,4 +140,30 @@ fn counts_are_exact_while_flushes_run() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(readings::parse_export(&icecore.export(&org)), sent);
+}
+
+#[test]
+fn eight_requests_at_once_are_all_answered() {
+    let mut icecore = Icecore::new();
+    icecore.start();
+    let org = icecore.org("browser");
+    icecore.send(&org.identity, &readings::file(icecore.work(), "few.csv", &readings::fleet(1, 300))).ok();
+    let sql = "SELECT count(*) FROM readings a, readings b WHERE a.temperature < b.humidity";
+    let expected = icecore.sql(&org, sql).expect("answered alone");
+    let (together, ask) = (Barrier::new(8), || icecore.sql(&org, sql));
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    together.wait();
+                    ask()
+                })
+            })
+            .collect();
+        for response in asked {
+            assert_eq!(response.join().expect("no panic").as_ref(), Ok(&expected));
+        }
+    });
+    let metrics = icecore.get("/metrics");
+    assert!(metrics.contains("icecore_http_request_wait_seconds_count{kind=\"query\"} 9"), "{metrics}");
 }

@@ -48,11 +48,15 @@ async fn starting_with(
     let token = control.create_token(&caller, org.id, "test", now).await.expect("made").1;
     let standings = Standings::start(&control).await.expect("read");
     let (sender, receiver) = watch::channel(None);
-    let state = HttpState::new(config, Turns::new(limits), standings, rendered(), receiver);
+    let state = HttpState::new(config.clone(), Turns::new(limits), standings, rendered(), receiver);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
     let router = router(state.clone());
-    tokio::spawn(async move { axum::serve(listener, router).await });
+    tokio::spawn(async move {
+        // The server stops when this goes.
+        let (_stop, stopped) = watch::channel(false);
+        serve(listener, router, config, stopped).await;
+    });
     (dir, state, sender, addr, token.expose().to_owned())
 }
 

@@ -22,8 +22,8 @@ struct Served {
     org: OrgId,
 }
 
-async fn serve(limits: QueryLimits) -> Served {
-    let config = HttpConfig { request_time_max: PATIENCE, ..config() };
+async fn served(limits: QueryLimits) -> Served {
+    let config = HttpConfig { request_time_max: PATIENCE, connections_max: 64, ..config() };
     let (dir, state, backend, addr, token) = starting_with(config, &limits).await;
     let parts = EngineParts {
         files: Arc::new(RealFiles),
@@ -95,7 +95,7 @@ fn other(org: OrgId) -> OrgId {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_past_the_limit_wait_and_are_answered() {
-    let served = serve(limits()).await;
+    let served = served(limits()).await;
     let held = [served.hold(served.org).await, served.hold(served.org).await];
     let asked: Vec<_> = (0..8).map(|_| tokio::spawn(served.ask().send())).collect();
     served.until(8).await;
@@ -114,7 +114,7 @@ async fn requests_past_the_limit_wait_and_are_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_in_vain_learns_whose_limit_it_was() {
-    let served = serve(QueryLimits { queue_time_max: Duration::from_millis(20), ..limits() }).await;
+    let served = served(QueryLimits { queue_time_max: Duration::from_millis(20), ..limits() }).await;
     let refused = async || {
         let response = served.ask().send().await.expect("a response");
         assert!(response.headers().contains_key("retry-after"));
@@ -134,7 +134,7 @@ async fn who_waits_in_vain_learns_whose_limit_it_was() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn past_the_requests_in_flight_nobody_waits() {
-    let served = serve(QueryLimits { requests_max: 5, requests_per_org_max: 3, ..limits() }).await;
+    let served = served(QueryLimits { requests_max: 5, requests_per_org_max: 3, ..limits() }).await;
     let enter = |org| served.turns.enter(org).expect("room");
     let own = [enter(served.org), enter(served.org), enter(served.org)];
     let status = async || served.ask().send().await.expect("a response").status().as_u16();
@@ -151,7 +151,7 @@ async fn past_the_requests_in_flight_nobody_waits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_hangs_up_leaves_the_queue() {
-    let served = serve(limits()).await;
+    let served = served(limits()).await;
     let held = [served.hold(served.org).await, served.hold(served.org).await];
     let mut stream = TcpStream::connect(served.addr).await.expect("connected");
     let request = format!(
