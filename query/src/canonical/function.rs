@@ -6,7 +6,6 @@ use std::sync::{Arc, LazyLock};
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{Result, internal_err};
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -82,12 +81,5 @@ impl ScalarUDFImpl for CanonicalFloat {
             ColumnarValue::Array(array) => ColumnarValue::Array(canonical_array(&array)?.unwrap_or(array)),
             ColumnarValue::Scalar(scalar) => ColumnarValue::Scalar(canonical_scalar(&scalar)?.unwrap_or(scalar)),
         })
-    }
-
-    fn output_ordering(&self, inputs: &[ExprProperties]) -> Result<SortProperties> {
-        // Negative zero is next to 0.0 in the order of floats. NaNs of negative sign are not next to the others, but
-        // no ordering is ever known of expressions that make them.
-        let [input] = inputs else { return internal_err!("canonical_float takes one argument") };
-        Ok(input.sort_properties)
     }
 }

@@ -183,7 +183,6 @@ impl AggregateUDFImpl for Changed {
         self.function.simplify()
     }
 
-    /// `sum(x + 1)` as `sum(x) + count(x)` would be another number, for floats.
     fn simplify_expr_op_literal(
         &self,
         function: &AggregateFunction,
@@ -192,10 +191,7 @@ impl AggregateUDFImpl for Changed {
         literal: &Expr,
         argument_is_left: bool,
     ) -> Result<Option<Expr>> {
-        match literal {
-            Expr::Literal(value, _) if value.data_type().is_floating() => Ok(None),
-            _ => self.function.simplify_expr_op_literal(function, argument, op, literal, argument_is_left),
-        }
+        self.function.simplify_expr_op_literal(function, argument, op, literal, argument_is_left)
     }
 
     fn reverse_expr(&self) -> ReversedUDAF {

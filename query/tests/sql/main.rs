@@ -11,3 +11,4 @@ mod overlaps;
 mod plans;
 mod pruning;
 mod support;
+mod values;

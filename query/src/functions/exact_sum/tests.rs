@@ -95,7 +95,10 @@ fn any_double() -> impl Strategy<Value = f64> {
 }
 
 fn arrays(values: &[Option<f64>]) -> [ArrayRef; 1] {
-    [Arc::new(Float64Array::from(values.to_vec()))]
+    // What is under a null does not count.
+    let under = values.iter().map(|value| value.unwrap_or(7e300)).collect::<Vec<_>>();
+    let nulls = values.iter().map(Option::is_some).collect::<Vec<_>>();
+    [Arc::new(Float64Array::new(under.into(), Some(nulls.into())))]
 }
 
 fn some(values: &[f64]) -> [ArrayRef; 1] {
@@ -304,7 +307,9 @@ proptest! {
         for (number, batch) in rows.chunks(cut).enumerate() {
             let values: Vec<Option<f64>> = batch.iter().map(|(value, ..)| *value).collect();
             let indices: Vec<usize> = batch.iter().map(|(_, group, _)| *group).collect();
-            let filter = BooleanArray::from(batch.iter().map(|(.., passes)| *passes).collect::<Vec<_>>());
+            let under = batch.iter().map(|(.., passes)| passes.unwrap_or(true)).collect::<Vec<_>>();
+            let nulls = batch.iter().map(|(.., passes)| passes.is_some()).collect::<Vec<_>>();
+            let filter = BooleanArray::new(under.into(), Some(nulls.into()));
             let filter = filtered.then_some(&filter);
             groups.update_batch(&arrays(&values), &indices, filter, GROUPS).expect("floats");
             if number % 2 == 0 {
