@@ -1,13 +1,14 @@
 //! The rule of the analyzer: wraps each expression that can make a float that is not canonical.
 //!
-//! It runs after types are coerced, so that casts which no one wrote are there, too. Inputs are canonical already:
-//! columns, because scans and aggregates make them so, and inner expressions, because they are wrapped. Hence CASE,
-//! COALESCE's arguments, and whatever else only passes values on need nothing.
+//! It runs after types are coerced, because coercion adds casts. Inputs are canonical already: columns, because scans
+//! and aggregates make them so, and inner expressions, because they are wrapped. So whatever only passes values on, such
+//! as CASE, needs nothing.
 
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
-use datafusion::logical_expr::expr::{BinaryExpr, Cast, TryCast};
+use datafusion::logical_expr::expr::BinaryExpr;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
@@ -46,8 +47,8 @@ fn expression(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             Some(canonical) => Transformed::yes(Expr::Literal(canonical, metadata)),
             None => Transformed::no(Expr::Literal(value, metadata)),
         },
-        // Of what the operands of arithmetic are, only the sign of a divisor's zero shows in the result. So a chain of
-        // operators is wrapped once.
+        // The result of arithmetic depends on the sign of a zero only where that is the divisor. So the other operands
+        // need no wrapper, and a chain of operators has one.
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_arithmetic(op) => {
             let floats = is_float_operand(&right, schema)? && is_float_operand(&left, schema)?;
             if !floats {
@@ -60,21 +61,15 @@ fn expression(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         Expr::Negative(inner) if is_float_operand(&inner, schema)? => {
             Transformed::yes(wrapped(Expr::Negative(Box::new(unwrapped(*inner)))))
         }
-        Expr::Cast(Cast { expr, field }) if has_floats(field.data_type()) => {
-            if keeps_canonical(&expr, &field, schema)? {
-                return Ok(Transformed::no(Expr::Cast(Cast { expr, field })));
-            }
-            let expr = Box::new(if is_float(&expr, schema)? { unwrapped(*expr) } else { *expr });
-            Transformed::yes(wrapped(Expr::Cast(Cast { expr, field })))
+        Expr::Cast(mut cast) if makes_others(&cast.expr, &cast.field, schema)? => {
+            cast.expr = operand(cast.expr, schema)?;
+            Transformed::yes(wrapped(Expr::Cast(cast)))
         }
-        Expr::TryCast(TryCast { expr, field }) if has_floats(field.data_type()) => {
-            if keeps_canonical(&expr, &field, schema)? {
-                return Ok(Transformed::no(Expr::TryCast(TryCast { expr, field })));
-            }
-            let expr = Box::new(if is_float(&expr, schema)? { unwrapped(*expr) } else { *expr });
-            Transformed::yes(wrapped(Expr::TryCast(TryCast { expr, field })))
+        Expr::TryCast(mut cast) if makes_others(&cast.expr, &cast.field, schema)? => {
+            cast.expr = operand(cast.expr, schema)?;
+            Transformed::yes(wrapped(Expr::TryCast(cast)))
         }
-        // What is wrapped already has been wrapped within again.
+        // In a plan that was analyzed before, what is within the wrapper has just been wrapped again.
         wrapper if is_wrapped(&wrapper) => {
             let inner = unwrapped(wrapper);
             Transformed::yes(if is_wrapped(&inner) { inner } else { wrapped(inner) })
@@ -91,25 +86,33 @@ fn is_arithmetic(op: Operator) -> bool {
     matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide | Operator::Modulo)
 }
 
-/// Whether a cast of these values gives canonical floats of itself: from whole numbers, and from narrower floats.
-/// Anything else can round to a negative zero, or be the text of one.
-fn keeps_canonical(from: &Expr, to: &arrow::datatypes::Field, schema: &DFSchema) -> Result<bool> {
-    use arrow::datatypes::DataType::{Boolean, Float16, Float32, Float64, Null};
+/// Whether a cast can make floats that are not canonical. From whole numbers and from narrower floats it cannot;
+/// anything else can round to a negative zero, or be the text of one.
+fn makes_others(from: &Expr, to: &Field, schema: &DFSchema) -> Result<bool> {
+    use DataType::{Boolean, Float16, Float32, Float64, Null};
+    if !has_floats(to.data_type()) {
+        return Ok(false);
+    }
     let from = from.get_type(schema)?;
     Ok(match (&from, to.data_type()) {
-        (from, Float16 | Float32 | Float64) if from.is_integer() => true,
-        (Boolean | Null, _) | (Float16, Float16 | Float32 | Float64) | (Float32, Float32 | Float64) => true,
-        (Float64, Float64) => true,
-        _ => false,
+        (Boolean | Null, _) => false,
+        (Float16, Float16 | Float32 | Float64) | (Float32, Float32 | Float64) | (Float64, Float64) => false,
+        (from, Float16 | Float32 | Float64) => !from.is_integer(),
+        _ => true,
     })
+}
+
+/// What is cast: a float need not be canonical before, since its bits do not show in the result.
+fn operand(expr: Box<Expr>, schema: &DFSchema) -> Result<Box<Expr>> {
+    Ok(if is_float(&expr, schema)? { Box::new(unwrapped(*expr)) } else { expr })
 }
 
 fn is_float(expr: &Expr, schema: &DFSchema) -> Result<bool> {
     Ok(expr.get_type(schema)?.is_floating())
 }
 
-/// The same for an operand of arithmetic. One that is wrapped is a float: to ask for its type would go through the
-/// whole chain of operators again.
+/// The same for an operand of arithmetic. One that is wrapped is a float: to derive its type would go through the whole
+/// chain of operators again.
 fn is_float_operand(expr: &Expr, schema: &DFSchema) -> Result<bool> {
     Ok(is_wrapped(expr) || is_float(expr, schema)?)
 }

@@ -1,3 +1,5 @@
+//! Tests of canonical arrays, and of the plan that makes them.
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float32Array, Float64Array, ListArray};
