@@ -8,7 +8,10 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::ast::{self, Query, SetExpr, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    self, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Query, SetExpr, TableFactor, Visit,
+    Visitor,
+};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
@@ -34,12 +37,13 @@ pub(crate) fn parse(sql: &str, sql_bytes_max: usize) -> Result<Statement, QueryE
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|error| QueryError::Invalid(error.strip_backtrace()))?;
-    let statement = match (statements.pop_front(), statements.is_empty()) {
+    let mut statement = match (statements.pop_front(), statements.is_empty()) {
         (Some(statement), true) => statement,
         (Some(_), false) => return Err(QueryError::Refused("one statement at a time".into())),
         (None, _) => return Err(QueryError::Invalid("the statement is empty".into())),
     };
     check_statement(&statement)?;
+    name_zones(&mut statement);
     Ok(statement)
 }
 
@@ -126,6 +130,39 @@ fn check_statement(statement: &Statement) -> Result<(), QueryError> {
             other => Err(refused_statement(&format!("EXPLAIN of {}", first_word(other)))),
         },
         other => Err(refused_statement(&first_word(other))),
+    }
+}
+
+/// Makes calls of `timezone` of what is `AT TIME ZONE`, as PostgreSQL reads it.
+fn name_zones(statement: &mut Statement) {
+    match statement {
+        Statement::Statement(statement) => {
+            let _: ControlFlow<()> = ast::visit_expressions_mut(statement, |expr| {
+                if let ast::Expr::AtTimeZone { timestamp, time_zone } = expr {
+                    let args = [time_zone, timestamp].map(|arg| {
+                        let null = ast::Expr::value(ast::Value::Null);
+                        FunctionArg::Unnamed(FunctionArgExpr::Expr(std::mem::replace(&mut **arg, null)))
+                    });
+                    *expr = ast::Expr::Function(call("timezone", args.to_vec()));
+                }
+                ControlFlow::Continue(())
+            });
+        }
+        Statement::Explain(explain) => name_zones(&mut explain.statement),
+        _ => {}
+    }
+}
+
+fn call(name: &str, args: Vec<FunctionArg>) -> ast::Function {
+    ast::Function {
+        name: ast::ObjectName::from(vec![ast::Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The work runs in tasks on the query's own threads, so that a limit of time ends the response even while an operator or
 //! an encoder is busy, and the threads that serve the network never are. The tasks hold what the query holds (its
-//! snapshot, its permit) and are aborted when the stream is dropped, so that a reader who disconnects costs nothing more.
+//! snapshot, its turn) and are aborted when the stream is dropped, so that a reader who disconnects costs nothing more.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
+use crate::budget::Over;
 use crate::error::{ErrorMapper, LimitKind, QueryError, defect};
 use crate::scan::SegmentReaderFactory;
-use crate::session::Over;
 
 mod encoded;
 
@@ -36,6 +36,8 @@ const BATCHES_AHEAD: usize = 2;
 pub(crate) struct AnswerLimits {
     pub(crate) deadline: Option<Deadline>,
     pub(crate) rows_max: Option<u64>,
+    /// Bytes of one row.
+    pub(crate) value_bytes_max: usize,
     pub(crate) errors: ErrorMapper,
 }
 

@@ -62,6 +62,17 @@ async fn floats() -> House {
     house
 }
 
+/// One logger every 10 minutes across a night in which the Azores turn clocks back at one o'clock.
+async fn azores() -> House {
+    let house = House::open(&[org(1)]).await;
+    let start = time("2024-10-26T22:00:00Z").get();
+    let at = |step: i64| Millis::new(start + step * 600_000).expect("in range");
+    let readings: Vec<_> = (0..180).map(|step| reading(1, at(step), climate(4.0, 40.0))).collect();
+    house.send(org(1), 0xA1, "2024-10-28T04:00:00Z", &readings).await;
+    house.flush(org(1)).await;
+    house
+}
+
 async fn check(house: &House, file: &str, text: &str) {
     let session = house.session(org(1));
     let mut seen = 0;
@@ -101,4 +112,5 @@ async fn all_cases() {
     let house = floats().await;
     check(&house, "zeros.txt", include_str!("cases/zeros.txt")).await;
     check(&house, "sums.txt", include_str!("cases/sums.txt")).await;
+    check(&azores().await, "times.txt", include_str!("cases/times.txt")).await;
 }

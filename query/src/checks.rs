@@ -1,0 +1,87 @@
+//! What a planned statement is refused for before it runs, so that the error is the same in every form of answer.
+
+use std::collections::HashSet;
+
+use arrow::datatypes::{DataType, Schema};
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
+
+use crate::error::QueryError;
+use crate::time::{Zone, unknown};
+
+/// The longest name of a column that an error repeats.
+const COLUMN_NAME_CHARS_MAX: usize = 100;
+
+/// Names of columns that an error lists at most.
+const COLUMN_NAMES_MAX: usize = 3;
+
+/// Refuses two columns of one name: objects and tables of other programs keep one of them.
+pub(crate) fn distinct_names(schema: &Schema) -> Result<(), QueryError> {
+    let mut seen = HashSet::new();
+    let twice: Vec<String> = schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .filter(|name| !seen.insert(*name))
+        .map(|name| name.chars().take(COLUMN_NAME_CHARS_MAX).collect())
+        .collect();
+    let Some(first) = twice.first() else { return Ok(()) };
+    let names = twice[..twice.len().min(COLUMN_NAMES_MAX)].join("`, `");
+    let more = if twice.len() > COLUMN_NAMES_MAX { " and others" } else { "" };
+    Err(QueryError::Invalid(format!(
+        "more than one result column has the name `{names}`{more}; give each a name of its own, such as \
+         a.{first} AS a_{first}; SELECT * over a join has the columns of both tables"
+    )))
+}
+
+/// Refuses names of time zones that do not exist, wherever a type in the plan has one.
+pub(crate) fn zones(plan: &LogicalPlan) -> Result<(), QueryError> {
+    let mut wrong = None;
+    let mut look = |data_type: &DataType| {
+        wrong = unknown_zone(data_type);
+        if wrong.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue }
+    };
+    // The walks fail only if the closures do.
+    let _ = plan.apply_with_subqueries(|node| {
+        for field in node.schema().fields() {
+            if look(field.data_type()) == TreeNodeRecursion::Stop {
+                return Ok(TreeNodeRecursion::Stop);
+            }
+        }
+        let inputs = node.inputs();
+        let schema = if inputs.is_empty() { DFSchema::clone(node.schema()) } else { merge_schema(&inputs) };
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| Ok(type_of(expr, &schema).map_or(TreeNodeRecursion::Continue, |t| look(&t))))
+        })
+    });
+    match wrong {
+        Some(zone) => Err(QueryError::Invalid(unknown(&zone))),
+        None => Ok(()),
+    }
+}
+
+/// None for what has no type before types are coerced; the parts of it are looked at too.
+fn type_of(expr: &Expr, schema: &DFSchema) -> Option<DataType> {
+    match expr {
+        Expr::Cast(cast) => Some(cast.field.data_type().clone()),
+        Expr::TryCast(cast) => Some(cast.field.data_type().clone()),
+        Expr::Literal(value, _) => Some(value.data_type()),
+        Expr::ScalarFunction(_) => expr.get_type(schema).ok(),
+        _ => None,
+    }
+}
+
+/// The name of a zone that does not exist within a type.
+fn unknown_zone(data_type: &DataType) -> Option<String> {
+    match data_type {
+        DataType::Timestamp(_, Some(zone)) => Zone::named(zone).is_none().then(|| zone.to_string()),
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            unknown_zone(field.data_type())
+        }
+        DataType::Struct(fields) => fields.iter().find_map(|field| unknown_zone(field.data_type())),
+        DataType::Dictionary(_, values) => unknown_zone(values),
+        _ => None,
+    }
+}
