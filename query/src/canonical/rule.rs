@@ -8,13 +8,13 @@ use arrow::datatypes::{DataType, Field};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
-use datafusion::logical_expr::expr::BinaryExpr;
+use datafusion::logical_expr::expr::{BinaryExpr, Cast, TryCast};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
 use datafusion::optimizer::AnalyzerRule;
 
-use super::function::{is_wrapped, unwrapped, wrapped};
+use super::function::{unwrapped, wrapped, wrapped_type};
 use super::{canonical_scalar, has_floats};
 
 /// See the module.
@@ -50,33 +50,33 @@ fn expression(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         // The result of arithmetic depends on the sign of a zero only where that is the divisor. So the other operands
         // need no wrapper, and a chain of operators has one.
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_arithmetic(op) => {
-            let floats = is_float_operand(&right, schema)? && is_float_operand(&left, schema)?;
-            if !floats {
-                return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));
+            match (float_type(&right, schema)?, float_type(&left, schema)?) {
+                (Some(data_type), Some(_)) => {
+                    let right = if op == Operator::Divide { right } else { operand(right) };
+                    let result = Expr::BinaryExpr(BinaryExpr { left: operand(left), op, right });
+                    Transformed::yes(wrapped(result, data_type))
+                }
+                _ => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
             }
-            let left = Box::new(unwrapped(*left));
-            let right = if op == Operator::Divide { right } else { Box::new(unwrapped(*right)) };
-            Transformed::yes(wrapped(Expr::BinaryExpr(BinaryExpr { left, op, right })))
         }
-        Expr::Negative(inner) if is_float_operand(&inner, schema)? => {
-            Transformed::yes(wrapped(Expr::Negative(Box::new(unwrapped(*inner)))))
+        Expr::Negative(inner) => match float_type(&inner, schema)? {
+            Some(data_type) => Transformed::yes(wrapped(Expr::Negative(operand(inner)), data_type)),
+            None => Transformed::no(Expr::Negative(inner)),
+        },
+        Expr::Cast(Cast { expr, field }) if makes_others(&expr, &field, schema)? => {
+            let data_type = field.data_type().clone();
+            Transformed::yes(wrapped(Expr::Cast(Cast { expr: operand(expr), field }), data_type))
         }
-        Expr::Cast(mut cast) if makes_others(&cast.expr, &cast.field, schema)? => {
-            cast.expr = operand(cast.expr, schema)?;
-            Transformed::yes(wrapped(Expr::Cast(cast)))
-        }
-        Expr::TryCast(mut cast) if makes_others(&cast.expr, &cast.field, schema)? => {
-            cast.expr = operand(cast.expr, schema)?;
-            Transformed::yes(wrapped(Expr::TryCast(cast)))
+        Expr::TryCast(TryCast { expr, field }) if makes_others(&expr, &field, schema)? => {
+            let data_type = field.data_type().clone();
+            Transformed::yes(wrapped(Expr::TryCast(TryCast { expr: operand(expr), field }), data_type))
         }
         // In a plan that was analyzed before, what is within the wrapper has just been wrapped again.
-        wrapper if is_wrapped(&wrapper) => {
-            let inner = unwrapped(wrapper);
-            Transformed::yes(if is_wrapped(&inner) { inner } else { wrapped(inner) })
-        }
+        wrapper if wrapped_type(&wrapper).is_some() => Transformed::yes(unwrapped(wrapper)),
         Expr::ScalarFunction(function) => {
             let expr = Expr::ScalarFunction(function);
-            if has_floats(&expr.get_type(schema)?) { Transformed::yes(wrapped(expr)) } else { Transformed::no(expr) }
+            let data_type = expr.get_type(schema)?;
+            if has_floats(&data_type) { Transformed::yes(wrapped(expr, data_type)) } else { Transformed::no(expr) }
         }
         other => Transformed::no(other),
     })
@@ -102,17 +102,22 @@ fn makes_others(from: &Expr, to: &Field, schema: &DFSchema) -> Result<bool> {
     })
 }
 
-/// What is cast: a float need not be canonical before, since its bits do not show in the result.
-fn operand(expr: Box<Expr>, schema: &DFSchema) -> Result<Box<Expr>> {
-    Ok(if is_float(&expr, schema)? { Box::new(unwrapped(*expr)) } else { expr })
+/// An operand whose zero's sign does not show in the result. The wrapper of a function stays, because it knows the type
+/// of the function's range.
+fn operand(expr: Box<Expr>) -> Box<Expr> {
+    match &*expr {
+        Expr::ScalarFunction(wrapper) if !matches!(wrapper.args.first(), Some(Expr::ScalarFunction(_))) => {
+            Box::new(unwrapped(*expr))
+        }
+        _ => expr,
+    }
 }
 
-fn is_float(expr: &Expr, schema: &DFSchema) -> Result<bool> {
-    Ok(expr.get_type(schema)?.is_floating())
-}
-
-/// The same for an operand of arithmetic. One that is wrapped is a float: to derive its type would go through the whole
-/// chain of operators again.
-fn is_float_operand(expr: &Expr, schema: &DFSchema) -> Result<bool> {
-    Ok(is_wrapped(expr) || is_float(expr, schema)?)
+/// The type, if it is a plain float. A wrapper knows it; otherwise the type is derived from all that is within.
+fn float_type(expr: &Expr, schema: &DFSchema) -> Result<Option<DataType>> {
+    let data_type = match wrapped_type(expr) {
+        Some(data_type) => data_type.clone(),
+        None => expr.get_type(schema)?,
+    };
+    Ok(data_type.is_floating().then_some(data_type))
 }
