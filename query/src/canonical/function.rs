@@ -1,31 +1,28 @@
 //! `canonical_float`: the scalar function that the analyzer puts around expressions. It is not registered, so that a
 //! statement cannot call it.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{Result, internal_err};
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
+use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 use super::{canonical_array, canonical_scalar};
 
-static FUNCTION: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
-    let signature = Signature::any(1, Volatility::Immutable);
-    Arc::new(ScalarUDF::new_from_impl(CanonicalFloat { signature }))
-});
-
-/// The expression with a canonical value.
-pub(super) fn wrapped(expr: Expr) -> Expr {
-    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&FUNCTION), vec![expr]))
+/// The expression, which has this type, with a canonical value.
+pub(super) fn wrapped(expr: Expr, data_type: DataType) -> Expr {
+    let function = CanonicalFloat { signature: Signature::any(1, Volatility::Immutable), data_type };
+    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(function)), vec![expr]))
 }
 
-/// Whether this is a [`wrapped`] expression.
-pub(super) fn is_wrapped(expr: &Expr) -> bool {
-    matches!(expr, Expr::ScalarFunction(function) if function.func.inner().is::<CanonicalFloat>())
+/// The type of a [`wrapped`] expression; `None` for others.
+pub(super) fn wrapped_type(expr: &Expr) -> Option<&DataType> {
+    let Expr::ScalarFunction(function) = expr else { return None };
+    function.func.inner().downcast_ref::<CanonicalFloat>().map(|function| &function.data_type)
 }
 
 /// What is within a [`wrapped`] expression; any other as it is.
@@ -43,6 +40,7 @@ pub(super) fn unwrapped(expr: Expr) -> Expr {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CanonicalFloat {
     signature: Signature,
+    data_type: DataType,
 }
 
 impl ScalarUDFImpl for CanonicalFloat {
@@ -84,10 +82,9 @@ impl ScalarUDFImpl for CanonicalFloat {
         })
     }
 
-    fn output_ordering(&self, inputs: &[ExprProperties]) -> Result<SortProperties> {
-        // Negative zero is next to 0.0 in the order of floats. NaNs of negative sign are not next to the others, but
-        // no ordering is ever known of expressions that make them.
-        let [input] = inputs else { return internal_err!("canonical_float takes one argument") };
-        Ok(input.sort_properties)
+    /// Any value of the type. The range of an inner function is unknown even in its type, and what is computed from
+    /// such a range has no ordering, so that a window ordered by it would be refused.
+    fn evaluate_bounds(&self, _: &[&Interval]) -> Result<Interval> {
+        Interval::make_unbounded(&self.data_type)
     }
 }

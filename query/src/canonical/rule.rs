@@ -1,9 +1,10 @@
 //! The rule of the analyzer: wraps each expression that can make a float that is not canonical.
 //!
-//! It runs after types are coerced, so that casts which no one wrote are there, too. Inputs are canonical already:
-//! columns, because scans and aggregates make them so, and inner expressions, because they are wrapped. Hence CASE,
-//! COALESCE's arguments, and whatever else only passes values on need nothing.
+//! It runs after types are coerced, because coercion adds casts. Inputs are canonical already: columns, because scans
+//! and aggregates make them so, and inner expressions, because they are wrapped. So whatever only passes values on, such
+//! as CASE, needs nothing.
 
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
@@ -13,7 +14,7 @@ use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
 use datafusion::optimizer::AnalyzerRule;
 
-use super::function::{is_wrapped, unwrapped, wrapped};
+use super::function::{unwrapped, wrapped, wrapped_type};
 use super::{canonical_scalar, has_floats};
 
 /// See the module.
@@ -46,42 +47,36 @@ fn expression(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             Some(canonical) => Transformed::yes(Expr::Literal(canonical, metadata)),
             None => Transformed::no(Expr::Literal(value, metadata)),
         },
-        // Of what the operands of arithmetic are, only the sign of a divisor's zero shows in the result. So a chain of
-        // operators is wrapped once.
+        // The result of arithmetic depends on the sign of a zero only where that is the divisor. So the other operands
+        // need no wrapper, and a chain of operators has one.
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_arithmetic(op) => {
-            let floats = is_float_operand(&right, schema)? && is_float_operand(&left, schema)?;
-            if !floats {
-                return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));
+            match (float_type(&right, schema)?, float_type(&left, schema)?) {
+                (Some(data_type), Some(_)) => {
+                    let right = if op == Operator::Divide { right } else { operand(right) };
+                    let result = Expr::BinaryExpr(BinaryExpr { left: operand(left), op, right });
+                    Transformed::yes(wrapped(result, data_type))
+                }
+                _ => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
             }
-            let left = Box::new(unwrapped(*left));
-            let right = if op == Operator::Divide { right } else { Box::new(unwrapped(*right)) };
-            Transformed::yes(wrapped(Expr::BinaryExpr(BinaryExpr { left, op, right })))
         }
-        Expr::Negative(inner) if is_float_operand(&inner, schema)? => {
-            Transformed::yes(wrapped(Expr::Negative(Box::new(unwrapped(*inner)))))
+        Expr::Negative(inner) => match float_type(&inner, schema)? {
+            Some(data_type) => Transformed::yes(wrapped(Expr::Negative(operand(inner)), data_type)),
+            None => Transformed::no(Expr::Negative(inner)),
+        },
+        Expr::Cast(Cast { expr, field }) if makes_others(&expr, &field, schema)? => {
+            let data_type = field.data_type().clone();
+            Transformed::yes(wrapped(Expr::Cast(Cast { expr: operand(expr), field }), data_type))
         }
-        Expr::Cast(Cast { expr, field }) if has_floats(field.data_type()) => {
-            if keeps_canonical(&expr, &field, schema)? {
-                return Ok(Transformed::no(Expr::Cast(Cast { expr, field })));
-            }
-            let expr = Box::new(if is_float(&expr, schema)? { unwrapped(*expr) } else { *expr });
-            Transformed::yes(wrapped(Expr::Cast(Cast { expr, field })))
+        Expr::TryCast(TryCast { expr, field }) if makes_others(&expr, &field, schema)? => {
+            let data_type = field.data_type().clone();
+            Transformed::yes(wrapped(Expr::TryCast(TryCast { expr: operand(expr), field }), data_type))
         }
-        Expr::TryCast(TryCast { expr, field }) if has_floats(field.data_type()) => {
-            if keeps_canonical(&expr, &field, schema)? {
-                return Ok(Transformed::no(Expr::TryCast(TryCast { expr, field })));
-            }
-            let expr = Box::new(if is_float(&expr, schema)? { unwrapped(*expr) } else { *expr });
-            Transformed::yes(wrapped(Expr::TryCast(TryCast { expr, field })))
-        }
-        // What is wrapped already has been wrapped within again.
-        wrapper if is_wrapped(&wrapper) => {
-            let inner = unwrapped(wrapper);
-            Transformed::yes(if is_wrapped(&inner) { inner } else { wrapped(inner) })
-        }
+        // In a plan that was analyzed before, what is within the wrapper has just been wrapped again.
+        wrapper if wrapped_type(&wrapper).is_some() => Transformed::yes(unwrapped(wrapper)),
         Expr::ScalarFunction(function) => {
             let expr = Expr::ScalarFunction(function);
-            if has_floats(&expr.get_type(schema)?) { Transformed::yes(wrapped(expr)) } else { Transformed::no(expr) }
+            let data_type = expr.get_type(schema)?;
+            if has_floats(&data_type) { Transformed::yes(wrapped(expr, data_type)) } else { Transformed::no(expr) }
         }
         other => Transformed::no(other),
     })
@@ -91,25 +86,38 @@ fn is_arithmetic(op: Operator) -> bool {
     matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide | Operator::Modulo)
 }
 
-/// Whether a cast of these values gives canonical floats of itself: from whole numbers, and from narrower floats.
-/// Anything else can round to a negative zero, or be the text of one.
-fn keeps_canonical(from: &Expr, to: &arrow::datatypes::Field, schema: &DFSchema) -> Result<bool> {
-    use arrow::datatypes::DataType::{Boolean, Float16, Float32, Float64, Null};
+/// Whether a cast can make floats that are not canonical. From whole numbers and from narrower floats it cannot;
+/// anything else can round to a negative zero, or be the text of one.
+fn makes_others(from: &Expr, to: &Field, schema: &DFSchema) -> Result<bool> {
+    use DataType::{Boolean, Float16, Float32, Float64, Null};
+    if !has_floats(to.data_type()) {
+        return Ok(false);
+    }
     let from = from.get_type(schema)?;
     Ok(match (&from, to.data_type()) {
-        (from, Float16 | Float32 | Float64) if from.is_integer() => true,
-        (Boolean | Null, _) | (Float16, Float16 | Float32 | Float64) | (Float32, Float32 | Float64) => true,
-        (Float64, Float64) => true,
-        _ => false,
+        (Boolean | Null, _) => false,
+        (Float16, Float16 | Float32 | Float64) | (Float32, Float32 | Float64) | (Float64, Float64) => false,
+        (from, Float16 | Float32 | Float64) => !from.is_integer(),
+        _ => true,
     })
 }
 
-fn is_float(expr: &Expr, schema: &DFSchema) -> Result<bool> {
-    Ok(expr.get_type(schema)?.is_floating())
+/// An operand whose zero's sign does not show in the result. The wrapper of a function stays, because it knows the type
+/// of the function's range.
+fn operand(expr: Box<Expr>) -> Box<Expr> {
+    match &*expr {
+        Expr::ScalarFunction(wrapper) if !matches!(wrapper.args.first(), Some(Expr::ScalarFunction(_))) => {
+            Box::new(unwrapped(*expr))
+        }
+        _ => expr,
+    }
 }
 
-/// The same for an operand of arithmetic. One that is wrapped is a float: to ask for its type would go through the
-/// whole chain of operators again.
-fn is_float_operand(expr: &Expr, schema: &DFSchema) -> Result<bool> {
-    Ok(is_wrapped(expr) || is_float(expr, schema)?)
+/// The type, if it is a plain float. A wrapper knows it; otherwise the type is derived from all that is within.
+fn float_type(expr: &Expr, schema: &DFSchema) -> Result<Option<DataType>> {
+    let data_type = match wrapped_type(expr) {
+        Some(data_type) => data_type.clone(),
+        None => expr.get_type(schema)?,
+    };
+    Ok(data_type.is_floating().then_some(data_type))
 }

@@ -2,8 +2,8 @@
 //! zero, and segments keep it.
 //!
 //! What makes scans cheap goes past this node as if it were not there: filters that prune by statistics (comparisons do
-//! not tell the zeros apart), limits, the order of keys (none is a float), statistics, projections of columns. What
-//! decides on rows stays above it: filters and sorts.
+//! not tell the zeros apart), limits, the order of keys (none is a float), statistics. What decides on rows stays above it:
+//! filters and sorts.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,6 @@ use datafusion::physical_plan::execution_plan::CardinalityEffect;
 use datafusion::physical_plan::filter_pushdown::{
     ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
 };
-use datafusion::physical_plan::projection::{ProjectionExec, all_columns, make_with_child};
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SortOrderPushdownResult};
@@ -100,10 +99,6 @@ impl ExecutionPlan for CanonicalFloatsExec {
         }
     }
 
-    fn repartitioned(&self, partitions: usize, config: &ConfigOptions) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        Ok(self.input.repartitioned(partitions, config)?.map(Self::over))
-    }
-
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let schema = self.schema();
         let floats: Vec<usize> = columns_of_floats(&schema).collect();
@@ -126,24 +121,8 @@ impl ExecutionPlan for CanonicalFloatsExec {
         true
     }
 
-    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
-        self.input.with_fetch(limit).map(Self::over)
-    }
-
-    fn fetch(&self) -> Option<usize> {
-        self.input.fetch()
-    }
-
     fn cardinality_effect(&self) -> CardinalityEffect {
         CardinalityEffect::Equal
-    }
-
-    /// Columns that are left out need not be read. What computes stays above.
-    fn try_swapping_with_projection(&self, projection: &ProjectionExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        if !all_columns(projection.expr()) {
-            return Ok(None);
-        }
-        Ok(Some(Self::over(make_with_child(projection, &self.input)?)))
     }
 
     fn gather_filters_for_pushdown(

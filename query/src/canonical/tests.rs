@@ -1,8 +1,21 @@
+//! Tests of canonical arrays, and of the plan that makes them.
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float32Array, Float64Array, ListArray};
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{Field, Float64Type};
+use arrow::datatypes::{Field, Float64Type, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Statistics;
+use datafusion::common::stats::Precision;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::*;
 
@@ -43,4 +56,49 @@ fn floats_within_lists_are_found() {
     assert_eq!(canonical.data_type(), list.data_type());
     let scalar = ScalarValue::try_from_array(&list, 1).expect("a list");
     assert!(canonical_scalar(&scalar).expect("a list").is_some());
+}
+
+/// One large segment is read in as many parts as there are threads, although this plan is between it and what computes.
+#[tokio::test]
+async fn a_large_file_below_is_split() {
+    #[derive(Debug)]
+    struct Large(SchemaRef);
+
+    #[async_trait]
+    impl TableProvider for Large {
+        fn schema(&self) -> SchemaRef {
+            Arc::clone(&self.0)
+        }
+
+        fn table_type(&self) -> TableType {
+            TableType::Base
+        }
+
+        async fn scan(
+            &self,
+            _: &dyn Session,
+            projection: Option<&Vec<usize>>,
+            _: &[Expr],
+            _: Option<usize>,
+        ) -> Result<Arc<dyn ExecutionPlan>> {
+            let mut statistics = Statistics::new_unknown(&self.0);
+            statistics.num_rows = Precision::Exact(100_000_000);
+            let url = ObjectStoreUrl::parse("large://files")?;
+            let config = FileScanConfigBuilder::new(url, Arc::new(ParquetSource::new(Arc::clone(&self.0))))
+                .with_file(PartitionedFile::new("large.parquet", 1 << 30))
+                .with_statistics(statistics)
+                .with_projection_indices(projection.cloned())?;
+            Ok(CanonicalFloatsExec::over(DataSourceExec::from_data_source(config.build())))
+        }
+    }
+
+    let fields = ["x", "y"].map(|name| Field::new(name, DataType::Float64, true));
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(4));
+    context.register_table("large", Arc::new(Large(Arc::new(Schema::new(fields.to_vec()))))).expect("registers");
+    for sql in ["SELECT sum(x) FROM large", "SELECT count(*) FROM large WHERE x > 0", "SELECT y, x FROM large LIMIT 3"]
+    {
+        let plan = context.sql(sql).await.expect("plans").create_physical_plan().await.expect("plans");
+        let plan = displayable(plan.as_ref()).indent(false).to_string();
+        assert!(plan.contains("CanonicalFloatsExec") && plan.contains("4 groups"), "{sql}: {plan}");
+    }
 }

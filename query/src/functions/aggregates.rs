@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
     ReversedUDAF, SetMonotonicity, Signature, StatisticsArgs,
 };
 
-use super::exact_sum::{self, DistinctAccumulator, Question, SumAccumulator, SumGroupsAccumulator};
+use super::exact_sum::{self, DistinctAccumulator, Output, SumAccumulator, SumGroupsAccumulator};
 use super::sliding::SlidingAccumulator;
 use crate::canonical::{canonical, canonical_array};
 
@@ -75,16 +75,16 @@ struct Changed {
 }
 
 impl Changed {
-    /// What is asked of an exact sum of these arguments; `None` where DataFusion's own function answers: for whole
+    /// What is asked of an exact sum of these arguments; `None` where DataFusion's own function outputs: for whole
     /// numbers, decimals and durations, which it adds up exactly.
-    fn question(&self, arguments: &[FieldRef]) -> Option<Question> {
-        let question = match self.change {
-            Change::Sum => Question::Sum,
-            Change::Average => Question::Average,
+    fn exact_output(&self, arguments: &[FieldRef]) -> Option<Output> {
+        let output = match self.change {
+            Change::Sum => Output::Sum,
+            Change::Average => Output::Average,
             Change::Statistic | Change::Canonical => return None,
         };
         let floats = matches!(arguments, [argument] if argument.data_type() == &DataType::Float64);
-        floats.then_some(question)
+        floats.then_some(output)
     }
 }
 
@@ -134,36 +134,36 @@ impl AggregateUDFImpl for Changed {
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        Ok(match self.question(args.expr_fields) {
-            Some(question) if args.is_distinct => Box::new(DistinctAccumulator::new(question)),
-            Some(question) => Box::new(SumAccumulator::new(question)),
+        Ok(match self.exact_output(args.expr_fields) {
+            Some(output) if args.is_distinct => Box::new(DistinctAccumulator::new(output)),
+            Some(output) => Box::new(SumAccumulator::new(output)),
             None => Box::new(CanonicalAccumulator(self.function.accumulator(args)?)),
         })
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
-        match self.question(args.input_fields) {
+        match self.exact_output(args.input_fields) {
             Some(_) if !args.is_distinct => Ok(exact_sum::state_fields(&args)),
             _ => self.function.state_fields(args),
         }
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs<'_>) -> bool {
-        match self.question(args.expr_fields) {
+        match self.exact_output(args.expr_fields) {
             Some(_) => !args.is_distinct,
             None => self.function.groups_accumulator_supported(args),
         }
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(match self.question(args.expr_fields) {
-            Some(question) => Box::new(SumGroupsAccumulator::new(question)),
+        Ok(match self.exact_output(args.expr_fields) {
+            Some(output) => Box::new(SumGroupsAccumulator::new(output)),
             None => Box::new(CanonicalGroups(self.function.create_groups_accumulator(args)?)),
         })
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        if self.question(args.expr_fields).is_some() {
+        if self.exact_output(args.expr_fields).is_some() {
             return self.accumulator(args);
         }
         let inner: Box<dyn Accumulator> = match self.change {
@@ -183,7 +183,6 @@ impl AggregateUDFImpl for Changed {
         self.function.simplify()
     }
 
-    /// `sum(x + 1)` as `sum(x) + count(x)` would be another number, for floats.
     fn simplify_expr_op_literal(
         &self,
         function: &AggregateFunction,
@@ -192,10 +191,7 @@ impl AggregateUDFImpl for Changed {
         literal: &Expr,
         argument_is_left: bool,
     ) -> Result<Option<Expr>> {
-        match literal {
-            Expr::Literal(value, _) if value.data_type().is_floating() => Ok(None),
-            _ => self.function.simplify_expr_op_literal(function, argument, op, literal, argument_is_left),
-        }
+        self.function.simplify_expr_op_literal(function, argument, op, literal, argument_is_left)
     }
 
     fn reverse_expr(&self) -> ReversedUDAF {

@@ -1,8 +1,8 @@
 //! Exact sums of floats.
 //!
-//! A sum of floats that is rounded at each addition depends on the order of its values, hence on partitions and on
-//! which thread was quicker; and a frame that slides by subtraction carries rounding and infinities on to its end. So
-//! `sum` and `avg` keep the exact sum and round once, when it is asked for.
+//! A sum of floats that is rounded at each addition depends on the order of its values, hence on partitions and the
+//! speed of threads; and a sliding frame that subtracts values from it keeps their rounding and infinities. So `sum` and
+//! `avg` keep the exact sum, and round when they return it.
 //!
 //! [`ExactSum`] is a fixed point number of 128 bits for ordinary values, which costs a shift and an addition each, and
 //! beside it, once a value needs it, an integer that has a bit for each bit that a double can have ([`Wide`]; after
@@ -22,12 +22,12 @@ pub(super) use state::state_fields;
 
 use wide::Wide;
 
-/// What is asked of the sum.
+/// What an aggregate returns of its exact sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum Output {
     /// The sum itself, rounded to the nearest double.
     Sum,
-    /// The sum, rounded, divided by the number of values, rounded.
+    /// The rounded sum divided by the number of values, rounded. Finite if all values are.
     Average,
 }
 
@@ -45,7 +45,7 @@ struct ExactSum {
 const FRACTION_BITS: u64 = 72;
 
 /// The greatest shift of a mantissa into the fixed point number: doubles below 2^44 fit, among them milliseconds since
-/// 1970. So it overflows after 2,048 values at the soonest, which is looked for.
+/// 1970. So the sum of 2,048 values can overflow, which each addition checks.
 const SHIFT_MAX: u64 = 63;
 
 /// Bits of a double's mantissa that are stored.
@@ -153,14 +153,14 @@ impl ExactSum {
         }
     }
 
-    /// The answer; `None` without values. Never a negative zero.
-    fn answer(&self, question: Question) -> Option<f64> {
+    /// The output; `None` without values. Never a negative zero.
+    fn output(&self, output: Output) -> Option<f64> {
         if self.count == 0 {
             return None;
         }
-        Some(match question {
-            Question::Sum => self.rounded(),
-            Question::Average => self.average(),
+        Some(match output {
+            Output::Sum => self.rounded(),
+            Output::Average => self.average(),
         })
     }
 

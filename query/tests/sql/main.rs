@@ -12,3 +12,4 @@ mod overlaps;
 mod plans;
 mod pruning;
 mod support;
+mod values;

@@ -1,14 +1,12 @@
 //! Accumulators of one group or window: of all values, and of distinct ones. Both can take values out again.
 
-use std::collections::HashMap;
-
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array};
 use arrow::datatypes::{DataType, Float64Type};
-use datafusion::common::{Result, ScalarValue, internal_datafusion_err};
+use datafusion::common::{HashMap, Result, ScalarValue, internal_datafusion_err};
 use datafusion::logical_expr::Accumulator;
 
 use super::wide::Wide;
-use super::{ExactSum, Question, state};
+use super::{ExactSum, Output, state};
 
 fn values(arrays: &[ArrayRef]) -> Result<&Float64Array> {
     let floats = arrays.first().and_then(|array| array.as_primitive_opt::<Float64Type>());
@@ -18,13 +16,13 @@ fn values(arrays: &[ArrayRef]) -> Result<&Float64Array> {
 /// Adds up all values.
 #[derive(Debug)]
 pub(in crate::functions) struct SumAccumulator {
-    question: Question,
+    output: Output,
     pub(super) sum: ExactSum,
 }
 
 impl SumAccumulator {
-    pub(in crate::functions) fn new(question: Question) -> Self {
-        Self { question, sum: ExactSum::default() }
+    pub(in crate::functions) fn new(output: Output) -> Self {
+        Self { output, sum: ExactSum::default() }
     }
 }
 
@@ -56,7 +54,7 @@ impl Accumulator for SumAccumulator {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        Ok(ScalarValue::Float64(self.sum.answer(self.question)))
+        Ok(ScalarValue::Float64(self.sum.output(self.output)))
     }
 
     fn size(&self) -> usize {
@@ -67,15 +65,15 @@ impl Accumulator for SumAccumulator {
 /// Adds up each value once, however often it comes.
 #[derive(Debug)]
 pub(in crate::functions) struct DistinctAccumulator {
-    question: Question,
+    output: Output,
     /// How often each value is there, by its bits: floats are canonical.
     counts: HashMap<u64, u64>,
     sum: ExactSum,
 }
 
 impl DistinctAccumulator {
-    pub(in crate::functions) fn new(question: Question) -> Self {
-        Self { question, counts: HashMap::new(), sum: ExactSum::default() }
+    pub(in crate::functions) fn new(output: Output) -> Self {
+        Self { output, counts: HashMap::default(), sum: ExactSum::default() }
     }
 
     fn add(&mut self, values: &Float64Array) {
@@ -128,7 +126,7 @@ impl Accumulator for DistinctAccumulator {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        Ok(ScalarValue::Float64(self.sum.answer(self.question)))
+        Ok(ScalarValue::Float64(self.sum.output(self.output)))
     }
 
     fn size(&self) -> usize {

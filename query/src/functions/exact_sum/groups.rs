@@ -10,20 +10,20 @@ use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
 use super::wide::Wide;
-use super::{ExactSum, Question, add_fixed_point, state};
+use super::{ExactSum, Output, add_fixed_point, state};
 
 /// See the module.
 #[derive(Debug)]
 pub(in crate::functions) struct SumGroupsAccumulator {
-    question: Question,
+    output: Output,
     pub(super) sums: Vec<ExactSum>,
     /// How many of them have a wide part.
     pub(super) wides: usize,
 }
 
 impl SumGroupsAccumulator {
-    pub(in crate::functions) fn new(question: Question) -> Self {
-        Self { question, sums: Vec::new(), wides: 0 }
+    pub(in crate::functions) fn new(output: Output) -> Self {
+        Self { output, sums: Vec::new(), wides: 0 }
     }
 
     /// Adds each value to its group. Rows often come ordered by what they are grouped by, so a sum stays in registers
@@ -92,9 +92,9 @@ impl GroupsAccumulator for SumGroupsAccumulator {
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let question = self.question;
-        let answers: Float64Array = self.take(emit_to).iter().map(|sum| sum.answer(question)).collect();
-        Ok(Arc::new(answers))
+        let output = self.output;
+        let outputs: Float64Array = self.take(emit_to).iter().map(|sum| sum.output(output)).collect();
+        Ok(Arc::new(outputs))
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {

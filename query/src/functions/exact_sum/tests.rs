@@ -1,3 +1,5 @@
+//! Tests of exact sums, against sums written out in decimals.
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array};
@@ -45,7 +47,7 @@ fn model(values: &[f64]) -> f64 {
     if negative { -magnitude } else { magnitude }
 }
 
-/// The same, as an accumulator answers: nothing of nothing, one NaN, one zero.
+/// The model's sum as an accumulator returns it: none of no values, one NaN, one zero.
 fn expected(values: &[f64]) -> Option<u64> {
     if values.is_empty() {
         return None;
@@ -95,7 +97,10 @@ fn any_double() -> impl Strategy<Value = f64> {
 }
 
 fn arrays(values: &[Option<f64>]) -> [ArrayRef; 1] {
-    [Arc::new(Float64Array::from(values.to_vec()))]
+    // What is under a null does not count.
+    let under = values.iter().map(|value| value.unwrap_or(7e300)).collect::<Vec<_>>();
+    let nulls = values.iter().map(Option::is_some).collect::<Vec<_>>();
+    [Arc::new(Float64Array::new(under.into(), Some(nulls.into())))]
 }
 
 fn some(values: &[f64]) -> [ArrayRef; 1] {
@@ -115,13 +120,13 @@ fn state_arrays(accumulator: &mut dyn Accumulator) -> Vec<ArrayRef> {
 }
 
 fn sum_of(values: &[f64]) -> Option<u64> {
-    let mut accumulator = SumAccumulator::new(Question::Sum);
+    let mut accumulator = SumAccumulator::new(Output::Sum);
     accumulator.update_batch(&some(values)).expect("floats");
     bits(accumulator.evaluate().expect("a sum"))
 }
 
 fn average_of(values: &[f64]) -> Option<f64> {
-    let mut accumulator = SumAccumulator::new(Question::Average);
+    let mut accumulator = SumAccumulator::new(Output::Average);
     accumulator.update_batch(&some(values)).expect("floats");
     bits(accumulator.evaluate().expect("an average")).map(f64::from_bits)
 }
@@ -164,7 +169,7 @@ fn averages_are_finite_where_sums_are_not() {
 #[test]
 fn the_fixed_point_number_overflows_into_the_wide_one() {
     let great = 2_f64.powi(44).next_down();
-    let mut accumulator = SumAccumulator::new(Question::Sum);
+    let mut accumulator = SumAccumulator::new(Output::Sum);
     let all = vec![great; 5000];
     for batch in all.chunks(10) {
         accumulator.update_batch(&some(batch)).expect("floats");
@@ -179,7 +184,7 @@ fn the_fixed_point_number_overflows_into_the_wide_one() {
 fn ordinary_readings_take_no_more_than_a_few_words() {
     assert_eq!(size_of::<ExactSum>(), 32);
     let readings: Vec<f64> = (-400..1000).map(|tenths| f64::from(tenths) / 10.0).chain([1e12, 1e-6, 0.0]).collect();
-    let mut accumulator = SumAccumulator::new(Question::Sum);
+    let mut accumulator = SumAccumulator::new(Output::Sum);
     accumulator.update_batch(&some(&readings)).expect("floats");
     assert!(accumulator.sum.wide.is_none());
     let before = accumulator.size();
@@ -189,10 +194,10 @@ fn ordinary_readings_take_no_more_than_a_few_words() {
 
 #[test]
 fn a_damaged_state_is_an_error() {
-    let mut whole = SumAccumulator::new(Question::Sum);
+    let mut whole = SumAccumulator::new(Output::Sum);
     whole.update_batch(&some(&[1e300])).expect("floats");
     let mut state = state_arrays(&mut whole);
-    let mut other = SumAccumulator::new(Question::Sum);
+    let mut other = SumAccumulator::new(Output::Sum);
     assert!(other.merge_batch(&state[..2]).is_err());
     state[2] = ScalarValue::LargeBinary(Some(vec![0; 7])).to_array().expect("an array");
     assert!(other.merge_batch(&state).is_err());
@@ -226,11 +231,11 @@ proptest! {
         let all: Vec<f64> = values.iter().map(|(value, ..)| *value).collect();
         let mut ordered = values;
         ordered.sort_by_key(|(.., order)| *order);
-        let mut whole = SumAccumulator::new(Question::Sum);
+        let mut whole = SumAccumulator::new(Output::Sum);
         for partition in 0..4 {
             let mine: Vec<Option<f64>> =
                 ordered.iter().map(|(value, of, _)| (*of == partition).then_some(*value)).collect();
-            let mut part = SumAccumulator::new(Question::Sum);
+            let mut part = SumAccumulator::new(Output::Sum);
             for batch in mine.chunks(cut) {
                 part.update_batch(&arrays(batch)).expect("floats");
             }
@@ -252,8 +257,8 @@ proptest! {
     /// What has left a frame is gone from it.
     #[test]
     fn frames_slide(values in vec(prop::option::weighted(0.9, any_double()), 1..24), width in 1_usize..6) {
-        let mut sum = SumAccumulator::new(Question::Sum);
-        let mut distinct = DistinctAccumulator::new(Question::Sum);
+        let mut sum = SumAccumulator::new(Output::Sum);
+        let mut distinct = DistinctAccumulator::new(Output::Sum);
         for end in 0..values.len() {
             let start = (end + 1).saturating_sub(width);
             for accumulator in [&mut sum as &mut dyn Accumulator, &mut distinct] {
@@ -273,11 +278,11 @@ proptest! {
     /// Distinct values of several partitions count once.
     #[test]
     fn distinct_values_count_once(left in vec(any_double(), 0..16), right in vec(any_double(), 0..16)) {
-        let mut whole = DistinctAccumulator::new(Question::Sum);
+        let mut whole = DistinctAccumulator::new(Output::Sum);
         let mut all = Vec::new();
         for part in [left, right] {
             let part: Vec<f64> = canonical(&part.iter().copied().map(Some).collect::<Vec<_>>()).into_iter().flatten().collect();
-            let mut one = DistinctAccumulator::new(Question::Sum);
+            let mut one = DistinctAccumulator::new(Output::Sum);
             one.update_batch(&some(&part)).expect("floats");
             one.update_batch(&some(&part)).expect("floats");
             whole.merge_batch(&state_arrays(&mut one)).expect("states");
@@ -297,21 +302,23 @@ proptest! {
         first in 1_usize..5,
     ) {
         const GROUPS: usize = 5;
-        let mut groups = SumGroupsAccumulator::new(Question::Sum);
-        let mut merged = SumGroupsAccumulator::new(Question::Sum);
-        let mut alone: Vec<SumAccumulator> = (0..GROUPS).map(|_| SumAccumulator::new(Question::Sum)).collect();
+        let mut groups = SumGroupsAccumulator::new(Output::Sum);
+        let mut merged = SumGroupsAccumulator::new(Output::Sum);
+        let mut alone: Vec<SumAccumulator> = (0..GROUPS).map(|_| SumAccumulator::new(Output::Sum)).collect();
         let everyone: Vec<usize> = (0..GROUPS).collect();
         for (number, batch) in rows.chunks(cut).enumerate() {
             let values: Vec<Option<f64>> = batch.iter().map(|(value, ..)| *value).collect();
             let indices: Vec<usize> = batch.iter().map(|(_, group, _)| *group).collect();
-            let filter = BooleanArray::from(batch.iter().map(|(.., passes)| *passes).collect::<Vec<_>>());
+            let under = batch.iter().map(|(.., passes)| passes.unwrap_or(true)).collect::<Vec<_>>();
+            let nulls = batch.iter().map(|(.., passes)| passes.is_some()).collect::<Vec<_>>();
+            let filter = BooleanArray::new(under.into(), Some(nulls.into()));
             let filter = filtered.then_some(&filter);
             groups.update_batch(&arrays(&values), &indices, filter, GROUPS).expect("floats");
             if number % 2 == 0 {
                 let states = groups.convert_to_state(&arrays(&values), filter).expect("floats");
                 merged.merge_batch(&states, &indices, GROUPS).expect("states");
             } else {
-                let mut part = SumGroupsAccumulator::new(Question::Sum);
+                let mut part = SumGroupsAccumulator::new(Output::Sum);
                 part.update_batch(&arrays(&values), &indices, filter, GROUPS).expect("floats");
                 let states = part.state(EmitTo::All).expect("states");
                 merged.merge_batch(&states, &everyone, GROUPS).expect("states");
@@ -332,8 +339,8 @@ proptest! {
         for mut accumulator in [groups, merged] {
             let mut found = Vec::new();
             for emit_to in [EmitTo::First(first), EmitTo::All] {
-                let answers = accumulator.evaluate(emit_to).expect("sums");
-                found.extend(answers.as_primitive::<Float64Type>().iter().map(|sum| sum.map(f64::to_bits)));
+                let outputs = accumulator.evaluate(emit_to).expect("sums");
+                found.extend(outputs.as_primitive::<Float64Type>().iter().map(|sum| sum.map(f64::to_bits)));
             }
             prop_assert_eq!(&found, &expected);
             prop_assert_eq!(accumulator.wides, 0);

@@ -1,3 +1,5 @@
+//! Tests of sliding frames, against accumulators of a frame's rows and no others.
+
 use arrow::datatypes::{DataType, Field};
 use datafusion::functions_aggregate::{correlation, covariance, regr, stddev, variance};
 use datafusion::physical_expr::expressions::Column;
