@@ -5,6 +5,7 @@ mod date_trunc;
 mod eui64;
 mod eui64_text;
 mod instant;
+mod local_shift;
 mod timezone;
 mod to_timestamp;
 
@@ -14,6 +15,7 @@ use datafusion::logical_expr::ScalarUDF;
 
 pub(crate) use bounded::bounded;
 pub(crate) use instant::Instant;
+pub(crate) use local_shift::LocalShift;
 pub(crate) use to_timestamp::to_timestamps;
 
 /// All of them. Those that come later stand in place of others with the same names.

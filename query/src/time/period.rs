@@ -92,7 +92,7 @@ impl Period {
 }
 
 /// Half-open range of seconds or of a timestamp's unit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Range {
     from: i64,
     to: i64,
@@ -146,10 +146,10 @@ impl Truncate {
         if self.period.is_of_days() {
             return Some((start, self.zone.first_instant(self.local.to).checked_mul(self.per_second)?));
         }
-        match self.zone {
-            Zone::Fixed(_) => Some((start, self.values.to)),
-            Zone::Ruled(_) => None,
-        }
+        let Some(length) = self.period.seconds() else { return Some((start, self.values.to)) };
+        // Unless it is cut, because clocks may be changed within it.
+        let whole = Range { from: start, to: start.checked_add(length.checked_mul(self.per_second)?)? };
+        (self.values == whole).then_some((whole.from, whole.to))
     }
 
     #[cold]
