@@ -1,11 +1,15 @@
 //! SQL functions of icecore's own, beside DataFusion's or in place of them.
 
+mod aggregates;
 mod bounded;
 mod date_trunc;
 mod eui64;
 mod eui64_text;
+mod exact_sum;
 mod instant;
 mod local_shift;
+mod operators;
+mod sliding;
 mod timezone;
 mod to_timestamp;
 
@@ -13,9 +17,11 @@ use std::sync::Arc;
 
 use datafusion::logical_expr::ScalarUDF;
 
-pub(crate) use bounded::bounded;
+pub(crate) use aggregates::aggregates;
+pub(crate) use bounded::{TextLimits, bounded, longest, longest_text};
 pub(crate) use instant::Instant;
 pub(crate) use local_shift::LocalShift;
+pub(crate) use operators::{JoinedTexts, matching};
 pub(crate) use to_timestamp::to_timestamps;
 
 /// All of them. Those that come later stand in place of others with the same names.

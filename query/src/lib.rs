@@ -5,13 +5,17 @@
 //! repeat, and is bounded in memory, time and rows.
 
 mod analyzer;
+mod budget;
+mod canonical;
 mod checks;
 mod error;
 mod export;
 mod functions;
+mod guard;
 mod limits;
 mod metadata_cache;
 mod prune;
+mod runs;
 mod scan;
 mod session;
 mod statement;

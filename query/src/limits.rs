@@ -5,7 +5,8 @@ use std::time::Duration;
 /// The limits of every query of a [`QueryEngine`](crate::QueryEngine).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryLimits {
-    /// Memory that one query's operators may hold, in bytes; beyond it they spill, or the query fails.
+    /// Memory that one query's operators may hold, in bytes; beyond it they spill, or the query fails. What functions
+    /// make of the batches that are being computed may take as much again.
     pub memory_bytes_max: usize,
     /// Disk that one query may spill to, in bytes. With 0, or without a spill directory, nothing is.
     pub spill_bytes_max: u64,
@@ -48,9 +49,23 @@ impl Default for QueryLimits {
 impl QueryLimits {
     /// Bytes of one text that a function makes: a batch of such texts takes a quarter of the query's memory.
     pub(crate) fn text_bytes_max(&self) -> usize {
-        (self.memory_bytes_max / 4 / self.batch_rows.max(1)).max(TEXT_BYTES_LEAST)
+        (self.batch_bytes_max() / self.batch_rows.max(1)).max(TEXT_BYTES_LEAST)
+    }
+
+    /// Bytes of the texts that a function makes at once. Their offsets are numbers of 32 bits.
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        (self.memory_bytes_max / 4).min(OFFSET_MAX)
+    }
+
+    /// Bytes of one row of a response, and of one text that an aggregate makes. It is encoded as a whole, six bytes for
+    /// one at worst, so that its encoded forms take about as much as the query's memory.
+    pub(crate) fn value_bytes_max(&self) -> usize {
+        self.memory_bytes_max / 8
     }
 }
+
+/// The greatest offset into a column of texts.
+const OFFSET_MAX: usize = i32::MAX.unsigned_abs() as usize;
 
 /// What a function may make of texts however little memory there is: a sentence.
 const TEXT_BYTES_LEAST: usize = 1024;
@@ -61,6 +76,10 @@ pub(crate) const SQL_TOKENS_MAX: usize = 60_000;
 /// Signs and words that can nest an expression without a parenthesis (`a + b + c …`). Every one of them can be a level
 /// of recursion in a later stage, and a stack is 2 MiB.
 pub(crate) const SQL_OPERATORS_MAX: usize = 400;
+
+/// Combinations of columns that one `GROUP BY` with `CUBE`, `ROLLUP` or `GROUPING SETS` makes. Each is computed for every
+/// batch before the next one comes.
+pub(crate) const GROUPING_SETS_MAX: usize = 256;
 
 /// Parentheses within parentheses. The parser tries several readings of a parenthesis, so each level can double its
 /// work.

@@ -7,6 +7,7 @@
 mod environment;
 mod interrupt;
 mod memory;
+mod meter;
 mod store;
 mod workers;
 
@@ -26,12 +27,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-pub(crate) use interrupt::Over;
 use workers::Workers;
 
+use crate::budget::{Budget, Over, OverOnDrop};
 use crate::checks;
 use crate::error::{ErrorMapper, LimitKind, QueryError, defect, unavailable};
 use crate::export::ExportRequest;
+use crate::guard::guarded;
 use crate::limits::{PLAN_STACK_BYTES, QueryLimits};
 use crate::metadata_cache::MetadataCache;
 use crate::scan::{ScanContext, SegmentReaderFactory, SortHint};
@@ -147,16 +149,22 @@ impl Session {
         let errors = ErrorMapper { memory_bytes_max: self.shared.limits.memory_bytes_max };
         let permit = self.permit().await?;
         let (workers, over) = (self.shared.workers.handle()?, Over::default());
+        let mut waiting = OverOnDrop::new(&over);
         let planning = self.clone().plan_aside(question, errors, permit, over.clone(), workers.clone())?;
         let planned = match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.at, planning).await.map_err(|_| deadline.exceeded())?,
             None => planning.await,
         };
-        let Planned { plan, task, channels, context, permit } =
+        let Planned { plan, task, channels, context } =
             planned.map_err(|_| defect(&"planning was lost: it panicked, or the runtime is ending"))??;
+        waiting.disarm();
         let readers = Arc::clone(&context.readers);
         let work = Work { plan, task, channels, over, workers, readers };
-        Ok(QueryStream::start(work, AnswerLimits { deadline, rows_max, errors }, (permit, context)))
+        Ok(QueryStream::start(
+            work,
+            AnswerLimits { deadline, rows_max, value_bytes_max: self.shared.limits.value_bytes_max(), errors },
+            context,
+        ))
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
@@ -201,7 +209,9 @@ impl Session {
         over: Over,
     ) -> Result<Planned, QueryError> {
         let context = Arc::new(self.scan_context().await?);
-        let state = environment::state(&self.shared.limits, self.shared.spill_dir.as_deref(), &context, over)
+        let budget = Budget::new(&self.shared.limits, over);
+        let spill_dir = self.shared.spill_dir.as_deref();
+        let state = environment::state(&self.shared.limits, spill_dir, &context, &budget, permit)
             .map_err(|error| errors.map(error))?;
         let plan = match question {
             Question::Sql(sql) => {
@@ -219,9 +229,13 @@ impl Session {
         };
         // First and only: a new context has no hint.
         let _ = context.sort_hint.set(sort_hint(&plan));
-        let plan = state.create_physical_plan(&plan).await.map_err(|error| errors.map(error))?;
+        let plan = async {
+            let plan = guarded(state.optimize(&plan)?, &budget)?;
+            state.query_planner().create_physical_plan(&plan, &state).await
+        };
+        let plan = plan.await.map_err(|error| errors.map(error))?;
         let channels = context.snapshot.channels();
-        Ok(Planned { plan, task: state.task_ctx(), channels, context, permit })
+        Ok(Planned { plan, task: state.task_ctx(), channels, context })
     }
 
     async fn scan_context(&self) -> Result<ScanContext, QueryError> {
@@ -249,7 +263,6 @@ struct Planned {
     task: Arc<TaskContext>,
     channels: Vec<ChannelCode>,
     context: Arc<ScanContext>,
-    permit: OwnedSemaphorePermit,
 }
 
 /// The second of two checks: the first was made on the text.

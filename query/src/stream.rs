@@ -20,9 +20,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
+use crate::budget::Over;
 use crate::error::{ErrorMapper, LimitKind, QueryError, defect};
 use crate::scan::SegmentReaderFactory;
-use crate::session::Over;
 
 mod encoded;
 
@@ -36,6 +36,8 @@ const BATCHES_AHEAD: usize = 2;
 pub(crate) struct AnswerLimits {
     pub(crate) deadline: Option<Deadline>,
     pub(crate) rows_max: Option<u64>,
+    /// Bytes of one row.
+    pub(crate) value_bytes_max: usize,
     pub(crate) errors: ErrorMapper,
 }
 

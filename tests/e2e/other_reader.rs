@@ -1,24 +1,14 @@
 //! Open format: a segment opens in a Parquet reader that is not ours (DuckDB), with its key, and not without.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use crate::readings;
 use crate::server::{Icecore, PATIENCE};
 
-/// Where `tests/setup.sh` installs DuckDB.
-fn python() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    let python = cache.expect("a cache folder").join("icecore/test-venv/bin/python");
-    assert!(python.exists(), "{} is missing: run `make test`, or `bash tests/setup.sh` once", python.display());
-    python
-}
-
 /// Runs DuckDB SQL; the answer's first row, or the error.
 fn duckdb(setup: &str, sql: &str) -> Result<String, String> {
     let script = "import duckdb, sys\nc = duckdb.connect()\nc.execute(sys.argv[1]) if sys.argv[1] else None\nprint(*c.execute(sys.argv[2]).fetchone())";
-    let output = Command::new(python()).args(["-c", script, setup, sql]).output().expect("Python starts");
+    let output = Command::new(kit::python()).args(["-c", script, setup, sql]).output().expect("Python starts");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }

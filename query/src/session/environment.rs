@@ -9,7 +9,6 @@ use datafusion::catalog::{
 };
 use datafusion::common::Result;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
 use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
@@ -17,12 +16,17 @@ use datafusion::execution::{SessionState, SessionStateDefaults};
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::prelude::SessionConfig;
 
-use super::interrupt::{Interruptible, Over};
-use super::memory::SpillPool;
+use super::interrupt::Interruptible;
+use super::memory::QueryPool;
+use super::meter::Metered;
 use super::store::NoStore;
 use crate::analyzer::{SqlTypes, Times};
-use crate::functions;
+use crate::budget::Budget;
+use crate::canonical::CanonicalFloats;
+use crate::functions::{self, JoinedTexts, TextLimits};
+use crate::guard::guarded_while_planning;
 use crate::limits::QueryLimits;
+use crate::runs::AggregateRuns;
 use crate::scan::ScanContext;
 use crate::tables;
 
@@ -40,24 +44,29 @@ pub(super) fn store_url() -> Result<ObjectStoreUrl> {
 /// Kept by each partition of a sort for merging what it spilled: DataFusion's own default, less with little memory.
 const SORT_SPILL_RESERVATION_BYTES_MAX: usize = 10 << 20;
 
-/// Everything for one query.
+/// Everything for one query. `held` lives until the last task that computes for it has ended.
 pub(super) fn state(
     limits: &QueryLimits,
     spill_dir: Option<&Path>,
     context: &Arc<ScanContext>,
-    over: Over,
+    budget: &Arc<Budget>,
+    held: impl Send + Sync + 'static,
 ) -> Result<SessionState> {
     let mut state = SessionStateBuilder::new()
         .with_config(config(limits))
-        .with_runtime_env(Arc::new(runtime(limits, spill_dir, context)?))
+        .with_runtime_env(Arc::new(runtime(limits, spill_dir, context, held)?))
         .with_catalog_list(catalogs(context)?)
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
-        .with_scalar_functions(scalar_functions(limits))
-        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_scalar_functions(scalar_functions(limits, budget))
+        .with_aggregate_functions(functions::aggregates(SessionStateDefaults::default_aggregate_functions()))
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_type_planner(Arc::new(SqlTypes))
         .with_analyzer_rule(Arc::new(Times))
-        .with_physical_optimizer_rule(Arc::new(Interruptible { over }))
+        .with_analyzer_rule(Arc::new(JoinedTexts { limits: text_limits(limits) }))
+        .with_analyzer_rule(Arc::new(CanonicalFloats))
+        .with_physical_optimizer_rule(Arc::new(AggregateRuns))
+        .with_physical_optimizer_rule(Arc::new(Interruptible { over: budget.over() }))
+        .with_physical_optimizer_rule(Arc::new(Metered { row_bytes_max: limits.text_bytes_max() }))
         .build();
     // What `now()` is for the whole statement; without it the function is never evaluated.
     state.mark_start_execution();
@@ -86,16 +95,20 @@ fn config(limits: &QueryLimits) -> SessionConfig {
     config
 }
 
-fn runtime(limits: &QueryLimits, spill_dir: Option<&Path>, context: &ScanContext) -> Result<RuntimeEnv> {
+fn runtime(
+    limits: &QueryLimits,
+    spill_dir: Option<&Path>,
+    context: &ScanContext,
+    held: impl Send + Sync + 'static,
+) -> Result<RuntimeEnv> {
     let disk = DiskManagerBuilder::default();
-    let (disk, pool): (_, Arc<dyn MemoryPool>) = match spill_dir {
-        Some(directory) => (
-            disk.with_mode(DiskManagerMode::Directories(vec![directory.to_owned()]))
-                .with_max_temp_directory_size(limits.spill_bytes_max),
-            Arc::new(SpillPool::new(limits.memory_bytes_max)),
-        ),
-        None => (disk.with_mode(DiskManagerMode::Disabled), Arc::new(GreedyMemoryPool::new(limits.memory_bytes_max))),
+    let disk = match spill_dir {
+        Some(directory) => disk
+            .with_mode(DiskManagerMode::Directories(vec![directory.to_owned()]))
+            .with_max_temp_directory_size(limits.spill_bytes_max),
+        None => disk.with_mode(DiskManagerMode::Disabled),
     };
+    let pool = Arc::new(QueryPool::new(limits.memory_bytes_max, spill_dir.is_some(), held));
     let stores = DefaultObjectStoreRegistry::new();
     // DataFusion's registry begins with the whole file system of the host.
     stores.deregister_store(ObjectStoreUrl::local_filesystem().as_ref())?;
@@ -119,9 +132,13 @@ fn catalogs(context: &Arc<ScanContext>) -> Result<Arc<dyn CatalogProviderList>> 
     Ok(Arc::new(catalogs))
 }
 
-fn scalar_functions(limits: &QueryLimits) -> Vec<Arc<ScalarUDF>> {
+fn scalar_functions(limits: &QueryLimits, budget: &Arc<Budget>) -> Vec<Arc<ScalarUDF>> {
     let mut functions = SessionStateDefaults::default_scalar_functions();
     functions.retain(|function| !LEFT_OUT.contains(&function.name()));
     functions.extend(functions::all());
-    functions::bounded(functions::to_timestamps(functions), limits.text_bytes_max())
+    guarded_while_planning(functions::bounded(functions::to_timestamps(functions), text_limits(limits)), budget)
+}
+
+fn text_limits(limits: &QueryLimits) -> TextLimits {
+    TextLimits { text_bytes_max: limits.text_bytes_max(), batch_bytes_max: limits.batch_bytes_max() }
 }

@@ -1,4 +1,4 @@
-//! Ends the work of a query whose answer nobody waits for any more.
+//! Ends the work of joins of a query whose answer nobody waits for any more. ([`crate::guard`] ends that of functions.)
 //!
 //! A task can only be aborted where it yields, and a join can compute for hours over a few batches of input without
 //! yielding. So joins are made to yield with every batch they give, and filters of joins fail once the query is over.
@@ -6,12 +6,11 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, Schema};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{Result, exec_datafusion_err, internal_datafusion_err};
+use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
@@ -23,19 +22,7 @@ use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, HashJoinExecBuilder, NestedLoopJoinExec, NestedLoopJoinExecBuilder,
 };
 
-/// Set once a query is over.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Over(Arc<AtomicBool>);
-
-impl Over {
-    pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+use crate::budget::Over;
 
 /// The rule that puts this into a plan.
 #[derive(Debug)]
@@ -108,9 +95,7 @@ impl fmt::Display for UntilOver {
 
 impl PhysicalExpr for UntilOver {
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        if self.over.is_set() {
-            return Err(exec_datafusion_err!("the query is over"));
-        }
+        self.over.check()?;
         self.inner.evaluate(batch)
     }
 

@@ -1,7 +1,11 @@
-//! The memory of one query that may spill.
+//! The memory of one query.
 //!
-//! Operators that can spill share evenly, but never take the last quarter: what merges their spilled runs cannot
-//! spill, and comes when they have taken all they may. (DataFusion's fair pool leaves it nothing.)
+//! Where there is disk, operators that can spill share evenly, but never take the last quarter: what merges their
+//! spilled runs cannot spill, and comes when they have taken all they may. (DataFusion's fair pool leaves it nothing.)
+//! Without disk all memory goes to whoever asks.
+//!
+//! Every task that computes for a query holds its pool. So the pool also holds the query's place among the running
+//! ones: it is free when the last task has ended, not when the response has.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,15 +22,21 @@ struct State {
 }
 
 /// See the module.
-#[derive(Debug)]
-pub(super) struct SpillPool {
+pub(super) struct QueryPool {
     bytes_max: usize,
+    spills: bool,
     state: Mutex<State>,
+    /// Given back when the query's last task has ended.
+    _held: Box<dyn Send + Sync>,
 }
 
-impl SpillPool {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, state: Mutex::default() }
+impl QueryPool {
+    pub(super) fn new(bytes_max: usize, spills: bool, held: impl Send + Sync + 'static) -> Self {
+        Self { bytes_max, spills, state: Mutex::default(), _held: Box::new(held) }
+    }
+
+    fn can_spill(&self, consumer: &MemoryConsumer) -> bool {
+        self.spills && consumer.can_spill()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -34,25 +44,34 @@ impl SpillPool {
     }
 }
 
-impl fmt::Display for SpillPool {
+impl fmt::Debug for QueryPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryPool")
+            .field("bytes_max", &self.bytes_max)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for QueryPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}({} bytes)", self.name(), self.bytes_max)
     }
 }
 
-impl MemoryPool for SpillPool {
+impl MemoryPool for QueryPool {
     fn name(&self) -> &str {
         "query"
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
-        if consumer.can_spill() {
+        if self.can_spill(consumer) {
             self.state().spillers += 1;
         }
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
-        if consumer.can_spill() {
+        if self.can_spill(consumer) {
             let mut state = self.state();
             state.spillers = state.spillers.saturating_sub(1);
         }
@@ -60,7 +79,7 @@ impl MemoryPool for SpillPool {
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
         let mut state = self.state();
-        if reservation.consumer().can_spill() {
+        if self.can_spill(reservation.consumer()) {
             state.spillable += additional;
         } else {
             state.unspillable += additional;
@@ -69,7 +88,7 @@ impl MemoryPool for SpillPool {
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
         let mut state = self.state();
-        if reservation.consumer().can_spill() {
+        if self.can_spill(reservation.consumer()) {
             state.spillable = state.spillable.saturating_sub(shrink);
         } else {
             state.unspillable = state.unspillable.saturating_sub(shrink);
@@ -79,7 +98,7 @@ impl MemoryPool for SpillPool {
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         let mut state = self.state();
         let free = self.bytes_max.saturating_sub(state.unspillable);
-        let granted = if reservation.consumer().can_spill() {
+        let granted = if self.can_spill(reservation.consumer()) {
             let share = free.min(self.bytes_max / 4 * 3) / state.spillers.max(1);
             reservation.size().saturating_add(additional) <= share
         } else {
@@ -89,7 +108,7 @@ impl MemoryPool for SpillPool {
             let name = reservation.consumer().name();
             return Err(DataFusionError::ResourcesExhausted(format!("{name} wants {additional} bytes more")));
         }
-        if reservation.consumer().can_spill() {
+        if self.can_spill(reservation.consumer()) {
             state.spillable += additional;
         } else {
             state.unspillable += additional;

@@ -7,17 +7,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array as _, RecordBatch};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use super::{Message, Output, QueryStream};
-use crate::error::{QueryError, defect};
+use crate::error::{LimitKind, QueryError, defect};
 
 /// Encoded batches that wait for a slow reader. Few, because their memory is not counted by the query's limit.
 const ENCODED_AHEAD: usize = 1;
+
+/// Rows that are encoded at once have so many bytes, or are one. What is encoded can be six times as long.
+const PIECE_BYTES: usize = 4 << 20;
 
 /// Turns batches into bytes.
 pub trait Encode: Send + 'static {
@@ -81,16 +84,36 @@ async fn encode_all(
         true => Ok(()),
         false => sender.send(Message::Item(bytes.into())).await.map_err(|_| None),
     };
+    let limits = batches.limits;
     let mut any = false;
     while let Some(batch) = batches.next().await {
         any = true;
-        send(encoder.encode(&batch.map_err(Some)?).map_err(cannot_encode)?).await?;
+        let mut pieces = vec![batch.map_err(Some)?];
+        while let Some(piece) = pieces.pop() {
+            let bytes = piece_bytes(&piece).map_err(cannot_encode)?;
+            let rows = piece.num_rows();
+            if bytes > PIECE_BYTES && rows > 1 {
+                pieces.push(piece.slice(rows / 2, rows - rows / 2));
+                pieces.push(piece.slice(0, rows / 2));
+                continue;
+            }
+            if bytes > limits.value_bytes_max && rows == 1 {
+                let bytes_max = limits.errors.memory_bytes_max;
+                return Err(Some(QueryError::Limit(LimitKind::Memory { bytes_max })));
+            }
+            send(encoder.encode(&piece).map_err(cannot_encode)?).await?;
+        }
     }
     if !any {
         let empty = RecordBatch::new_empty(Arc::clone(&batches.schema));
         send(encoder.encode(&empty).map_err(cannot_encode)?).await?;
     }
     send(encoder.finish().map_err(cannot_encode)?).await
+}
+
+/// Bytes of the rows themselves, also where they are a slice of more.
+fn piece_bytes(piece: &RecordBatch) -> Result<usize, ArrowError> {
+    piece.columns().iter().map(|column| column.to_data().get_slice_memory_size()).sum()
 }
 
 impl Stream for EncodedStream {

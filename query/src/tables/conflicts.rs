@@ -19,6 +19,7 @@ use storage_format::segment::{CONFLICT_COLUMNS, conflicts_schema};
 
 use super::resolve::{ResolveBuffersExec, Wanted};
 use super::totals::project;
+use crate::canonical::CanonicalFloatsExec;
 use crate::prune::KeyBounds;
 use crate::scan::{ScanContext, SegmentScan};
 
@@ -68,7 +69,7 @@ impl TableProvider for AllConflicts {
         let entries: Vec<SegmentEntry> =
             self.context.snapshot.manifest.conflicts().iter().filter(|entry| bounds.may_hold(entry)).cloned().collect();
         if entries.is_empty() {
-            return Ok(buffered);
+            return Ok(CanonicalFloatsExec::over(buffered));
         }
         let scan = SegmentScan {
             schema: conflicts_schema(),
@@ -78,6 +79,7 @@ impl TableProvider for AllConflicts {
             limit,
             options: state.config_options().execution.parquet.clone(),
         };
-        UnionExec::try_new(vec![scan.plan(&self.context, vec![entries])?, buffered])
+        let all = UnionExec::try_new(vec![scan.plan(&self.context, vec![entries])?, buffered])?;
+        Ok(CanonicalFloatsExec::over(all))
     }
 }

@@ -21,6 +21,7 @@ use datafusion::physical_plan::union::UnionExec;
 use storage_format::manifest::SegmentEntry;
 use storage_format::segment::{channels_of, readings_schema};
 
+use crate::canonical::CanonicalFloatsExec;
 use crate::prune::KeyBounds;
 use crate::scan::{FirstWinsMergeExec, Layout, MergeUnit, ScanContext, SegmentScan, reserve};
 
@@ -87,7 +88,8 @@ impl TableProvider for ReadingsTable {
             let groups = if ordered { one_each(layout.plain) } else { by_size(layout.plain, threads) };
             inputs.push(scan.plan(&self.context, groups)?);
         }
-        if inputs.len() == 1 { Ok(inputs.swap_remove(0)) } else { UnionExec::try_new(inputs) }
+        let readings = if inputs.len() == 1 { inputs.swap_remove(0) } else { UnionExec::try_new(inputs)? };
+        Ok(CanonicalFloatsExec::over(readings))
     }
 }
 

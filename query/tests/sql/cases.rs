@@ -36,6 +36,32 @@ async fn fixture() -> House {
     house
 }
 
+/// Loggers 1 and 3: temperatures around zero, both zeros among them, the first flushed, the other in the buffer.
+/// 2: a false value of 9.9e37 among true ones. 4: the greatest values, twice. 5: zeros and what conflicts with them.
+/// 6: negative zeros, alone in their segment.
+async fn floats() -> House {
+    let house = House::open(&[org(1)]).await;
+    let start = time("2024-07-02T00:00:00Z").get();
+    let series = |id: u64, values: &[f64]| {
+        let at = |step: usize| Millis::new(start + i64::try_from(step).expect("few") * 300_000).expect("in range");
+        let temperature = code("temperature");
+        values.iter().enumerate().map(|(step, &v)| reading(id, at(step), vec![(temperature, v)])).collect::<Vec<_>>()
+    };
+    let around_zero = [-1.4, -0.4, -0.3, -0.1, 0.1, 0.3, 0.4, 1.2, 2.3, 0.0, -0.0, 0.6];
+    let mut frame = series(1, &around_zero);
+    frame.extend(series(2, &[4.0, 4.2, 9.9e37, 4.4, 4.6, 4.0, 4.2, 4.4]));
+    frame.extend(series(4, &[1.5, 1.7e308, 1.7e308, 2.5, 3.5]));
+    frame.extend(series(5, &[-0.0, -0.0, 1.0]));
+    house.send(org(1), 0xA1, "2024-07-03T00:00:00Z", &frame).await;
+    house.flush(org(1)).await;
+    house.send(org(1), 0xA1, "2024-07-03T00:30:00Z", &series(6, &[-0.0, -0.0])).await;
+    house.flush(org(1)).await;
+    let mut frame = series(3, &around_zero);
+    frame.extend(series(5, &[1.0, 0.0, -0.0]));
+    house.send(org(1), 0xA1, "2024-07-03T01:00:00Z", &frame).await;
+    house
+}
+
 /// One logger every 10 minutes across a night in which the Azores turn clocks back at one o'clock.
 async fn azores() -> House {
     let house = House::open(&[org(1)]).await;
@@ -83,5 +109,8 @@ async fn all_cases() {
     check(&house, "conflicts.txt", include_str!("cases/conflicts.txt")).await;
     check(&house, "functions.txt", include_str!("cases/functions.txt")).await;
     check(&house, "errors.txt", include_str!("cases/errors.txt")).await;
+    let house = floats().await;
+    check(&house, "zeros.txt", include_str!("cases/zeros.txt")).await;
+    check(&house, "sums.txt", include_str!("cases/sums.txt")).await;
     check(&azores().await, "times.txt", include_str!("cases/times.txt")).await;
 }

@@ -1,5 +1,8 @@
 //! Memory, time, rows, size: what is past a limit is an error that says so, never a short answer.
 
+mod memory;
+mod time;
+
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;

@@ -3,6 +3,7 @@
 
 mod cases;
 mod consistency;
+mod differential;
 mod encoding;
 mod isolation;
 mod limits;

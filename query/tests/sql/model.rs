@@ -15,6 +15,11 @@ impl Model {
         self.0.apply(sent);
     }
 
+    /// All readings, by logger and time.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&kit::Key, &kit::Row)> {
+        self.0.rows.iter()
+    }
+
     /// The rows of `SELECT * FROM readings ORDER BY logger, time`, as lines.
     pub(crate) fn readings(&self) -> Vec<String> {
         self.rows_where(|_, _, _| true)

@@ -115,3 +115,26 @@ async fn past_the_limit_of_merged_inputs_rows_are_sorted() {
     let exported = session.export(ExportRequest::default()).await.expect("exports");
     assert_eq!(lines(&batches(exported).await.expect("exports")), model.readings());
 }
+
+/// What puts limits around functions hides none of what rules want to know of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guarded_functions_are_planned_as_before() {
+    let (house, _) = months().await;
+    let session = house.session(org(1));
+    for (sql, sign) in [
+        ("SELECT logger, max(time) FROM readings GROUP BY logger ORDER BY 2 DESC LIMIT 5", "lim=[5]"),
+        (
+            "SELECT date_trunc('day', time), count(*) FROM (SELECT time FROM readings ORDER BY time LIMIT 99) \
+          GROUP BY 1",
+            "ordering_mode=Sorted",
+        ),
+        (
+            "SELECT last_value(temperature ORDER BY time DESC) FROM (SELECT * FROM readings ORDER BY time LIMIT 99)",
+            "first_value",
+        ),
+        ("SELECT logger, lag(temperature) OVER (PARTITION BY logger ORDER BY time) FROM readings", "BoundedWindowAgg"),
+    ] {
+        let plan = answer(&session, &format!("EXPLAIN {sql}")).await.join("\n");
+        assert!(plan.contains(sign), "{sql}: {plan}");
+    }
+}

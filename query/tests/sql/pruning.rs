@@ -97,3 +97,24 @@ async fn the_latest_readings_do_not_open_the_oldest_segments() {
     let opened = house.opened();
     assert!(opened.len() < 24, "{opened:?}");
 }
+
+/// The plan that makes floats canonical is above every scan, and lets past it what makes scans cheap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_prune_below_canonical_floats() {
+    let house = a_year().await;
+    let session = house.session(org(1));
+    let plan = async |explain: &str, sql: &str| answer(&session, &format!("{explain} {sql}")).await.join("\n");
+
+    let filtered = "SELECT count(temperature) FROM readings WHERE temperature > 8";
+    let analyzed = plan("EXPLAIN ANALYZE", filtered).await;
+    assert!(analyzed.contains("row_groups_pruned_statistics=24 total → 8 matched"), "{analyzed}");
+    let hottest = plan("EXPLAIN", "SELECT logger, time FROM readings ORDER BY temperature DESC, time LIMIT 1").await;
+    let (above, below) = hottest.split_once("CanonicalFloatsExec").expect("it is there");
+    assert!(above.contains("TopK") && below.contains("DynamicFilter"), "sorted above, pruned below: {hottest}");
+    let limited = plan("EXPLAIN", "SELECT temperature FROM readings LIMIT 5").await;
+    assert!(limited.contains("limit=5"), "{limited}");
+    for no_float in ["SELECT logger FROM readings", "SELECT time FROM (SELECT time, temperature FROM readings)"] {
+        let plan = plan("EXPLAIN", no_float).await;
+        assert!(!plan.contains("CanonicalFloatsExec"), "{plan}");
+    }
+}

@@ -7,6 +7,7 @@
 
 mod first_wins;
 mod ids;
+mod python;
 mod random;
 mod reading;
 #[cfg(feature = "engine")]
@@ -14,5 +15,6 @@ pub mod rig;
 
 pub use first_wins::{Conflict, ConflictKey, FirstWins, Key, Row};
 pub use ids::{channel, gateway, logger, millis, org, spool};
+pub use python::python;
 pub use random::SplitMix64;
 pub use reading::{Reading, Sent};
