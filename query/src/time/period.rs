@@ -140,6 +140,12 @@ impl Truncate {
         if self.values.contains(value) { Some(self.start) } else { self.next(value) }
     }
 
+    /// Whether this value is known to have the start that was found last.
+    #[inline]
+    pub(crate) fn holds(&self, value: i64) -> bool {
+        self.values.contains(value)
+    }
+
     /// The values of the period that holds this one, as a half-open range, if it is the only period with its start.
     pub(crate) fn range(&mut self, value: i64) -> Option<(i64, i64)> {
         let start = self.start(value)?;
