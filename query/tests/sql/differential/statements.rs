@@ -127,7 +127,11 @@ impl Statements {
             14 => fill("CASE WHEN {} THEN {} ELSE {} END", &[&self.condition(0), &one, &self.number(0)]),
             _ => {
                 let (first, second) = (self.literal(), self.literal());
-                fill("CASE {} WHEN {} THEN 1.0 WHEN {} THEN 2.0 ELSE 3.0 END", &[&one, &first, &second])
+                let results = [self.literal(), self.literal(), self.literal()];
+                fill(
+                    "CASE {} WHEN {} THEN {} WHEN {} THEN {} ELSE {} END",
+                    &[&one, &first, &results[0], &second, &results[1], &results[2]],
+                )
             }
         }
     }
@@ -184,6 +188,7 @@ impl Statements {
             0 => "0001-01-01".to_owned(),
             1 => "9999-12-31".to_owned(),
             2 => format!("{} {:02}:{}0:00", random.pick(&DAYS), random.below(24), random.below(6)),
+            3 => format!("{} 00:00:00", random.pick(&DAYS)),
             _ => random.pick(&DAYS).to_owned(),
         };
         let (first, second) = (bound(&mut self.random), bound(&mut self.random));
@@ -192,8 +197,8 @@ impl Statements {
             0 => same(format!("({table}time BETWEEN '{first}' AND '{second}')")),
             1 => same(format!("({table}time {comparison} '{first}')")),
             _ => two(
-                format!("({table}time {comparison} '{first}Z')"),
-                format!("({table}time {comparison} '{first}+00'::TIMESTAMPTZ)"),
+                format!("({table}time {comparison} TIMESTAMP '{first}')"),
+                format!("({table}time {comparison} '{first}'::TIMESTAMPTZ)"),
             ),
         }
     }
@@ -290,9 +295,9 @@ impl Statements {
     }
 
     fn aggregates(&mut self) -> Sql {
-        let mut list = self.aggregate();
-        for _ in 0..self.random.below(4) {
-            list = fill("{}, {}", &[&list, &self.aggregate()]);
+        let mut list = fill("{} AS a0", &[&self.aggregate()]);
+        for number in 0..self.random.below(4) {
+            list = fill(&format!("{{}}, {{}} AS a{}", number + 1), &[&list, &self.aggregate()]);
         }
         list
     }
@@ -316,7 +321,7 @@ impl Statements {
     fn whole(&mut self) -> Statement {
         if self.one_in(3) {
             let (one, other) = (self.any_number(), self.any_number());
-            let sql = fill("SELECT DISTINCT {}, {} FROM readings{}", &[&one, &other, &self.filter()]);
+            let sql = fill("SELECT DISTINCT {} AS x, {} AS y FROM readings{}", &[&one, &other, &self.filter()]);
             return Statement { sql, ordered: false };
         }
         let sql = fill("SELECT {} FROM readings{}", &[&self.aggregates(), &self.filter()]);
@@ -377,7 +382,7 @@ impl Statements {
     }
 
     fn windows(&mut self) -> Statement {
-        let windows = fill("{}, {}", &[&self.window(), &self.window()]);
+        let windows = fill("{} AS x, {} AS y", &[&self.window(), &self.window()]);
         let filter = self.filter();
         let time = two("time", "epoch_ms(time)");
         let sql = fill("SELECT logger, {}, {} FROM readings{}", &[&time, &windows, &filter]);
@@ -385,7 +390,9 @@ impl Statements {
     }
 
     fn ordered(&mut self) -> Statement {
-        let (one, order, filter) = (self.any_number(), self.any_number(), self.filter());
+        // A number by itself would be the place of a column.
+        let order = if self.one_in(2) { self.column() } else { self.number(1) };
+        let (one, filter) = (self.any_number(), self.filter());
         let direction = self.random.pick(&["ASC NULLS LAST", "DESC NULLS LAST", "ASC NULLS FIRST", "DESC NULLS FIRST"]);
         let limit = if self.one_in(3) {
             String::new()
@@ -393,8 +400,9 @@ impl Statements {
             format!(" LIMIT {} OFFSET {}", self.random.below(40), self.random.below(10))
         };
         let time = two("time", "epoch_ms(time)");
-        let template =
-            format!("SELECT {{}}, {{}}, logger FROM readings{{}} ORDER BY {{}} {direction}, time, logger{limit}");
+        let template = format!(
+            "SELECT {{}} AS x, {{}} AS at, logger FROM readings{{}} ORDER BY {{}} {direction}, time, logger{limit}"
+        );
         let sql = fill(&template, &[&one, &time, &filter, &order]);
         Statement { sql, ordered: true }
     }
@@ -415,7 +423,7 @@ impl Statements {
             "a.time = b.time AND a.logger < b.logger",
             "a.logger = b.logger AND a.time = b.time",
         ]);
-        let template = format!("SELECT {{}}, {{}} FROM readings a {join} readings b ON {on} AND {{}} = {{}}{{}}");
+        let template = format!("SELECT {{}}, {{}} AS b FROM readings a {join} readings b ON {on} AND {{}} = {{}}{{}}");
         let sql = fill(&template, &[&first, &second, &one, &other, &filter]);
         Statement { sql, ordered: false }
     }
