@@ -104,14 +104,19 @@ pub(crate) fn parse(text: &str, zone: Zone) -> Option<Stamp> {
         Some((head, name)) if name.starts_with(|c: char| c.is_ascii_alphabetic()) => (head, Zone::named(name)?),
         _ => (text, zone),
     };
-    let with_seconds = match text.as_bytes() {
+    let whole = match text.as_bytes() {
+        bytes if !text.is_ascii() || bytes.len() < 11 => None,
+        // A date with an offset.
+        bytes if matches!(bytes[10], b'Z' | b'z' | b'+' | b'-') => {
+            Some(format!("{}T00:00:00{}", &text[..10], &text[10..]))
+        }
         // Hours and minutes without seconds.
-        bytes if bytes.len() >= 16 && bytes[13] == b':' && bytes.get(16) != Some(&b':') => {
-            text.is_ascii().then(|| format!("{}:00{}", &text[..16], &text[16..]))
+        bytes if bytes.get(13) == Some(&b':') && bytes.len() > 15 && bytes.get(16) != Some(&b':') => {
+            Some(format!("{}:00{}", &text[..16], &text[16..]))
         }
         _ => None,
     };
-    let time = string_to_datetime(&Earliest(zone), with_seconds.as_deref().unwrap_or(text)).ok()?;
+    let time = string_to_datetime(&Earliest(zone), whole.as_deref().unwrap_or(text)).ok()?;
     let second = time.timestamp();
     // In a gap, the first instant after it is on a whole second, and the offset is none of the zone's.
     let shown = zone.offset(second) == i64::from(time.offset().local_minus_utc());
