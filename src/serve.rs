@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use engine::{Clock, Engine, EngineParts, LocalDurable, MasterKey, RealFiles, SystemClock, SystemRandom};
 use ingest::{Server, ServerConfig, ServerError, TimePolicy};
-use query::QueryEngine;
+use query::{QueryEngine, Turns};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -116,7 +116,8 @@ impl Running {
         let (backend, ready) = watch::channel(None);
         let render = metrics.clone();
         let render = Arc::new(move || render.render());
-        let state = HttpState::new(config.http.clone(), standings.clone(), render, ready);
+        let turns = Turns::new(&config.query);
+        let state = HttpState::new(config.http.clone(), turns.clone(), standings.clone(), render, ready);
         let http = HttpServer::start(&config, state).await?;
 
         let random = Arc::new(SystemRandom);
@@ -138,7 +139,8 @@ impl Running {
             config.query.clone(),
             config.metadata_cache_bytes_max,
             data.spill(),
-        );
+        )
+        .with_turns(turns);
         let ingest = Self::start_ingest(&certificate, &config, standings.clone(), &engine, now)?;
         let renewal = {
             let (interval, shown) = (config.ingest.certificate_check_interval, ingest.certificate().clone());

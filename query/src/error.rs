@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use datafusion::common::DataFusionError;
 
+use crate::turns::TurnRefused;
+
 /// Advice of the SQL layer to whoever builds it, with the name of a feature between these two. Callers cannot follow it.
 const BUILD_HINT: (&str, &str) = (" Hint: Please try with `", "` DataFusion feature enabled");
 
@@ -36,12 +38,9 @@ pub enum LimitKind {
         /// How many rows one answer may have.
         rows_max: u64,
     },
-    /// Too many queries run already.
-    #[error("{queries_max} queries are running already")]
-    Queries {
-        /// How many may run at once.
-        queries_max: usize,
-    },
+    /// Its turn did not come.
+    #[error("{0}")]
+    Queries(TurnRefused),
 }
 
 /// Why a query has no (complete) answer.

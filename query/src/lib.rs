@@ -22,9 +22,11 @@ mod statement;
 mod stream;
 mod tables;
 mod time;
+mod turns;
 
 pub use error::{LimitKind, QueryError};
 pub use export::ExportRequest;
 pub use limits::QueryLimits;
 pub use session::{QueryEngine, Session};
 pub use stream::{Encode, EncodedStream, QueryStream};
+pub use turns::{InFlight, Turn, TurnKind, TurnRefused, Turns};

@@ -18,7 +18,13 @@ pub struct QueryLimits {
     pub threads: usize,
     /// Queries and exports that run at once: with `memory_bytes_max` this bounds the memory of them all.
     pub queries_max: usize,
-    /// How long a query waits for another one to end before it is turned away.
+    /// Those of one organisation, among them.
+    pub queries_per_org_max: usize,
+    /// Requests in flight, from their arrival to the end of their response: those that run and those that wait.
+    pub requests_max: usize,
+    /// Those of one organisation, among them.
+    pub requests_per_org_max: usize,
+    /// How long a request waits for its turn before it is refused.
     pub queue_time_max: Duration,
     /// Sorted inputs that are merged at once. Each holds a row group and a few batches, so this bounds what an export
     /// over many windows holds. Past it, rows are sorted anew (on disk if need be) instead of merged.
@@ -38,7 +44,10 @@ impl Default for QueryLimits {
             rows_max: 10_000_000,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             queries_max: 8,
-            queue_time_max: Duration::from_secs(10),
+            queries_per_org_max: 4,
+            requests_max: 64,
+            requests_per_org_max: 16,
+            queue_time_max: Duration::from_secs(5),
             merge_inputs_max: 128,
             batch_rows: 8_192,
             sql_bytes_max: 256 << 10,

@@ -23,7 +23,7 @@ use engine::Engine;
 use storage_format::segment::readings_schema;
 use storage_format::{ChannelCode, OrgId, channels};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use workers::Workers;
@@ -38,6 +38,7 @@ use crate::metadata_cache::MetadataCache;
 use crate::scan::{ScanContext, SegmentReaderFactory, SortHint};
 use crate::statement;
 use crate::stream::{AnswerLimits, Deadline, QueryStream, Work};
+use crate::turns::{Turn, TurnKind, Turns};
 
 #[derive(Debug)]
 struct Shared {
@@ -45,7 +46,6 @@ struct Shared {
     limits: QueryLimits,
     spill_dir: Option<PathBuf>,
     cache: Arc<MetadataCache>,
-    running: Arc<Semaphore>,
     workers: Workers,
 }
 
@@ -53,6 +53,7 @@ struct Shared {
 #[derive(Debug, Clone)]
 pub struct QueryEngine {
     shared: Arc<Shared>,
+    turns: Turns,
 }
 
 impl QueryEngine {
@@ -82,16 +83,29 @@ impl QueryEngine {
     ) -> Self {
         // Without disk, all memory goes to whoever asks: none is set aside for merging what was spilled.
         let spill_dir = spill_dir.filter(|_| limits.spill_bytes_max > 0);
-        let running = Arc::new(Semaphore::new(limits.queries_max.min(Semaphore::MAX_PERMITS)));
+        let turns = Turns::new(&limits);
         let cache = MetadataCache::new(metadata_cache_bytes_max);
         let workers = Workers::new(limits.threads);
-        Self { shared: Arc::new(Shared { engine, limits, spill_dir, cache, running, workers }) }
+        Self { shared: Arc::new(Shared { engine, limits, spill_dir, cache, workers }), turns }
+    }
+
+    /// The turns of its queries and exports, for callers that take a turn themselves.
+    #[must_use]
+    pub fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    /// The same engine with these turns instead of its own, which a server has before it has an engine.
+    #[must_use]
+    pub fn with_turns(mut self, turns: Turns) -> Self {
+        self.turns = turns;
+        self
     }
 
     /// A session of this organisation.
     #[must_use]
     pub fn session(&self, org: OrgId) -> Session {
-        Session { shared: Arc::clone(&self.shared), org }
+        Session { shared: Arc::clone(&self.shared), turns: self.turns.clone(), org }
     }
 
     /// Bytes of footers that are cached now, of all organisations.
@@ -105,6 +119,7 @@ impl QueryEngine {
 #[derive(Debug, Clone)]
 pub struct Session {
     shared: Arc<Shared>,
+    turns: Turns,
     org: OrgId,
 }
 
@@ -116,16 +131,25 @@ enum Question {
 }
 
 impl Session {
-    /// Runs one query. The answer is of one instant: that of this call.
+    /// Runs one query when its turn comes. The response is of one instant, that in which it is planned.
     ///
     /// # Errors
-    /// [`QueryError`]: a statement that is not run here or is wrong, a limit, or the engine. More errors can come
-    /// while the answer is read.
+    /// [`QueryError`]: no turn, a statement that is not run here or is wrong, a limit, or the engine. More errors can
+    /// come while the response is read.
     pub async fn sql(&self, sql: &str) -> Result<QueryStream, QueryError> {
-        let limits = &self.shared.limits;
-        statement::check_size(sql, limits.sql_bytes_max)?;
-        let deadline = Deadline { at: Instant::now() + limits.time_max, time_max: limits.time_max };
-        self.run(Question::Sql(sql.to_owned()), Some(deadline), Some(limits.rows_max)).await
+        self.check_size(sql)?;
+        let deadline = self.deadline();
+        let turn = self.turn(TurnKind::Query).await?;
+        self.run(Question::Sql(sql.to_owned()), turn, Some(deadline)).await
+    }
+
+    /// Runs one query with a turn that the caller has taken. Its time begins here.
+    ///
+    /// # Errors
+    /// As [`Session::sql`], but for the turn.
+    pub async fn sql_in(&self, turn: Turn, sql: &str) -> Result<QueryStream, QueryError> {
+        self.check_size(sql)?;
+        self.run(Question::Sql(sql.to_owned()), turn, Some(self.deadline())).await
     }
 
     /// All readings of these keys, ordered by (logger, time), however many.
@@ -133,20 +157,40 @@ impl Session {
     /// # Errors
     /// As [`Session::sql`]; there is no limit of rows or time.
     pub async fn export(&self, request: ExportRequest) -> Result<QueryStream, QueryError> {
-        self.run(Question::Export(request), None, None).await
+        let turn = self.turn(TurnKind::Export).await?;
+        self.export_in(turn, request).await
     }
 
-    async fn run(
-        &self,
-        question: Question,
-        deadline: Option<Deadline>,
-        rows_max: Option<u64>,
-    ) -> Result<QueryStream, QueryError> {
-        let errors = ErrorMapper { memory_bytes_max: self.shared.limits.memory_bytes_max };
-        let permit = self.permit().await?;
+    /// The same, with a turn that the caller has taken.
+    ///
+    /// # Errors
+    /// As [`Session::export`], but for the turn.
+    pub async fn export_in(&self, turn: Turn, request: ExportRequest) -> Result<QueryStream, QueryError> {
+        self.run(Question::Export(request), turn, None).await
+    }
+
+    fn check_size(&self, sql: &str) -> Result<(), QueryError> {
+        statement::check_size(sql, self.shared.limits.sql_bytes_max)
+    }
+
+    fn deadline(&self) -> Deadline {
+        let time_max = self.shared.limits.time_max;
+        Deadline { at: Instant::now() + time_max, time_max }
+    }
+
+    async fn turn(&self, kind: TurnKind) -> Result<Turn, QueryError> {
+        let refused = |refused| QueryError::Limit(LimitKind::Queries(refused));
+        self.turns.enter(self.org).map_err(refused)?.turn(kind).await.map_err(refused)
+    }
+
+    /// Runs a question. With a deadline, the rows of the response are limited too.
+    async fn run(&self, question: Question, turn: Turn, deadline: Option<Deadline>) -> Result<QueryStream, QueryError> {
+        let limits = &self.shared.limits;
+        let errors = ErrorMapper { memory_bytes_max: limits.memory_bytes_max };
+        let rows_max = deadline.map(|_| limits.rows_max);
         let (workers, over) = (self.shared.workers.handle()?, Over::default());
         let mut waiting = OverOnDrop::new(&over);
-        let planning = self.clone().plan_aside(question, errors, permit, over.clone(), workers.clone())?;
+        let planning = self.clone().plan_aside(question, errors, turn, over.clone(), workers.clone())?;
         let planned = match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.at, planning).await.map_err(|_| deadline.exceeded())?,
             None => planning.await,
@@ -158,29 +202,19 @@ impl Session {
         let work = Work { plan, task, channels, over, workers, readers };
         Ok(QueryStream::start(
             work,
-            AnswerLimits { deadline, rows_max, value_bytes_max: self.shared.limits.value_bytes_max(), errors },
+            AnswerLimits { deadline, rows_max, value_bytes_max: limits.value_bytes_max(), errors },
             context,
         ))
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
-        let limits = &self.shared.limits;
-        let busy = || QueryError::Limit(LimitKind::Queries { queries_max: limits.queries_max });
-        let permit = Arc::clone(&self.shared.running).acquire_owned();
-        match tokio::time::timeout(limits.queue_time_max, permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(busy()),
-        }
-    }
-
     /// Parses and plans on a thread of its own. Planning computes without pause, so that the deadline could not end it within a
     /// task; and it recurses over the statement, so that it wants a stack of a known size. The thread holds the
-    /// query's place among the running ones until it is done, also when nobody waits for it any more.
+    /// query's turn until it is done, also when nobody waits for it any more.
     fn plan_aside(
         self,
         question: Question,
         errors: ErrorMapper,
-        permit: OwnedSemaphorePermit,
+        turn: Turn,
         over: Over,
         handle: Handle,
     ) -> Result<oneshot::Receiver<Result<Planned, QueryError>>, QueryError> {
@@ -191,7 +225,7 @@ impl Session {
             .spawn(move || {
                 workers::yield_to_others();
                 // Nobody may wait any more.
-                let _ = sender.send(handle.block_on(self.plan(question, errors, permit, over)));
+                let _ = sender.send(handle.block_on(self.plan(question, errors, turn, over)));
             })
             .map_err(|error| unavailable(&error))?;
         Ok(receiver)
@@ -201,13 +235,13 @@ impl Session {
         &self,
         question: Question,
         errors: ErrorMapper,
-        permit: OwnedSemaphorePermit,
+        turn: Turn,
         over: Over,
     ) -> Result<Planned, QueryError> {
         let context = Arc::new(self.scan_context().await?);
         let budget = Budget::new(&self.shared.limits, over);
         let spill_dir = self.shared.spill_dir.as_deref();
-        let state = environment::state(&self.shared.limits, spill_dir, &context, &budget, permit)
+        let state = environment::state(&self.shared.limits, spill_dir, &context, &budget, turn)
             .map_err(|error| errors.map(error))?;
         let plan = match question {
             Question::Sql(sql) => {

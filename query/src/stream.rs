@@ -2,7 +2,7 @@
 //!
 //! The work runs in tasks on the query's own threads, so that a limit of time ends the response even while an operator or
 //! an encoder is busy, and the threads that serve the network never are. The tasks hold what the query holds (its
-//! snapshot, its permit) and are aborted when the stream is dropped, so that a reader who disconnects costs nothing more.
+//! snapshot, its turn) and are aborted when the stream is dropped, so that a reader who disconnects costs nothing more.
 
 use std::pin::Pin;
 use std::sync::Arc;

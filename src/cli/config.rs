@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::output;
 use crate::config::{self, DEFAULT_TOML, Overrides};
+use control::data_dir::DataDir;
 use problem::Result;
 
 /// Show the default configuration with its comments, or check one.
@@ -20,17 +21,24 @@ enum ConfigCommand {
     /// Print every setting with its default and what it means
     Default,
     /// Check a configuration file together with the environment, as `serve` would
+    #[command(group = ArgGroup::new("which").required(true))]
     Check {
         /// The file
-        file: PathBuf,
+        #[arg(group = "which")]
+        file: Option<PathBuf>,
+        /// The data directory whose configuration is checked, instead of a file
+        #[arg(long, value_name = "DIR", group = "which")]
+        data_dir: Option<PathBuf>,
     },
 }
 
 pub(super) fn run(args: &ConfigArgs) -> Result<()> {
     match &args.command {
         ConfigCommand::Default => output::write(DEFAULT_TOML.as_bytes()).map(drop),
-        ConfigCommand::Check { file } => {
-            config::load(file, &Overrides::default())?;
+        ConfigCommand::Check { file, data_dir } => {
+            let of_dir = data_dir.as_ref().map(|dir| DataDir::new(dir).config());
+            let file = file.clone().or(of_dir).unwrap_or_default();
+            config::load(&file, &Overrides::default())?;
             output::line(format_args!("{} holds", file.display()))
         }
     }

@@ -122,8 +122,10 @@ pub(super) struct Enrollment<'a> {
 /// enrolment that did not get into the database open nothing, and their directory has to be removed before the next try.
 pub(super) async fn enroll(control: &Control, data: &DataDir, gateway: &Enrollment<'_>, out: &Path) -> Result<()> {
     if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || out.is_file() {
-        return Err(Problem::new(format!("{} is there already, and not empty", out.display()))
-            .help("name a new directory: an identity is never overwritten"));
+        return Err(Problem::new(format!("{} is there already, and not empty", out.display())).help(
+            "name a new directory: an identity is never overwritten. If an earlier enrolment was interrupted here, so \
+                 that `icecore gateway list` does not show the gateway, remove the directory first",
+        ));
     }
     let new = NewGateway { org: gateway.org, name: gateway.name, days: gateway.days };
     let enrolment = Enrolment::open(control, data).advise()?;

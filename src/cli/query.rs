@@ -1,6 +1,6 @@
 //! `icecore query`: ask a question in SQL.
 
-use std::io::BufReader;
+use std::io::{self, BufReader};
 
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
@@ -84,13 +84,13 @@ pub(super) fn table_text(api: &Api, sql: &str) -> Result<String> {
         ArrowError::IoError(_, error) => api::cut_off(&error),
         error => Problem::new("the answer cannot be read").detail(error),
     };
-    let reader = StreamReader::try_new(BufReader::new(response), None).map_err(broken)?;
+    let mut reader = StreamReader::try_new(BufReader::new(response), None).map_err(broken)?;
     let schema = reader.schema();
     let header: Vec<_> =
         schema.fields().iter().map(|field| (field.name().clone(), is_number(field.data_type()))).collect();
     let options = FormatOptions::default().with_display_error(true);
     let (mut rows, mut total) = (Vec::new(), 0_usize);
-    for batch in reader {
+    for batch in reader.by_ref() {
         let batch = batch.map_err(broken)?;
         total += batch.num_rows();
         let columns: std::result::Result<Vec<_>, _> =
@@ -100,6 +100,8 @@ pub(super) fn table_text(api: &Api, sql: &str) -> Result<String> {
             rows.push(columns.iter().map(|column| column.value(row).to_string()).collect());
         }
     }
+    // The end of the stream is not yet that of the body, which says whether the response is whole.
+    io::copy(reader.get_mut(), &mut io::sink()).map_err(|error| api::cut_off(&error))?;
     let shown = rows.len();
     let table = table::table(&header, rows).to_string();
     if total > shown {
@@ -111,4 +113,48 @@ pub(super) fn table_text(api: &Api, sql: &str) -> Result<String> {
 
 fn is_number(data_type: &DataType) -> bool {
     data_type.is_numeric()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, RecordBatch};
+    use arrow::ipc::writer::StreamWriter;
+
+    use super::*;
+
+    /// What becomes of a response with these bytes after its only chunk, which is a whole Arrow stream.
+    fn table_of(end: &'static [u8]) -> Result<String> {
+        let column: arrow::array::ArrayRef = Arc::new(Int64Array::from(vec![42]));
+        let batch = RecordBatch::try_from_iter([("answer", column)]).expect("a batch");
+        let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).expect("a stream");
+        writer.write(&batch).expect("written");
+        let stream = writer.into_inner().expect("finished");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let addr = listener.local_addr().expect("an address");
+        let server = std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().expect("accepted");
+            let (mut request, mut buffer) = (Vec::new(), [0; 1024]);
+            while !request.ends_with(b"SELECT 42") {
+                let read = peer.read(&mut buffer).expect("readable");
+                request.extend_from_slice(&buffer[..read]);
+            }
+            let head = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", stream.len());
+            peer.write_all(&[head.as_bytes(), &stream, b"\r\n", end].concat()).expect("written");
+        });
+        let table = table_text(&Api::new(&format!("http://{addr}"), "abc").expect("a client"), "SELECT 42");
+        server.join().expect("no panic");
+        table
+    }
+
+    #[test]
+    fn a_response_is_read_to_its_end() {
+        let whole = table_of(b"0\r\n\r\n").expect("whole");
+        assert!(whole.contains("answer") && whole.contains("42"), "{whole}");
+        let cut = table_of(b"").expect_err("it has no end").to_string();
+        assert!(cut.contains("cut off"), "{cut}");
+    }
 }

@@ -42,7 +42,8 @@ pub(super) struct SendArgs {
     /// Show the first readings as they would be sent, and what would be left out; send nothing
     #[arg(long)]
     preview: bool,
-    /// Write rows with mistakes to this new file, and go on with the rest [default: end at the first mistake]
+    /// Write rows with mistakes to this new file, and go on with the rest [default: end at the first mistake]. The file
+    /// has no limit: if all rows are wrong, it holds all of them, each with its place and what is wrong
     #[arg(long, value_name = "FILE", conflicts_with = "preview")]
     skip_bad_rows: Option<PathBuf>,
     /// The files, or - for stdin

@@ -94,6 +94,7 @@ pub(super) struct RawQuery {
     pub(super) rows_max: u64,
     pub(super) threads: usize,
     pub(super) queries_max: usize,
+    pub(super) queries_per_org_max: usize,
     pub(super) queue_time_max: Span,
     pub(super) metadata_cache_bytes_max: ByteSize,
 }

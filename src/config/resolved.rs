@@ -83,24 +83,26 @@ type Rule = String;
 
 pub(super) fn resolve(raw: RawConfig) -> Result<Config, Rule> {
     // A slow reader holds its query's turn for as long as it reads.
-    let (per_org, turns) = (raw.http.requests_per_org_max, raw.query.queries_max);
-    if turns < 2 {
-        return Err(format!(
-            "query.queries_max is {turns}, but must be at least 2: no organisation may hold every turn"
-        ));
-    }
-    if per_org >= turns {
-        return Err(format!(
-            "http.requests_per_org_max is {per_org}, but must be less than query.queries_max, which is {turns}: one \
-             organisation could hold every turn, and block all others"
-        ));
+    for (org_key, org_max, key, max) in [
+        ("query.queries_per_org_max", raw.query.queries_per_org_max, "query.queries_max", raw.query.queries_max),
+        ("http.requests_per_org_max", raw.http.requests_per_org_max, "http.requests_max", raw.http.requests_max),
+    ] {
+        if max < 2 {
+            return Err(format!("{key} is {max}, but must be at least 2: no organisation may have all of them"));
+        }
+        if at_least_one(org_key, org_max)? >= max {
+            return Err(format!(
+                "{org_key} is {org_max}, but must be less than {key}, which is {max}: one organisation could have all \
+                 of them, and block all others"
+            ));
+        }
     }
     let metadata_cache_bytes_max = size("query.metadata_cache_bytes_max", raw.query.metadata_cache_bytes_max)?;
     Ok(Config {
         ingest: ingest(raw.ingest)?,
         http: http(&raw.http)?,
         engine: engine_config(&raw.engine)?,
-        query: query(&raw.query)?,
+        query: query(&raw.query, &raw.http)?,
         metadata_cache_bytes_max,
         log: log(raw.log),
     })
@@ -205,8 +207,6 @@ fn http(raw: &RawHttp) -> Result<HttpConfig, Rule> {
         body_bytes_max: size("http.body_max", raw.body_max)?,
         request_time_max: not_zero("http.request_time_max", raw.request_time_max.0)?,
         export_time_max: not_zero("http.export_time_max", raw.export_time_max.0)?,
-        requests_max: at_least_one("http.requests_max", raw.requests_max)?,
-        requests_per_org_max: at_least_one("http.requests_per_org_max", raw.requests_per_org_max)?,
         connections_max: at_least_one("http.connections_max", raw.connections_max)?,
         header_timeout: not_zero("http.header_timeout", raw.header_timeout.0)?,
         stall_timeout: not_zero("http.stall_timeout", raw.stall_timeout.0)?,
@@ -240,7 +240,7 @@ fn engine_config(raw: &RawEngine) -> Result<EngineConfig, Rule> {
     Ok(config)
 }
 
-fn query(raw: &RawQuery) -> Result<QueryLimits, Rule> {
+fn query(raw: &RawQuery, http: &RawHttp) -> Result<QueryLimits, Rule> {
     let defaults = QueryLimits::default();
     Ok(QueryLimits {
         memory_bytes_max: at_least_one("query.memory_max", size("query.memory_max", raw.memory_max)?)?,
@@ -248,7 +248,10 @@ fn query(raw: &RawQuery) -> Result<QueryLimits, Rule> {
         time_max: not_zero("query.time_max", raw.time_max.0)?,
         rows_max: raw.rows_max,
         threads: if raw.threads == 0 { defaults.threads } else { raw.threads },
-        queries_max: at_least_one("query.queries_max", raw.queries_max)?,
+        queries_max: raw.queries_max,
+        queries_per_org_max: raw.queries_per_org_max,
+        requests_max: http.requests_max,
+        requests_per_org_max: http.requests_per_org_max,
         queue_time_max: raw.queue_time_max.0,
         ..defaults
     })

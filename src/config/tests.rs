@@ -60,8 +60,10 @@ fn mistakes_are_told_with_their_place() {
         ("[http]\naddr = \"0.0.0.0:80\"", &["http.addr", "allow_plain_on_network"]),
         ("[http]\naddr = \"localhost\"", &["http.addr"]),
         ("[http]\nrequests_max = 0", &["http.requests_max"]),
-        ("[http]\nrequests_per_org_max = 8", &["http.requests_per_org_max is 8", "query.queries_max, which is 8"]),
-        ("[query]\nqueries_max = 4", &["http.requests_per_org_max is 4", "query.queries_max, which is 4"]),
+        ("[query]\nqueries_per_org_max = 8", &["query.queries_per_org_max is 8", "query.queries_max, which is 8"]),
+        ("[query]\nqueries_max = 4", &["query.queries_per_org_max is 4", "query.queries_max, which is 4"]),
+        ("[query]\nqueries_per_org_max = 0", &["query.queries_per_org_max"]),
+        ("[http]\nrequests_max = 16", &["http.requests_per_org_max is 16", "http.requests_max, which is 16"]),
         ("[query]\nqueries_max = 1", &["query.queries_max is 1", "at least 2"]),
         ("[http]\nconnections_max = 0", &["http.connections_max"]),
         ("[http]\nheader_timeout = \"0s\"", &["http.header_timeout"]),
@@ -83,7 +85,7 @@ fn mistakes_are_told_with_their_place() {
             assert!(error.contains(part), "{text:?} should tell {part:?}: {error}");
         }
     }
-    assert!(read("[http]\nrequests_per_org_max = 8\n[query]\nqueries_max = 9").is_ok());
+    assert!(read("[query]\nqueries_per_org_max = 8\nqueries_max = 9").is_ok());
     assert!(read("[http]\naddr = \"0.0.0.0:80\"\nallow_plain_on_network = true").is_ok());
     assert!(load(Path::new("/nowhere/config.toml"), &Overrides::default()).is_err());
 }

@@ -2,6 +2,8 @@
 //! to leave its organisation, malformed files.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use control::data_dir::DataDir;
@@ -126,6 +128,64 @@ fn what_is_revoked_beside_a_server_ends_while_it_is_connected() {
     });
 }
 
+/// A response that is running, and whose reader has read nothing but its beginning.
+struct Running(TcpStream);
+
+impl Running {
+    /// Sends a request, and waits until the body begins.
+    fn start(icecore: &Icecore, org: &Org, head: &str, body: &str) -> Self {
+        let addr = icecore.url().trim_start_matches("http://").to_owned();
+        let mut stream = TcpStream::connect(addr).expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        let request = format!(
+            "{head} HTTP/1.1\r\nHost: x\r\nAccept: text/csv\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n\
+             {body}",
+            org.token,
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut begin = [0; 1024];
+        stream.read_exact(&mut begin).expect("it begins");
+        assert!(begin.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&begin));
+        Self(stream)
+    }
+
+    /// Reads the rest; whether the body has its proper end.
+    fn is_whole(mut self) -> bool {
+        let mut rest = Vec::new();
+        // A reset is an end as well.
+        let _ = self.0.read_to_end(&mut rest).is_ok();
+        rest.ends_with(b"0\r\n\r\n")
+    }
+}
+
+#[test]
+fn a_running_response_is_cut_off_with_its_token_or_organisation() {
+    const CUT: &str = "its token is no longer valid, or its organisation is suspended";
+    let mut icecore = Icecore::new();
+    icecore.start();
+    let (revoked, suspended) = (icecore.org("revoked"), icecore.org("suspended"));
+    // Much more than sockets and channels hold.
+    let many = readings::file(icecore.work(), "many.csv", &readings::fleet(30, 8_000));
+    icecore.send(&revoked.identity, &many).ok();
+    let few = readings::file(icecore.work(), "few.csv", &readings::fleet(1, 4_000));
+    icecore.send(&suspended.identity, &few).ok();
+
+    let export = Running::start(&icecore, &revoked, "GET /api/v1/export", "");
+    let tokens = run(&icecore, &["token", "list", "--org", "revoked"]);
+    let id = tokens.split(|c: char| !c.is_ascii_hexdigit()).find(|word| word.len() == 16).expect("an id").to_owned();
+    assert!(!icecore.log().contains(CUT));
+    run(&icecore, &["token", "revoke", &id]);
+    soon("the export is cut off", || icecore.log().matches(CUT).count() == 1);
+    assert!(!export.is_whole(), "an export that is cut off does not look whole");
+
+    let sql = "SELECT a.time, b.time AS other FROM readings a, readings b WHERE a.temperature <> b.humidity";
+    let answer = Running::start(&icecore, &suspended, "POST /api/v1/sql", sql);
+    run(&icecore, &["org", "suspend", "suspended"]);
+    soon("the response is cut off", || icecore.log().matches(CUT).count() == 2);
+    assert!(!answer.is_whole(), "a response that is cut off does not look whole");
+}
+
 #[test]
 fn the_audit_log_tells_who_changed_what() {
     let icecore = Icecore::new();
@@ -220,6 +280,9 @@ fn tokens_and_isolation() {
     icecore.query(&b, "SELECT nonsense FROM readings").refused(&["query is not valid", "nonsense"]);
     let metrics = icecore.get("/metrics");
     assert!(metrics.contains("icecore_"), "{metrics}");
+    let kinds: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let undescribed: Vec<_> = kinds.iter().filter(|name| !metrics.contains(&format!("# HELP {name} "))).collect();
+    assert!(kinds.len() > 20 && undescribed.is_empty(), "{undescribed:?}");
     assert!(!icecore.log().contains(&a.token) && !metrics.contains(&a.token));
 }
 

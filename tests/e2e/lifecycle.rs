@@ -97,6 +97,34 @@ fn without_its_keys_a_directory_stays_shut() {
 }
 
 #[test]
+fn a_configuration_is_checked_by_its_file_or_its_directory() {
+    let icecore = Icecore::new();
+    let (dir, file) = (icecore.data_dir(), icecore.work().join("data/config.toml"));
+    let check = |args: &[&str]| icecore.run(&[&["config", "check"], args].concat());
+    assert!(check(&["--data-dir", &dir]).ok().stdout.contains("config.toml holds"));
+    fs::write(&file, "[query]\nqueries_max = 1\n").expect("written");
+    check(&["--data-dir", &dir]).refused(&["query.queries_max"]);
+    check(&[&file.to_string_lossy()]).refused(&["query.queries_max"]);
+    assert_eq!(check(&[]).refused(&["--data-dir"]).code, Some(2));
+    assert_eq!(check(&["--data-dir", &dir, &file.to_string_lossy()]).code, Some(2), "one of them");
+}
+
+#[test]
+fn an_enrolment_that_was_interrupted_is_told_to_be_removed() {
+    let icecore = Icecore::new();
+    let dir = icecore.data_dir();
+    icecore.run(&["org", "create", "lab", "--data-dir", &dir]).ok();
+    let out = icecore.work().join("identity");
+    let out_text = out.to_string_lossy();
+    let enroll = || icecore.run(&["gateway", "enroll", "door", "--org", "lab", "--data-dir", &dir, "--out", &out_text]);
+    fs::create_dir(&out).expect("made");
+    fs::write(out.join("gateway.key.pem"), "the beginning of a key").expect("written");
+    enroll().refused(&["not empty", "icecore gateway list", "remove the directory first"]);
+    fs::remove_dir_all(&out).expect("removed");
+    enroll().ok();
+}
+
+#[test]
 fn help_is_enough_to_get_by() {
     let help = |args: &[&str]| {
         let output = icecore().args(args).arg("--help").output().expect("the program starts");

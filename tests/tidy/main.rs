@@ -76,6 +76,50 @@ fn every_file_says_what_it_is_for() {
     none("file headers", &findings);
 }
 
+/// Names of metrics that a file uses without a constant, or whose constant it does not describe. What is not described
+/// has no HELP in `/metrics`.
+fn undescribed_metrics(text: &str) -> Vec<String> {
+    let names = text.lines().filter_map(|line| Some((line, line.split_once("\"icecore_")?)));
+    let faults = names.filter_map(|(line, (before, after))| {
+        let name = format!("icecore_{}", after.split('"').next().unwrap_or_default());
+        let constant = before.trim_start().strip_prefix("const ").and_then(|text| text.strip_suffix(": &str = "));
+        let is_described = |constant: &str| {
+            text.match_indices("describe_").any(|(at, _)| {
+                let call = text[at..].split_once('(').map(|(_, arguments)| arguments.trim_start());
+                call.is_some_and(|arguments| arguments.starts_with(&format!("{constant},")))
+            })
+        };
+        match constant {
+            Some(constant) if is_described(constant) => None,
+            Some(_) => Some(format!("{name} is not described")),
+            None if line.contains("!(") => Some(format!("{name} has no constant")),
+            None => None,
+        }
+    });
+    faults.collect()
+}
+
+#[test]
+fn every_metric_is_described() {
+    let described = "const A: &str = \"icecore_a_total\";\ndescribe_counter!(\n    A, Unit::Count, \"a\");\n";
+    assert!(undescribed_metrics(described).is_empty(), "{:?}", undescribed_metrics(described));
+    for bad in
+        ["const A: &str = \"icecore_a_total\";\ndescribe_counter!(AB, \"a\");\n", "counter!(\"icecore_a_total\")\n"]
+    {
+        assert_eq!(undescribed_metrics(bad).len(), 1, "the check can fail: {bad}");
+    }
+    let (mut found, mut findings) = (0, Vec::new());
+    for (name, text) in sources() {
+        let is_product = ["src/", "engine/", "ingest/", "query/", "service/"].iter().any(|top| name.starts_with(top));
+        if is_product && !is_test(&name) {
+            found += text.matches(": &str = \"icecore_").count();
+            findings.extend(undescribed_metrics(&text).into_iter().map(|fault| format!("{name}: {fault}")));
+        }
+    }
+    assert!(found > 30, "only {found} metrics were found");
+    none("metrics", &findings);
+}
+
 #[test]
 fn no_file_has_two_rooms() {
     assert!(too_long("engine/src/wal.rs", FILE_LINES_MAX + 1), "the check can fail");

@@ -83,7 +83,8 @@ impl BenchServer {
             }
         }
         let child = command.spawn().context(|| "cannot start the server".to_owned())?;
-        let client = reqwest::Client::builder().no_proxy().timeout(RESPONSE_TIMEOUT).build();
+        let client = reqwest::Client::builder().no_proxy().timeout(RESPONSE_TIMEOUT);
+        let client = client.retry(client::repeat_when_closed()).build();
         let client = client.context(|| "cannot create an HTTP client".to_owned())?;
         let mut this = Self { child, log, ingest, http, client };
         this.wait_until_ready().await?;

@@ -74,8 +74,12 @@ fn check(config: &Config) {
     assert!(limits.frame_bytes_max as usize <= storage_format::limits::FRAME_BYTES_MAX);
     assert!(!config.ingest.server_names.is_empty());
     let http = &config.http;
-    assert!(http.requests_per_org_max < config.query.queries_max, "one organisation cannot occupy all query slots");
-    assert!([http.requests_max, http.requests_per_org_max, http.connections_max].iter().all(|&limit| limit > 0));
-    assert!(config.query.threads > 0 && config.query.memory_bytes_max > 0);
+    let query = &config.query;
+    assert!(query.queries_per_org_max < query.queries_max, "one organisation cannot have all turns");
+    assert!(query.requests_per_org_max < query.requests_max, "one organisation cannot have all requests");
+    assert!(
+        [query.queries_per_org_max, query.requests_per_org_max, http.connections_max].iter().all(|&limit| limit > 0)
+    );
+    assert!(query.threads > 0 && query.memory_bytes_max > 0);
     config.engine(Path::new("data")).check().expect("a valid engine configuration");
 }

@@ -71,7 +71,7 @@ pub fn sql(data: &[u8]) -> bool {
             show(batches)
         }
         Err(error) => {
-            let still_running = matches!(error, QueryError::Limit(LimitKind::Queries { .. }));
+            let still_running = matches!(error, QueryError::Limit(LimitKind::Queries(_)));
             assert!(!still_running, "an earlier query still runs after it was stopped; seen by {sql:?}");
             let is_engine_error = matches!(error, QueryError::Engine | QueryError::Defect);
             assert!(contained.is_empty() || is_engine_error, "{sql:?} panicked, but returned {error:?}: {contained:?}");

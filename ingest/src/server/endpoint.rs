@@ -117,6 +117,7 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let ServerConfig { addr, tls, limits, times, now } = config;
         limits.check()?;
+        metrics::describe();
         let bind = |source| ServerError::Bind { addr, source };
         let socket = UdpSocket::bind(addr).map_err(bind)?;
         enlarge_buffers(&socket, limits.socket_buffer_bytes);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::BooleanBufferBuilder;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::cmp::distinct;
@@ -77,14 +78,9 @@ impl Runs {
         }
         let keys = values(&self.key_exprs, batch)?;
         let starts = self.starts(&keys, rows)?;
-        let began = starts.count_set_bits();
-        let mut run = self.runs;
-        self.run_of_row.clear();
-        // Before the first start, rows go on with the run of the batch before. Counted without branches.
-        self.run_of_row.extend(starts.iter().map(|starts| {
-            run += usize::from(starts);
-            run - 1
-        }));
+        let first_rows: Vec<u32> = starts.set_indices_u32().collect();
+        let began = first_rows.len();
+        self.number_rows(&first_rows, rows);
         self.runs += began;
         for Aggregate { accumulator, arguments, filter } in &mut self.aggregates {
             let filter = filter.as_ref().map(|filter| filter.evaluate(batch)?.into_array(rows)).transpose()?;
@@ -92,7 +88,7 @@ impl Runs {
             accumulator.update_batch(&values(arguments, batch)?, &self.run_of_row, filter, self.runs)?;
         }
         if began > 0 {
-            let first_rows: UInt32Array = starts.set_indices_u32().collect();
+            let first_rows = UInt32Array::from(first_rows);
             for (pieces, key) in self.keys.iter_mut().zip(&keys) {
                 pieces.push(take(key, &first_rows, None)?);
             }
@@ -112,7 +108,22 @@ impl Runs {
             None => true,
         };
         let within = differs(&|key| keys[key].slice(0, rows - 1), &|key| keys[key].slice(1, rows - 1))?;
-        Ok(std::iter::once(first).chain(within.iter()).collect())
+        let mut starts = BooleanBufferBuilder::new(rows);
+        starts.append(first);
+        starts.append_buffer(&within);
+        Ok(starts.finish())
+    }
+
+    /// Gives each row of a batch the number of its run. Before the first start, rows go on with the run of the batch
+    /// before.
+    fn number_rows(&mut self, first_rows: &[u32], rows: usize) {
+        self.run_of_row.clear();
+        for (run, &first) in (self.runs..).zip(first_rows) {
+            // The rows up to here belong to the run before; there are none before the first run of all.
+            self.run_of_row.resize(first as usize, run.saturating_sub(1));
+        }
+        let last = (self.runs + first_rows.len()).saturating_sub(1);
+        self.run_of_row.resize(rows, last);
     }
 
     /// The runs that have ended: all but that of the last row.

@@ -10,6 +10,10 @@ use serde::Deserialize;
 
 use problem::{Context, Problem, Result, chain};
 
+mod repeat;
+
+pub use repeat::repeat_when_closed;
+
 /// The token as it goes into a header: files and shells like to add a line break.
 fn header_token(token: &str) -> Result<String> {
     let token = token.trim();
@@ -67,7 +71,8 @@ impl Api {
             );
         }
         // No limit on the whole: an export takes as long as it takes.
-        let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(None).no_proxy().build();
+        let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(None).no_proxy();
+        let client = client.retry(repeat_when_closed()).build();
         let client = client.context(|| "cannot make an HTTP client".to_owned())?;
         Ok(Self { base, token, client })
     }

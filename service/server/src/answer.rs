@@ -14,12 +14,11 @@ use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
-use query::{Encode, QueryError, QueryStream};
+use query::{Encode, InFlight, QueryError, QueryStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
-use super::Place;
 use super::error::HttpError;
 
 /// Pieces of the response that wait for a slow reader.
@@ -49,9 +48,9 @@ impl Encode for OnWorkers {
 /// How long a response may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// The whole of it.
-    pub(super) time_max: Duration,
-    /// Without the reader taking anything.
+    /// When all of it must have been sent.
+    pub(super) deadline: Instant,
+    /// How long the reader may take nothing.
     pub(super) stall_max: Duration,
 }
 
@@ -59,23 +58,22 @@ pub(super) struct Patience {
 pub(super) async fn encoded(
     batches: QueryStream,
     encoder: Box<dyn Encoder>,
-    place: Place,
+    in_flight: InFlight,
     patience: Patience,
     rejected: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Response, HttpError> {
     let content_type = encoder.content_type();
-    stream(content_type, batches.encode(OnWorkers(encoder)), place, patience, rejected).await
+    stream(content_type, batches.encode(OnWorkers(encoder)), in_flight, patience, rejected).await
 }
 
 /// The response with these bytes. An error before the first of them has a status.
 async fn stream(
     content_type: &'static str,
     mut encoded: impl Encoded,
-    place: Place,
-    Patience { time_max, stall_max }: Patience,
+    in_flight: InFlight,
+    Patience { deadline, stall_max }: Patience,
     rejected: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Response, HttpError> {
-    let deadline = Instant::now() + time_max;
     let first = timeout_at(deadline, encoded.next()).await;
     let first = first.map_err(|_| HttpError::timeout("the answer took longer than a request may"))?;
     let content_type = [(header::CONTENT_TYPE, content_type)];
@@ -93,7 +91,7 @@ async fn stream(
             // A reader that takes nothing finds the channel closed instead, and its connection is closed with it.
             let _ = cut.await;
         }
-        drop(place);
+        drop(in_flight);
     };
     // With the request's id.
     tokio::spawn(task.instrument(tracing::Span::current()));

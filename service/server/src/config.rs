@@ -14,10 +14,6 @@ pub struct HttpConfig {
     pub request_time_max: Duration,
     /// The same for exports.
     pub export_time_max: Duration,
-    /// Requests at once.
-    pub requests_max: usize,
-    /// Requests at once of one organisation.
-    pub requests_per_org_max: usize,
     /// TCP connections at once.
     pub connections_max: usize,
     /// How long a request's header may take to come.

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use control::ErrorKind;
 use engine::{EngineError, EngineErrorKind};
 use problem::Problem;
-use query::{LimitKind, QueryError};
+use query::{LimitKind, QueryError, TurnRefused};
 use serde::Serialize;
 
 pub(crate) mod kind;
@@ -96,15 +96,6 @@ impl HttpError {
         let mut error = Self::new(&kind::METHOD_NOT_ALLOWED, format!("this path takes {allow}"));
         error.0.allow = Some(allow);
         error
-    }
-
-    pub(crate) fn busy() -> Self {
-        Self::new(&kind::UNAVAILABLE, "the server has as many requests as it takes").hint("try again in a moment")
-    }
-
-    pub(crate) fn too_many(requests_max: usize) -> Self {
-        let detail = format!("this organisation has {requests_max} requests in flight, which is the limit");
-        Self::new(&kind::RATE_LIMITED, detail).hint("wait for one of them to end")
     }
 
     pub(crate) fn starting() -> Self {
@@ -218,6 +209,15 @@ struct Document<'a> {
     request_id: &'a str,
 }
 
+impl From<TurnRefused> for HttpError {
+    fn from(refused: TurnRefused) -> Self {
+        match refused.is_own() {
+            true => Self::new(&kind::RATE_LIMITED, refused.to_string()).hint("wait for one of them to end"),
+            false => Self::new(&kind::UNAVAILABLE, refused.to_string()).hint("try again in a moment"),
+        }
+    }
+}
+
 impl From<QueryError> for HttpError {
     fn from(error: QueryError) -> Self {
         let detail = error.to_string();
@@ -226,9 +226,7 @@ impl From<QueryError> for HttpError {
                 Self::new(&kind::FORBIDDEN, detail).hint("only queries run here: SELECT, WITH, UNION, EXPLAIN")
             }
             QueryError::Invalid(_) => Self::new(&kind::INVALID_SQL, detail),
-            QueryError::Limit(LimitKind::Queries { .. }) => {
-                Self::new(&kind::UNAVAILABLE, detail).hint("try again in a moment")
-            }
+            QueryError::Limit(LimitKind::Queries(refused)) => refused.into(),
             QueryError::Limit(LimitKind::Memory { .. }) => Self::new(&kind::QUOTA, detail)
                 .hint("narrow the times or loggers, aggregate, or wait until more is flushed"),
             QueryError::Limit(_) => Self::new(&kind::QUOTA, detail)

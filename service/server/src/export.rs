@@ -4,14 +4,16 @@
 //! as there are loggers), `format`, which is `csv`.
 
 use ::export::CsvEncoder;
-use ::query::ExportRequest;
+use ::query::{ExportRequest, InFlight, TurnKind};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Query, Request};
 use axum::response::Response;
 use problem::Problem;
 use serde_json::Value;
 use storage_format::{LoggerId, Millis, TimeRange};
+use tokio::time::Instant;
 
+use crate::answer::Patience;
 use crate::auth::Caller;
 use crate::error::HttpError;
 use crate::{HttpState, answer, body};
@@ -27,17 +29,23 @@ struct Parameters {
 
 impl Parameters {
     fn set(&mut self, name: &str, value: String) -> Result<(), HttpError> {
-        match name {
-            "from" => self.from = Some(value),
-            "to" => self.to = Some(value),
-            "logger" => self.logger.push(value),
-            "format" => self.format = Some(value),
+        let only = match name {
+            "from" => &mut self.from,
+            "to" => &mut self.to,
+            "format" => &mut self.format,
+            "logger" => {
+                self.logger.push(value);
+                return Ok(());
+            }
             _ => {
                 let detail = "there is no such parameter; there are from, to, logger and format";
                 return Err(HttpError::invalid_parameter(name, detail));
             }
+        };
+        match only.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(HttpError::invalid_parameter(name, "it is given twice; only logger can be")),
         }
-        Ok(())
     }
 
     fn from_json(body: &[u8]) -> Result<Self, HttpError> {
@@ -63,6 +71,7 @@ impl Parameters {
 }
 
 pub(crate) async fn get(state: HttpState, caller: Caller, request: Request) -> Result<Response, HttpError> {
+    let begun = Begun::now(&state, &caller)?;
     let (mut parts, _) = request.into_parts();
     let pairs: Result<Query<Vec<(String, String)>>, QueryRejection> = Query::from_request_parts(&mut parts, &()).await;
     let Query(pairs) = pairs.map_err(|error| HttpError::invalid_parameter("query string", error))?;
@@ -70,23 +79,49 @@ pub(crate) async fn get(state: HttpState, caller: Caller, request: Request) -> R
     for (name, value) in pairs {
         parameters.set(&name, value)?;
     }
-    export(&state, caller, &parameters).await
+    export(&state, caller, &parameters, begun).await
 }
 
 pub(crate) async fn post(state: HttpState, caller: Caller, request: Request) -> Result<Response, HttpError> {
-    let parameters = Parameters::from_json(&body::read(&state, request.into_body()).await?)?;
-    export(&state, caller, &parameters).await
+    let begun = Begun::now(&state, &caller)?;
+    let (parts, body) = request.into_parts();
+    let body = body::read(&state, &parts.headers, body, begun.deadline(&state)).await?;
+    export(&state, caller, &Parameters::from_json(&body)?, begun).await
 }
 
-async fn export(state: &HttpState, caller: Caller, parameters: &Parameters) -> Result<Response, HttpError> {
-    let place = state.place(caller.org)?;
+/// An export from its arrival on.
+struct Begun {
+    at: Instant,
+    in_flight: InFlight,
+}
+
+impl Begun {
+    fn now(state: &HttpState, caller: &Caller) -> Result<Self, HttpError> {
+        Ok(Self { at: Instant::now(), in_flight: state.enter(caller.org)? })
+    }
+
+    /// When it must be running: it may take long, but not to begin.
+    fn deadline(&self, state: &HttpState) -> Instant {
+        self.at + state.0.config.request_time_max
+    }
+}
+
+async fn export(
+    state: &HttpState,
+    caller: Caller,
+    parameters: &Parameters,
+    begun: Begun,
+) -> Result<Response, HttpError> {
     let request = request(parameters)?;
-    let backend = state.backend(caller.org, state.0.config.request_time_max).await?;
-    let batches = backend.query.session(caller.org).export(request).await?;
+    let deadline = begun.deadline(state);
+    let backend = state.backend(caller.org, deadline).await?;
+    let turn = state.turn(&begun.in_flight, TurnKind::Export, deadline).await?;
+    let batches = backend.query.session(caller.org).export_in(turn, request).await?;
     let encoder = CsvEncoder::new(&batches.schema(), batches.channels())
         .map_err(|error| HttpError::internal(Problem::new("an export cannot be encoded").detail(error)))?;
-    let patience = state.patience(state.0.config.export_time_max);
-    answer::encoded(batches, Box::new(encoder), place, patience, caller.rejected(state.clone())).await
+    let config = &state.0.config;
+    let patience = Patience { deadline: begun.at + config.export_time_max, stall_max: config.stall_timeout };
+    answer::encoded(batches, Box::new(encoder), begun.in_flight, patience, caller.rejected(state.clone())).await
 }
 
 fn request(parameters: &Parameters) -> Result<ExportRequest, HttpError> {
@@ -94,8 +129,15 @@ fn request(parameters: &Parameters) -> Result<ExportRequest, HttpError> {
         return Err(HttpError::invalid_parameter("format", format!("there is no format {format:?}; there is csv")));
     }
     let time = |name: &str, text: &Option<String>| {
-        let time = text.as_deref().map(str::parse::<Millis>).transpose();
-        time.map_err(|error| HttpError::invalid_parameter(name, error))
+        let Some(text) = text else { return Ok(None) };
+        text.parse().map(Some).map_err(|error| {
+            let error = HttpError::invalid_parameter(name, error);
+            // In a query string, `+` stands for a space.
+            match text.replace(' ', "+").parse::<Millis>() {
+                Ok(_) => error.hint("in a URL, send the `+` of a zone as `%2B`, or give the time in UTC, with Z"),
+                Err(_) => error,
+            }
+        })
     };
     let (from, to) = (time("from", &parameters.from)?, time("to", &parameters.to)?);
     let range = match (from, to) {
@@ -142,7 +184,15 @@ mod tests {
         assert_eq!((both.from.as_deref(), both.to, both.logger.len()), (Some("2024-01-01T00:00:00Z"), None, 2));
         assert_eq!(of("").map(|parameters| parameters.logger), Some(Vec::new()));
         assert_eq!(of(r#"{"logger": "1"}"#).map(|parameters| parameters.logger.len()), Some(1));
-        for bad in ["[]", "{", r#"{"org": "7"}"#, r#"{"from": 7}"#, r#"{"from": ["x"]}"#, r#"{"logger": [7]}"#] {
+        for bad in [
+            "[]",
+            "{",
+            r#"{"org": "7"}"#,
+            r#"{"to": null, "to": null}"#,
+            r#"{"from": 7}"#,
+            r#"{"from": ["x"]}"#,
+            r#"{"logger": [7]}"#,
+        ] {
             assert!(of(bad).is_none(), "{bad}");
         }
     }

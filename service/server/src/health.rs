@@ -8,7 +8,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use metrics::gauge;
 use serde_json::json;
 use storage_format::Millis;
 
@@ -90,8 +89,8 @@ fn readiness(health: Option<Health>) -> Result<Response, HttpError> {
 /// Everything that is counted, as Prometheus reads it.
 pub(crate) async fn metrics(state: HttpState) -> Result<Response, HttpError> {
     let health = health(&state);
-    // Set here, so that a scrape never reads what was true a while ago.
-    gauge!("icecore_ready").set(f64::from(u8::from(health.is_some_and(|health| health.conditions.is_empty()))));
+    let is_ready = health.is_some_and(|health| health.conditions.is_empty());
+    crate::metrics::now(&state.0.turns, is_ready);
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((content_type, (state.0.metrics)()).into_response())
 }

@@ -8,11 +8,10 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use engine::{Random, SystemRandom};
-use metrics::{counter, histogram};
 use tracing::Instrument;
 
 use crate::error::HttpError;
-use crate::routes;
+use crate::{metrics, routes};
 
 /// Names a request, so that a person can find its line in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -60,9 +59,6 @@ pub(crate) async fn handle(request: Request, next: Next) -> Response {
     if let Ok(id) = HeaderValue::try_from(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    let status = response.status().as_u16().to_string();
-    counter!("icecore_http_requests_total", "route" => route, "status" => status).increment(1);
-    // Until the response begins; how long it takes to read depends on the reader.
-    histogram!("icecore_http_request_seconds", "route" => route).record(start.elapsed().as_secs_f64());
+    metrics::responded(route, response.status().as_u16(), start.elapsed());
     response
 }

@@ -5,23 +5,28 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use problem::Problem;
+use query::TurnKind;
 use serde_json::Value;
+use tokio::time::Instant;
 
+use crate::answer::Patience;
 use crate::auth::Caller;
 use crate::error::{HttpError, kind};
-use crate::{HttpState, answer, body};
+use crate::{HttpState, accept, answer, body};
 
 pub(crate) async fn post(state: HttpState, caller: Caller, request: Request) -> Result<Response, HttpError> {
-    let place = state.place(caller.org)?;
+    let deadline = Instant::now() + state.0.config.request_time_max;
+    let in_flight = state.enter(caller.org)?;
     let (parts, body) = request.into_parts();
     let format = format(&parts.headers)?;
-    let sql = statement(&parts.headers, &body::read(&state, body).await?)?;
-    let patience = state.patience(state.0.config.request_time_max);
-    let backend = state.backend(caller.org, patience.time_max).await?;
-    let batches = backend.query.session(caller.org).sql(&sql).await?;
+    let sql = statement(&parts.headers, &body::read(&state, &parts.headers, body, deadline).await?)?;
+    let backend = state.backend(caller.org, deadline).await?;
+    let turn = state.turn(&in_flight, TurnKind::Query, deadline).await?;
+    let batches = backend.query.session(caller.org).sql_in(turn, &sql).await?;
     let encoder = ::export::encoder(format, &batches.schema())
         .map_err(|error| HttpError::internal(Problem::new("a result cannot be encoded").detail(error)))?;
-    answer::encoded(batches, encoder, place, patience, caller.rejected(state)).await
+    let patience = Patience { deadline, stall_max: state.0.config.stall_timeout };
+    answer::encoded(batches, encoder, in_flight, patience, caller.rejected(state)).await
 }
 
 fn statement(headers: &HeaderMap, body: &[u8]) -> Result<String, HttpError> {
@@ -54,20 +59,21 @@ fn member(body: &[u8]) -> Result<String, HttpError> {
     }
 }
 
-/// The form asked for; JSON if nothing is said. Of several the first known one counts, whatever its weight.
+/// What a result can be given as, by media type; the first is given to whoever does not ask.
+const FORMATS: [(&str, Format); 5] = [
+    ("application/json", Format::Json),
+    ("application/x-ndjson", Format::JsonLines),
+    ("application/jsonl", Format::JsonLines),
+    ("text/csv", Format::Csv),
+    ("application/vnd.apache.arrow.stream", Format::Arrow),
+];
+
+/// The form asked for.
 fn format(headers: &HeaderMap) -> Result<Format, HttpError> {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
-    for range in accept.split(',') {
-        match range.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
-            "application/vnd.apache.arrow.stream" => return Ok(Format::Arrow),
-            "text/csv" => return Ok(Format::Csv),
-            "application/json" | "application/*" | "*/*" | "" => return Ok(Format::Json),
-            "application/x-ndjson" | "application/jsonl" => return Ok(Format::JsonLines),
-            _ => {}
-        }
-    }
-    Err(HttpError::new(&kind::NOT_ACCEPTABLE, "no media type in Accept is known here")
-        .hint("Accept: application/json, application/x-ndjson, text/csv or application/vnd.apache.arrow.stream"))
+    accept::choose(headers, &FORMATS).ok_or_else(|| {
+        HttpError::new(&kind::NOT_ACCEPTABLE, "no media type that Accept allows is available")
+            .hint("Accept: application/json, application/x-ndjson, text/csv or application/vnd.apache.arrow.stream")
+    })
 }
 
 #[cfg(test)]
@@ -88,6 +94,8 @@ mod tests {
         assert_eq!(of("application/vnd.apache.arrow.stream"), Some(Format::Arrow));
         assert_eq!(of("application/x-ndjson"), Some(Format::JsonLines));
         assert_eq!(of("image/png"), None);
+        assert_eq!(of("application/json;q=0.5, text/csv"), Some(Format::Csv));
+        assert_eq!(of("application/json;q=0"), None);
         assert_eq!(format(&HeaderMap::new()).ok(), Some(Format::Json));
     }
 

@@ -1,10 +1,15 @@
 //! The HTTP layer: who is let in, what is answered, and how errors look.
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
+use query::QueryLimits;
 
 use super::*;
+
+mod turns;
 
 pub(super) fn config() -> HttpConfig {
     HttpConfig {
@@ -12,8 +17,6 @@ pub(super) fn config() -> HttpConfig {
         body_bytes_max: 1_000,
         request_time_max: Duration::from_millis(200),
         export_time_max: Duration::from_secs(1),
-        requests_max: 3,
-        requests_per_org_max: 2,
         connections_max: 8,
         header_timeout: Duration::from_secs(1),
         stall_timeout: Duration::from_secs(1),
@@ -30,6 +33,14 @@ fn rendered() -> RenderMetrics {
 
 /// A server without a backend, as it is before recovery; the sender is the backend's.
 pub(super) async fn starting() -> (tempfile::TempDir, HttpState, watch::Sender<Option<Backend>>, SocketAddr, String) {
+    starting_with(config(), &QueryLimits::default()).await
+}
+
+/// The same with other settings.
+async fn starting_with(
+    config: HttpConfig,
+    limits: &QueryLimits,
+) -> (tempfile::TempDir, HttpState, watch::Sender<Option<Backend>>, SocketAddr, String) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let control = control::Control::create(&dir.path().join("control.db")).await.expect("made");
     let (caller, now) = (control::Caller::command(0, "test"), storage_format::Millis::EPOCH);
@@ -37,7 +48,7 @@ pub(super) async fn starting() -> (tempfile::TempDir, HttpState, watch::Sender<O
     let token = control.create_token(&caller, org.id, "test", now).await.expect("made").1;
     let standings = Standings::start(&control).await.expect("read");
     let (sender, receiver) = watch::channel(None);
-    let state = HttpState::new(config(), standings, rendered(), receiver);
+    let state = HttpState::new(config, Turns::new(limits), standings, rendered(), receiver);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
     let router = router(state.clone());
@@ -90,6 +101,7 @@ async fn strangers_and_nonsense_are_turned_away() {
     let post = || client.post(format!("http://{addr}/api/v1/sql"));
     let json = |body: &'static str| post().bearer_auth(&token).header("content-type", "application/json").body(body);
     let form = post().bearer_auth(&token).header("content-type", "application/x-www-form-urlencoded");
+    let coded = |name: &'static str, value: &str| post().bearer_auth(&token).header(name, value).body("SELECT 1");
     let export = |query: &str| client.get(format!("http://{addr}/api/v1/export?{query}")).bearer_auth(&token);
     for (request, status, word) in [
         (post().body("SELECT 1"), 401, "sign-in-required"),
@@ -98,9 +110,15 @@ async fn strangers_and_nonsense_are_turned_away() {
         (post().bearer_auth(&token).body("x".repeat(2_000)), 413, "too-large"),
         (post().bearer_auth(&token).header("accept", "image/png").body("SELECT 1"), 406, "not-acceptable"),
         (form.body("SELECT 1"), 415, "unsupported-media-type"),
+        (coded("content-encoding", "gzip"), 415, "unsupported-media-type"),
+        (coded("content-encoding", "identity, br"), 415, "unsupported-media-type"),
+        (coded("content-type", "text/plain; charset=iso-8859-1"), 415, "unsupported-media-type"),
+        (coded("content-encoding", "identity").header("accept", "image/png"), 406, "not-acceptable"),
         (post().bearer_auth(&token).body(&b"\xff"[..]), 400, "invalid-body"),
         (json("SELECT 1"), 400, "invalid-body"),
         (json(r#"{"query": "SELECT 1"}"#), 422, "invalid-parameter"),
+        (json(r#"{"sql": "SELECT 1", "sql": "SELECT 2"}"#), 422, "invalid-parameter"),
+        (export("format=csv&format=csv"), 422, "invalid-parameter"),
         (export("from=yesterday"), 422, "invalid-parameter"),
         (export("org=7"), 422, "invalid-parameter"),
         (client.get(format!("http://{addr}/etc/passwd")), 404, "not-found"),
@@ -111,6 +129,47 @@ async fn strangers_and_nonsense_are_turned_away() {
     }
     let (_, document) = problem(export("from=yesterday").send().await.expect("a response")).await;
     assert_eq!(document["parameter"], "from");
+    assert!(document.get("hint").is_none(), "{document}");
+    let zone = export("to=2024-05-01T00:00:00+02:00").send().await.expect("a response");
+    let (status, document) = problem(zone).await;
+    assert_eq!((status, &document["parameter"]), (422, &"to".into()));
+    assert!(document["hint"].as_str().is_some_and(|hint| hint.contains("%2B")), "{document}");
+}
+
+/// Sends this, and nothing more; returns what the server sends until it closes.
+async fn raw(addr: SocketAddr, request: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(addr).await.expect("connected");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut bytes)).await;
+    // A reset is an end as well.
+    let _ = read.expect("the server closes").is_ok();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test]
+async fn a_length_past_the_limit_is_refused_before_the_body_comes() {
+    let config = HttpConfig { request_time_max: Duration::from_secs(60), ..config() };
+    let (_dir, _, _sender, addr, token) = starting_with(config, &QueryLimits::default()).await;
+    let head = format!("POST /api/v1/sql HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n");
+    let response = raw(addr, &format!("{head}Content-Length: 1001\r\nExpect: 100-continue\r\n\r\n")).await;
+    assert!(response.starts_with("HTTP/1.1 413 ") && response.contains("/problems/too-large"), "{response}");
+}
+
+/// What `docs/http.md` says of requests that do not come as far as this crate.
+#[tokio::test]
+async fn what_is_no_request_has_a_status_alone() {
+    let (_dir, _, _sender, addr, _) = starting().await;
+    for (request, status) in [
+        ("nonsense\r\n\r\n".to_owned(), "400 Bad Request"),
+        (format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(70_000)), "414 URI Too Long"),
+        (format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(200)), "431 Request Header Fields Too Large"),
+    ] {
+        let response = raw(addr, &request).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{response}");
+        assert!(response.contains("connection: close\r\n") && response.ends_with("\r\n\r\n"), "{response}");
+    }
 }
 
 #[tokio::test]
@@ -173,18 +232,4 @@ async fn tokens_that_cannot_be_looked_up_are_nobody_s_defect() {
     state.0.standings.stop().await;
     let request = reqwest::Client::new().get(format!("http://{addr}/api/v1/export")).bearer_auth("ice_x");
     assert_eq!(refused(request).await, (503, "unavailable".to_owned()));
-}
-
-#[tokio::test]
-async fn places_are_limited_and_given_back() {
-    let (_dir, state, _sender, _, _) = starting().await;
-    let org = |id| OrgId::new(id).expect("an id");
-    let (first, _second) = (state.place(org(1)).expect("room"), state.place(org(1)).expect("room"));
-    let refused = |error: HttpError| axum::response::IntoResponse::into_response(error).status().as_u16();
-    assert_eq!(state.place(org(1)).map_err(refused).err(), Some(429));
-    let _third = state.place(org(2)).expect("room for another organisation");
-    assert_eq!(state.place(org(3)).map_err(refused).err(), Some(503));
-    drop(first);
-    state.place(org(1)).expect("room again");
-    assert_eq!(state.0.per_org.lock().expect("not poisoned").len(), 2, "nothing is kept of those who have left");
 }

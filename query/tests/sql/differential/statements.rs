@@ -117,7 +117,7 @@ impl Statements {
             4 => fill("floor({})", &[&one]),
             5 => fill("ceil({})", &[&one]),
             6 => fill("abs({})", &[&one]),
-            7 => fill("(-{})", &[&one]),
+            7 => fill("(- {})", &[&one]),
             8 => fill("({} * {})", &[&one, &two("0.0", "0.0::DOUBLE")]),
             9 => fill("({} * {})", &[&one, &two("-2.0", "(-2.0)::DOUBLE")]),
             10 => fill("({} + {})", &[&one, &self.number(0)]),

@@ -1,18 +1,26 @@
-//! Responses over a real socket: one that is not whole does not look so, and nobody's place is held for ever.
-
-use std::sync::Arc;
+//! Responses over a real socket: one that is not whole does not look so, and none is in flight for ever.
 
 use axum::Router;
 use axum::routing::get;
 use futures::stream;
+use query::{QueryLimits, Turns};
 use storage_format::OrgId;
-use tokio::sync::Semaphore;
 
 use super::*;
 
-fn place() -> Place {
-    let request = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
-    Place { _request: request, org: OrgId::new(1).expect("an id"), per_org: Arc::default() }
+/// Turns with one request, which has none to spare.
+fn full() -> (Turns, InFlight) {
+    let turns = Turns::new(&QueryLimits { requests_max: 1, ..QueryLimits::default() });
+    let in_flight = turns.enter(org()).expect("room");
+    (turns, in_flight)
+}
+
+fn org() -> OrgId {
+    OrgId::new(1).expect("an id")
+}
+
+fn patience(time_max: Duration, stall_max: Duration) -> Patience {
+    Patience { deadline: Instant::now() + time_max, stall_max }
 }
 
 type Item = Result<Bytes, QueryError>;
@@ -26,9 +34,9 @@ async fn fetch(items: fn() -> Vec<Item>, then_hang: bool) -> (u16, Option<String
     let handler = move || async move {
         let hang = if then_hang { stream::pending().boxed() } else { stream::empty().boxed() };
         let encoded = stream::iter(items()).chain(hang);
-        let patience = Patience { time_max: Duration::from_millis(300), stall_max: Duration::from_secs(60) };
+        let patience = patience(Duration::from_millis(300), Duration::from_secs(60));
         // The status alone: the document is the middleware's.
-        stream("text/csv", Box::pin(encoded), place(), patience, std::future::pending()).await
+        stream("text/csv", Box::pin(encoded), full().1, patience, std::future::pending()).await
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
@@ -63,16 +71,18 @@ async fn an_error_after_it_cuts_the_body() {
 }
 
 #[tokio::test]
-async fn a_reader_that_takes_nothing_gives_its_place_back() {
-    let places = Arc::new(Semaphore::new(1));
-    let request = Arc::clone(&places).try_acquire_owned().expect("a permit");
-    let place = Place { _request: request, org: OrgId::new(1).expect("an id"), per_org: Arc::default() };
-    let patience = Patience { time_max: Duration::from_secs(4 * 3600), stall_max: Duration::from_millis(100) };
-    let answer = super::stream("text/csv", stream::repeat_with(rows), place, patience, std::future::pending())
+async fn a_reader_that_takes_nothing_is_not_in_flight_any_more() {
+    let (turns, in_flight) = full();
+    let patience = patience(Duration::from_secs(4 * 3600), Duration::from_millis(100));
+    let answer = super::stream("text/csv", stream::repeat_with(rows), in_flight, patience, std::future::pending())
         .await
         .expect("begun");
-    let freed = tokio::time::timeout(Duration::from_secs(30), places.acquire()).await;
-    drop(freed.expect("long before the answer's time is over").expect("open"));
+    let freed = async {
+        while turns.enter(org()).is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), freed).await.expect("long before the response's time is over");
     let rest = axum::body::to_bytes(answer.into_body(), usize::MAX).await;
     assert!(rest.is_err(), "what is cut off does not look whole");
 }
@@ -92,11 +102,11 @@ async fn a_large_batch_goes_out_in_pieces() {
 
 #[tokio::test]
 async fn a_running_response_ends_with_its_token() {
-    let patience = Patience { time_max: Duration::from_secs(4 * 3600), stall_max: Duration::from_secs(3600) };
+    let patience = patience(Duration::from_secs(4 * 3600), Duration::from_secs(3600));
     let (revoke, revoked) = tokio::sync::oneshot::channel::<()>();
     let rejected = async { revoked.await.expect("the test revokes") };
     let response =
-        super::stream("text/csv", stream::repeat_with(rows), place(), patience, rejected).await.expect("begun");
+        super::stream("text/csv", stream::repeat_with(rows), full().1, patience, rejected).await.expect("begun");
     let read = tokio::spawn(axum::body::to_bytes(response.into_body(), 1 << 40));
     revoke.send(()).expect("the response runs");
     let read = tokio::time::timeout(Duration::from_secs(30), read).await.expect("long before its time is over");

@@ -33,7 +33,8 @@ async fn a_document_has_what_is_known_and_no_more() {
 
 #[tokio::test]
 async fn headers_say_when_to_come_back_and_how_to_get_in() {
-    for (error, retry_after) in [(HttpError::busy(), Some("1")), (HttpError::too_many(3), Some("1"))] {
+    let (full, own) = (TurnRefused::Requests { requests_max: 3 }, TurnRefused::OrgTurns { running_max: 3 });
+    for (error, retry_after) in [(full.into(), Some("1")), (own.into(), Some("1"))] {
         let (_, headers, _) = document(error).await;
         assert_eq!(headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()), retry_after);
     }
@@ -83,11 +84,15 @@ async fn kinds_of_the_control_data_have_types() {
 
 #[test]
 fn queries_errors_have_types() {
+    let turns = |refused| QueryError::Limit(LimitKind::Queries(refused));
     let time = LimitKind::Time { time_max: std::time::Duration::from_secs(1) };
     for (error, word) in [
         (QueryError::Refused("x".into()), "forbidden"),
         (QueryError::Invalid("x".into()), "invalid-sql"),
-        (QueryError::Limit(LimitKind::Queries { queries_max: 1 }), "unavailable"),
+        (turns(TurnRefused::OrgRequests { requests_max: 1 }), "rate-limited"),
+        (turns(TurnRefused::OrgTurns { running_max: 1 }), "rate-limited"),
+        (turns(TurnRefused::Requests { requests_max: 1 }), "unavailable"),
+        (turns(TurnRefused::Turns { running_max: 1 }), "unavailable"),
         (QueryError::Limit(LimitKind::Memory { bytes_max: 1 }), "quota"),
         (QueryError::Limit(LimitKind::Rows { rows_max: 1 }), "quota"),
         (QueryError::Limit(time), "quota"),
