@@ -17,8 +17,28 @@ const COLUMN_NAME_CHARS_MAX: usize = 100;
 /// Names of columns that an error lists at most.
 const COLUMN_NAMES_MAX: usize = 3;
 
+/// Refuses columns that not every form of answer can have.
+pub(crate) fn columns(schema: &Schema) -> Result<(), QueryError> {
+    only_plain_columns(schema)?;
+    distinct_names(schema)
+}
+
+/// Refuses nested columns. Not every form of answer has a way to write a list or a struct, CSV would fail half-way; so none
+/// of them gets one.
+fn only_plain_columns(schema: &Schema) -> Result<(), QueryError> {
+    let Some(column) = schema.fields().iter().find(|field| field.data_type().is_nested()) else { return Ok(()) };
+    let (kind, instead) = match column.data_type() {
+        DataType::Struct(_) => ("a struct", "take its values out with get_field(…, 'name')"),
+        DataType::Map(..) => ("a map", "take its values out with get_field(…, 'key')"),
+        DataType::Union(..) => ("a union", "take its values out with union_extract(…, 'name')"),
+        _ => ("a list", "make a text with string_agg, or ask for rows"),
+    };
+    let name: String = column.name().chars().take(COLUMN_NAME_CHARS_MAX).collect();
+    Err(QueryError::Invalid(format!("the result column `{name}` is {kind}; results have plain columns: {instead}")))
+}
+
 /// Refuses two columns of one name: objects and tables of other programs keep one of them.
-pub(crate) fn distinct_names(schema: &Schema) -> Result<(), QueryError> {
+fn distinct_names(schema: &Schema) -> Result<(), QueryError> {
     let mut seen = HashSet::new();
     let twice: Vec<String> = schema
         .fields()
@@ -83,5 +103,37 @@ fn unknown_zone(data_type: &DataType) -> Option<String> {
         DataType::Struct(fields) => fields.iter().find_map(|field| unknown_zone(field.data_type())),
         DataType::Dictionary(_, values) => unknown_zone(values),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{Field, Fields};
+
+    use super::*;
+
+    #[test]
+    fn nested_columns_are_named() {
+        let item = Arc::new(Field::new("item", DataType::Float64, true));
+        let fields = Fields::from(vec![Field::new("x", DataType::Float64, true)]);
+        let refused = |data_type: DataType| {
+            let columns = vec![Field::new("logger", DataType::UInt64, false), Field::new("a", data_type, true)];
+            only_plain_columns(&Schema::new(columns)).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        for (data_type, kind) in [
+            (DataType::List(Arc::clone(&item)), "list"),
+            (DataType::LargeList(Arc::clone(&item)), "list"),
+            (DataType::FixedSizeList(item, 2), "list"),
+            (DataType::Struct(fields.clone()), "struct"),
+            (DataType::Map(Arc::new(Field::new("entries", DataType::Struct(fields), false)), false), "map"),
+        ] {
+            let text = refused(data_type);
+            assert!(text.contains("`a`") && text.contains(kind), "{text}");
+        }
+        for plain in [DataType::Utf8, DataType::Float64, DataType::Null] {
+            assert_eq!(refused(plain), "");
+        }
     }
 }

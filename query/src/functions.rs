@@ -7,6 +7,7 @@ mod eui64;
 mod eui64_text;
 mod exact_sum;
 mod instant;
+mod local_shift;
 mod operators;
 mod sliding;
 mod timezone;
@@ -19,6 +20,7 @@ use datafusion::logical_expr::ScalarUDF;
 pub(crate) use aggregates::aggregates;
 pub(crate) use bounded::{TextLimits, bounded, longest, longest_text};
 pub(crate) use instant::Instant;
+pub(crate) use local_shift::LocalShift;
 pub(crate) use operators::{JoinedTexts, matching};
 pub(crate) use to_timestamp::to_timestamps;
 

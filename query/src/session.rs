@@ -14,7 +14,6 @@ mod workers;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use arrow::datatypes::{DataType, Schema};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SQLOptions;
@@ -40,9 +39,6 @@ use crate::scan::{ScanContext, SegmentReaderFactory, SortHint};
 use crate::statement;
 use crate::stream::{AnswerLimits, Deadline, QueryStream, Work};
 use crate::turns::{Turn, TurnKind, Turns};
-
-/// The longest name of a column that an error repeats: without an alias a column is named by its whole expression.
-const COLUMN_NAME_CHARS_MAX: usize = 100;
 
 #[derive(Debug)]
 struct Shared {
@@ -252,8 +248,7 @@ impl Session {
                 let statement = statement::parse(&sql, self.shared.limits.sql_bytes_max)?;
                 let plan = state.statement_to_plan(statement).await.map_err(|error| errors.map(error))?;
                 only_reads().verify_plan(&plan).map_err(|error| QueryError::Refused(error.strip_backtrace()))?;
-                only_plain_columns(plan.schema().as_arrow())?;
-                checks::distinct_names(plan.schema().as_arrow())?;
+                checks::columns(plan.schema().as_arrow())?;
                 checks::zones(&plan)?;
                 plan
             }
@@ -304,19 +299,6 @@ fn only_reads() -> SQLOptions {
     SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
 }
 
-/// Not every form of answer has a way to write a list or a struct: CSV would fail half-way. So none of them gets one.
-fn only_plain_columns(schema: &Schema) -> Result<(), QueryError> {
-    let Some(column) = schema.fields().iter().find(|field| field.data_type().is_nested()) else { return Ok(()) };
-    let (kind, instead) = match column.data_type() {
-        DataType::Struct(_) => ("a struct", "take its values out with get_field(…, 'name')"),
-        DataType::Map(..) => ("a map", "take its values out with get_field(…, 'key')"),
-        DataType::Union(..) => ("a union", "take its values out with union_extract(…, 'name')"),
-        _ => ("a list", "make a text with string_agg, or ask for rows"),
-    };
-    let name: String = column.name().chars().take(COLUMN_NAME_CHARS_MAX).collect();
-    Err(QueryError::Invalid(format!("the result column `{name}` is {kind}; results have plain columns: {instead}")))
-}
-
 /// Whether any part of the plan sorts by keys first.
 fn sort_hint(plan: &LogicalPlan) -> SortHint {
     let mut hint = SortHint::default();
@@ -332,34 +314,4 @@ fn sort_hint(plan: &LogicalPlan) -> SortHint {
         Ok(TreeNodeRecursion::Continue)
     });
     hint
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow::datatypes::{Field, Fields};
-
-    use super::*;
-
-    #[test]
-    fn nested_columns_are_named() {
-        let item = Arc::new(Field::new("item", DataType::Float64, true));
-        let fields = Fields::from(vec![Field::new("x", DataType::Float64, true)]);
-        let refused = |data_type: DataType| {
-            let columns = vec![Field::new("logger", DataType::UInt64, false), Field::new("a", data_type, true)];
-            only_plain_columns(&Schema::new(columns)).err().map(|error| error.to_string()).unwrap_or_default()
-        };
-        for (data_type, kind) in [
-            (DataType::List(Arc::clone(&item)), "list"),
-            (DataType::LargeList(Arc::clone(&item)), "list"),
-            (DataType::FixedSizeList(item, 2), "list"),
-            (DataType::Struct(fields.clone()), "struct"),
-            (DataType::Map(Arc::new(Field::new("entries", DataType::Struct(fields), false)), false), "map"),
-        ] {
-            let text = refused(data_type);
-            assert!(text.contains("`a`") && text.contains(kind), "{text}");
-        }
-        for plain in [DataType::Utf8, DataType::Float64, DataType::Null] {
-            assert_eq!(refused(plain), "");
-        }
-    }
 }

@@ -15,3 +15,4 @@ mod path;
 mod pressure;
 mod readings;
 mod server;
+mod times;

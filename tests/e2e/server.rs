@@ -364,18 +364,21 @@ impl Icecore {
 
     /// A query's answer as CSV, asked by this process itself: cheaper than a command's start.
     pub(crate) fn sql(&self, org: &Org, sql: &str) -> Result<String, String> {
-        let ask = || -> reqwest::Result<(reqwest::StatusCode, String)> {
-            let client = reqwest::blocking::Client::builder().timeout(PATIENCE).build()?;
-            let request = client.post(format!("{}/api/v1/sql", self.url())).bearer_auth(&org.token);
-            let request = request.header("Content-Type", "text/plain").header("Accept", "text/csv");
-            let answer = request.body(sql.to_owned()).send()?;
-            Ok((answer.status(), answer.text()?))
-        };
-        match ask() {
-            Ok((status, text)) if status.is_success() => Ok(text),
+        match self.sql_as(org, "text/csv", sql) {
+            Ok((200, text)) => Ok(text),
             Ok((status, text)) => Err(format!("{sql}: {status}: {text}")),
             Err(error) => Err(format!("{sql}: {error}")),
         }
+    }
+
+    /// Status and body of a query's answer in this media type.
+    pub(crate) fn sql_as(&self, org: &Org, media_type: &str, sql: &str) -> reqwest::Result<(u16, String)> {
+        let client = reqwest::blocking::Client::builder().timeout(PATIENCE).build()?;
+        let request = client.post(format!("{}/api/v1/sql", self.url())).bearer_auth(&org.token);
+        let request = request.header("Content-Type", "text/plain").header("Accept", media_type);
+        let answer = request.body(sql.to_owned()).send()?;
+        let status = answer.status().as_u16();
+        Ok((status, String::from_utf8_lossy(&answer.bytes()?).into_owned()))
     }
 
     /// The one number that a query answers with.

@@ -11,10 +11,12 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::expr::{Between, InList};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator, TryCast, binary_expr};
+use datafusion::logical_expr::{
+    BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, Operator, TryCast, binary_expr,
+};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::functions::Instant;
+use crate::functions::{Instant, LocalShift};
 use crate::time::{Rounding, per_second};
 
 /// See the module.
@@ -48,8 +50,12 @@ fn of_plan(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 fn of_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let rewritten = match &expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(*op) => compare(left, *op, right, schema),
+        Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::Plus | Operator::Minus), right }) => {
+            of_sum(left, *op, right, schema)
+        }
         Expr::Between(between) => of_between(between, schema),
         Expr::InList(list) => of_list(list, schema),
+        Expr::Case(case) => of_case(case, schema),
         Expr::Cast(cast) => of_cast(&cast.expr, cast.field.data_type(), schema),
         Expr::TryCast(cast) => of_try_cast(cast, schema),
         Expr::ScalarFunction(call) if call.name() == "arrow_cast" => match (call.args.first(), expr.get_type(schema)) {
@@ -76,6 +82,16 @@ fn of_cast(value: &Expr, to: &DataType, schema: &DFSchema) -> Option<Expr> {
         return Some(Expr::Cast(Cast::new(Box::new(seconds), to.clone())));
     }
     needs_instant(&from, to).then(|| Instant::new(to.clone()).call(value.clone()))
+}
+
+/// A time moved by an interval, on the calendar of its zone.
+fn of_sum(left: &Expr, op: Operator, right: &Expr, schema: &DFSchema) -> Option<Expr> {
+    let (one, other) = (left.get_type(schema).ok()?, right.get_type(schema).ok()?);
+    if LocalShift::is_for(&one, &other) {
+        return Some(LocalShift::call(left.clone(), op, right.clone()));
+    }
+    let swapped = op == Operator::Plus && LocalShift::is_for(&other, &one);
+    swapped.then(|| LocalShift::call(right.clone(), op, left.clone()))
 }
 
 fn of_try_cast(cast: &TryCast, schema: &DFSchema) -> Option<Expr> {
@@ -204,19 +220,23 @@ fn compare(left: &Expr, op: Operator, right: &Expr, schema: &DFSchema) -> Option
         Operator::Gt => Some(with(op, Rounding::Down)),
         Operator::LtEq => Some(with(op, Rounding::Down)),
         _ if !other.may_lie_between(unit) => Some(with(op, Rounding::Down)),
-        Operator::Eq | Operator::NotEq => {
+        _ => {
             let (down, up) = (value(Rounding::Down), value(Rounding::Up));
-            match (&down, &up) {
-                (Expr::Literal(..), Expr::Literal(..)) if down == up => Some(with(op, Rounding::Down)),
+            let is_literal = matches!(down, Expr::Literal(..));
+            if is_literal && down == up {
+                return Some(with(op, Rounding::Down));
+            }
+            let equal = || with(Operator::GtEq, Rounding::Up).and(with(Operator::LtEq, Rounding::Down));
+            match op {
                 // Equality of columns is left as it is, since joins are made by it.
-                (down, _) if !matches!(down, Expr::Literal(..)) && other.unit().is_some() => None,
-                _ if op == Operator::Eq => {
-                    Some(with(Operator::GtEq, Rounding::Up).and(with(Operator::LtEq, Rounding::Down)))
-                }
-                _ => Some(with(Operator::Lt, Rounding::Up).or(with(Operator::Gt, Rounding::Down))),
+                _ if !is_literal && other.unit().is_some() => None,
+                Operator::Eq => Some(equal()),
+                Operator::NotEq => Some(!equal()),
+                Operator::IsNotDistinctFrom if is_literal => Some(equal().is_true()),
+                Operator::IsDistinctFrom if is_literal => Some(equal().is_not_true()),
+                _ => None,
             }
         }
-        _ => None,
     }
 }
 
@@ -230,6 +250,21 @@ fn of_between(between: &Between, schema: &DFSchema) -> Option<Expr> {
     }
     let as_it_is = |op, bound: &Expr| binary_expr(Expr::clone(expr), op, bound.clone());
     Some(both(lower.unwrap_or_else(|| as_it_is(from, low)), upper.unwrap_or_else(|| as_it_is(to, high))))
+}
+
+/// `CASE time WHEN …` as comparisons.
+fn of_case(case: &Case, schema: &DFSchema) -> Option<Expr> {
+    let value = case.expr.as_ref()?;
+    let compared = |when: &Expr| compare(value, Operator::Eq, when, schema);
+    if !case.when_then_expr.iter().any(|(when, _)| compared(when).is_some()) {
+        return None;
+    }
+    let branch = |(when, then): &(Box<Expr>, Box<Expr>)| {
+        let when = compared(when).unwrap_or_else(|| Expr::clone(value).eq(Expr::clone(when)));
+        (Box::new(when), then.clone())
+    };
+    let branches = case.when_then_expr.iter().map(branch).collect();
+    Some(Expr::Case(Case { expr: None, when_then_expr: branches, else_expr: case.else_expr.clone() }))
 }
 
 /// A list of literals stays a list; others become comparisons.

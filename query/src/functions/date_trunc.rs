@@ -11,7 +11,7 @@ use arrow::datatypes::{
     TimestampNanosecondType, TimestampSecondType,
 };
 use datafusion::common::types::{NativeType, logical_date, logical_string};
-use datafusion::common::{Result, ScalarValue, exec_datafusion_err};
+use datafusion::common::{DataFusionError, Result, ScalarValue, exec_datafusion_err};
 use datafusion::functions::datetime::date_trunc::DateTruncFunc;
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::preimage::PreimageResult;
@@ -23,6 +23,9 @@ use datafusion::logical_expr::{
 };
 
 use crate::time::{Period, Truncate, Zone, dates_ascend, per_second, unknown};
+
+#[cfg(test)]
+mod tests;
 
 /// See the module.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -177,20 +180,28 @@ fn starts(times: &ArrayRef, truncate: &mut Truncate) -> Result<ArrayRef> {
 
 fn starts_of<T: ArrowTimestampType>(times: &ArrayRef, truncate: &mut Truncate) -> Result<ArrayRef> {
     let times = times.as_primitive::<T>();
-    let mut start = |value: i64| {
-        truncate.start(value).ok_or_else(|| {
-            exec_datafusion_err!("date_trunc: the start of a period is beyond what a timestamp can hold")
-        })
-    };
-    let starts: Vec<i64> = match times.nulls() {
-        None => times.values().iter().map(|&value| start(value)).collect::<Result<_>>()?,
-        Some(nulls) => times
-            .values()
-            .iter()
-            .zip(nulls.iter())
-            .map(|(&value, valid)| if valid { start(value) } else { Ok(0) })
-            .collect::<Result<_>>()?,
-    };
+    let mut starts = Vec::with_capacity(times.len());
+    match times.nulls() {
+        None => {
+            let mut rest: &[i64] = times.values();
+            while let Some(&first) = rest.first() {
+                let start = truncate.start(first).ok_or_else(out_of_range)?;
+                // Sorted times stay in one period for many rows.
+                let run = 1 + rest[1..].iter().take_while(|&&value| truncate.holds(value)).count();
+                starts.resize(starts.len() + run, start);
+                rest = &rest[run..];
+            }
+        }
+        Some(nulls) => {
+            for (&value, valid) in times.values().iter().zip(nulls) {
+                starts.push(if valid { truncate.start(value).ok_or_else(out_of_range)? } else { 0 });
+            }
+        }
+    }
     let starts = PrimitiveArray::<T>::new(starts.into(), times.nulls().cloned());
     Ok(Arc::new(starts.with_data_type(times.data_type().clone())))
+}
+
+fn out_of_range() -> DataFusionError {
+    exec_datafusion_err!("date_trunc: the start of a period is beyond what a timestamp can hold")
 }

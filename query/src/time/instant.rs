@@ -2,9 +2,9 @@
 
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::TimeUnit;
-use chrono::{FixedOffset, MappedLocalTime, NaiveDate, NaiveDateTime, TimeZone};
+use chrono::{FixedOffset, MappedLocalTime, Months, NaiveDate, NaiveDateTime, TimeZone};
 
-use super::zone::Zone;
+use super::zone::{DAY, Zone};
 
 #[cfg(test)]
 mod tests;
@@ -67,6 +67,29 @@ impl Stamp {
         Some(Self(i128::from(first) * NANOS + if shown { part } else { 0 }))
     }
 
+    /// This instant, moved by months and days on the calendar of this zone, and then by a time. The time of day stays; of
+    /// two instants with it, that with the same offset as before is taken, else the earlier.
+    pub(crate) fn shifted(self, zone: Zone, months: i64, days: i64, nanoseconds: i128) -> Option<Self> {
+        let date = |day: i64| NaiveDate::from_epoch_days(i32::try_from(day).ok()?);
+        let mut moved = self;
+        if months != 0 || days != 0 {
+            let (second, part) = (i64::try_from(self.0.div_euclid(NANOS)).ok()?, self.0.rem_euclid(NANOS));
+            let offset = zone.offset(second);
+            let local = second.checked_add(offset)?;
+            let count = Months::new(u32::try_from(months.unsigned_abs()).ok()?);
+            let from = date(local.div_euclid(DAY))?;
+            let to = if months < 0 { from.checked_sub_months(count)? } else { from.checked_add_months(count)? };
+            let day = i64::from(to.to_epoch_days()).checked_add(days)?;
+            date(day)?;
+            let local = day * DAY + local.rem_euclid(DAY);
+            moved = match zone.offset(local - offset) == offset {
+                true => Self(i128::from(local - offset) * NANOS + part),
+                false => Self(i128::from(local) * NANOS + part).first_instant(zone)?,
+            };
+        }
+        Some(Self(moved.0.checked_add(nanoseconds)?))
+    }
+
     /// What clocks of this zone show at this instant.
     pub(crate) fn local(self, zone: Zone) -> Option<Self> {
         let second = i64::try_from(self.0.div_euclid(NANOS)).ok()?;
@@ -81,14 +104,19 @@ pub(crate) fn parse(text: &str, zone: Zone) -> Option<Stamp> {
         Some((head, name)) if name.starts_with(|c: char| c.is_ascii_alphabetic()) => (head, Zone::named(name)?),
         _ => (text, zone),
     };
-    let with_seconds = match text.as_bytes() {
+    let whole = match text.as_bytes() {
+        bytes if !text.is_ascii() || bytes.len() < 11 => None,
+        // A date with an offset.
+        bytes if matches!(bytes[10], b'Z' | b'z' | b'+' | b'-') => {
+            Some(format!("{}T00:00:00{}", &text[..10], &text[10..]))
+        }
         // Hours and minutes without seconds.
-        bytes if bytes.len() >= 16 && bytes[13] == b':' && bytes.get(16) != Some(&b':') => {
-            text.is_ascii().then(|| format!("{}:00{}", &text[..16], &text[16..]))
+        bytes if bytes.get(13) == Some(&b':') && bytes.len() > 15 && bytes.get(16) != Some(&b':') => {
+            Some(format!("{}:00{}", &text[..16], &text[16..]))
         }
         _ => None,
     };
-    let time = string_to_datetime(&Earliest(zone), with_seconds.as_deref().unwrap_or(text)).ok()?;
+    let time = string_to_datetime(&Earliest(zone), whole.as_deref().unwrap_or(text)).ok()?;
     let second = time.timestamp();
     // In a gap, the first instant after it is on a whole second, and the offset is none of the zone's.
     let shown = zone.offset(second) == i64::from(time.offset().local_minus_utc());

@@ -92,7 +92,7 @@ impl Period {
 }
 
 /// Half-open range of seconds or of a timestamp's unit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Range {
     from: i64,
     to: i64,
@@ -140,16 +140,22 @@ impl Truncate {
         if self.values.contains(value) { Some(self.start) } else { self.next(value) }
     }
 
+    /// Whether this value is known to have the start that was found last.
+    #[inline]
+    pub(crate) fn holds(&self, value: i64) -> bool {
+        self.values.contains(value)
+    }
+
     /// The values of the period that holds this one, as a half-open range, if it is the only period with its start.
     pub(crate) fn range(&mut self, value: i64) -> Option<(i64, i64)> {
         let start = self.start(value)?;
         if self.period.is_of_days() {
             return Some((start, self.zone.first_instant(self.local.to).checked_mul(self.per_second)?));
         }
-        match self.zone {
-            Zone::Fixed(_) => Some((start, self.values.to)),
-            Zone::Ruled(_) => None,
-        }
+        let Some(length) = self.period.seconds() else { return Some((start, self.values.to)) };
+        // Unless it is cut, because clocks may be changed within it.
+        let whole = Range { from: start, to: start.checked_add(length.checked_mul(self.per_second)?)? };
+        (self.values == whole).then_some((whole.from, whole.to))
     }
 
     #[cold]

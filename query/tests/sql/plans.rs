@@ -63,6 +63,27 @@ async fn the_order_of_keys_needs_no_sort() {
     assert!(aggregate.join("\n").contains("2 groups"), "two partitions for two threads: {aggregate:?}");
 }
 
+/// Starts of periods ascend with time, so that groups by them come one after the other; but for zones in which a date came
+/// again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_of_periods_follow_the_order_of_keys() {
+    let (house, _) = months().await;
+    let session = house.session(org(1));
+    let plan = async |time: &str| {
+        let sql = format!(
+            "EXPLAIN SELECT logger, date_trunc('day', {time}) AS day, avg(temperature) FROM readings \
+             WHERE time < '2024-02-01' GROUP BY logger, day"
+        );
+        answer(&session, &sql).await.join("\n")
+    };
+    for time in ["time", "time AT TIME ZONE 'Europe/Berlin'", "time AT TIME ZONE '+05:30'"] {
+        let plan = plan(time).await;
+        assert_eq!(plan.matches("ordering_mode=Sorted").count(), 2, "{time}: {plan}");
+    }
+    let plan = plan("time AT TIME ZONE 'America/St_Johns'").await;
+    assert!(plan.contains("ordering_mode=PartiallySorted([0])") && !plan.contains("=Sorted"), "{plan}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exports() {
     let (house, model) = months().await;

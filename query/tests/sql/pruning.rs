@@ -50,6 +50,16 @@ async fn segments_are_chosen_by_key_before_any_is_opened() {
     check(&format!("{sum} time < '2024-02-01' OR time > '2024-12-01'"), "60", 4).await;
     check(&format!("{sum} temperature > 11.5"), "30", 24).await;
     check(&format!("{sum} time::DATE = '2024-07-10'"), "30", 2).await;
+    check(&format!("{sum} time < '9999-12-31' AND time >= '2024-12-01'"), "30", 2).await;
+    check(&format!("{sum} time < to_timestamp('2024-02-01') OR time > TIMESTAMP '2024-12-01'"), "60", 4).await;
+    let berlin = "time AT TIME ZONE 'Europe/Berlin'";
+    check(&format!("{sum} {berlin} >= '2024-03-01' AND {berlin} < '2024-04-01'"), "30", 2).await;
+    check(&format!("{sum} {berlin} BETWEEN '2024-05-10T02:03:00' AND '2024-05-10T02:04:00'"), "6", 2).await;
+    check(&format!("{sum} {berlin} IN ('2024-05-10T02:03:00', '2024-05-10T02:04:00')"), "6", 2).await;
+    check(&format!("{sum} {berlin} >= DATE '2024-12-10'"), "30", 2).await;
+    check(&format!("{sum} date_trunc('month', time) = '2024-05-01'"), "30", 2).await;
+    check(&format!("{sum} date_trunc('day', {berlin}) = '2024-05-10'"), "30", 2).await;
+    check(&format!("{sum} date_trunc('hour', {berlin}) > '2024-12-01'"), "30", 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -85,6 +85,22 @@ fn dates_that_come_again_are_listed() {
     assert_eq!(found, BTreeSet::from(DATES_COME_AGAIN));
 }
 
+/// Hours and minutes ascend even where clocks were turned back by less than one, in the middle of it.
+#[test]
+fn hours_ascend_at_every_change() {
+    let mut cut = 0;
+    for (name, zone) in all() {
+        for at in changes(zone, YEAR_1800, YEAR_2100, 8 * DAY) {
+            for (period, length) in [(Period::Minute, 60), (Period::Hour, 3_600)] {
+                let start = |second| Truncate::new(zone, period, 1).start(second).expect("in range");
+                assert!(start(at - 1) <= start(at) && start(at) <= at, "{period:?} in {name} at {at}");
+                cut += usize::from(start(at) != at - (at + zone.offset(at)).rem_euclid(length));
+            }
+        }
+    }
+    assert!(cut > 0, "no change tests it");
+}
+
 #[test]
 fn offsets_are_less_than_their_limit() {
     for (name, zone) in all() {
