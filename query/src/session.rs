@@ -159,11 +159,8 @@ impl Session {
         waiting.disarm();
         let readers = Arc::clone(&context.readers);
         let work = Work { plan, task, channels, over, workers, readers };
-        Ok(QueryStream::start(
-            work,
-            AnswerLimits { deadline, rows_max, value_bytes_max: self.shared.limits.value_bytes_max(), errors },
-            context,
-        ))
+        let value_bytes_max = self.shared.limits.value_bytes_max();
+        Ok(QueryStream::start(work, AnswerLimits { deadline, rows_max, value_bytes_max, errors }, context))
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
