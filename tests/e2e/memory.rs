@@ -28,14 +28,15 @@ fn of_a_heavy_query_goes_back() {
     let identity = icecore.enroll("clinic", "ward");
     let fleet = readings::file(icecore.work(), "fleet.csv", &readings::fleet(20, 40));
     icecore.send(&identity, &fleet).ok();
-    let rows = "SELECT a.logger, a.time, b.time AS other FROM readings a JOIN readings b ON a.time <> b.time";
+    let rows = "SELECT a.logger, a.time, b.logger AS other, b.time AS at FROM readings a JOIN readings b \
+                ON a.time <> b.time AND b.logger % 5 = 0";
     icecore.sql(&org, &format!("SELECT count(*) FROM ({rows})")).expect("answers");
     let before = mib(&icecore, "VmRSS:");
 
-    // More than half a million groups, in many blocks of every size.
+    // More than a hundred thousand groups, with texts of twenty lengths.
     let heavy = format!(
-        "SELECT max(length(t)), count(DISTINCT t) FROM (SELECT string_agg(eui64_text(logger), ',') AS t FROM ({rows}) \
-         GROUP BY logger, time, other)"
+        "SELECT count(DISTINCT t) FROM (SELECT string_agg(repeat('x', 1500 + 97 * CAST(logger % 20 AS BIGINT)), ',') \
+         AS t FROM ({rows}) GROUP BY logger, time, other, at)"
     );
     icecore.sql(&org, &heavy).expect("answers");
     let peak = mib(&icecore, "VmHWM:");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use query::{LimitKind, QueryError, QueryLimits};
 
 use super::some;
-use crate::support::{ask, one, org};
+use crate::support::{answer, ask, one, org};
 
 /// Each would take minutes at least. There is one thread and one place: the next query is answered only because the
 /// one before was really ended.
@@ -122,6 +122,31 @@ async fn patterns_match_as_before() {
     ] {
         let sql = format!("SELECT count(*) FROM (SELECT eui64_text(logger) AS t FROM readings) WHERE {expression}");
         assert_eq!(one(&session, &sql).await, expected, "{expression}");
+    }
+    let case = "CASE WHEN temperature > 100 THEN 'hot' ELSE 'cold' END";
+    for (sql, expected) in [
+        (format!("SELECT {case} AS c, count(*) FROM readings GROUP BY 1 ORDER BY 1"), "cold|4040 hot|5960"),
+        (format!("SELECT {case}, count(*) FROM readings GROUP BY {case} ORDER BY {case} DESC"), "hot|5960 cold|4040"),
+        (
+            format!("SELECT {case}, count(*) FROM readings GROUP BY ROLLUP({case}) HAVING count(*) > 5000 ORDER BY 2"),
+            "hot|5960 |10000",
+        ),
+        (
+            format!("SELECT DISTINCT {case} AS c, count(*) OVER (PARTITION BY {case}) FROM readings ORDER BY 1"),
+            "cold|4040 hot|5960",
+        ),
+        (
+            "SELECT CAST(temperature AS VARCHAR) AS t, string_agg(DISTINCT CAST(humidity AS VARCHAR), ',') FROM readings \
+             WHERE CAST(temperature AS VARCHAR) IN ('1.0', '2.0') GROUP BY CAST(temperature AS VARCHAR) ORDER BY 1"
+                .to_owned(),
+            "1.0|50.0 2.0|50.0",
+        ),
+        (
+            format!("SELECT count(*) FROM readings a JOIN (SELECT DISTINCT {case} AS c FROM readings) b ON {case} = c"),
+            "10000",
+        ),
+    ] {
+        assert_eq!(answer(&session, &sql).await.join(" "), expected, "{sql}");
     }
     let names = "SELECT t LIKE 'x', t ~ 'x', t || t || 'x', t SIMILAR TO 'x', CASE WHEN true THEN t END \
                  FROM (SELECT eui64_text(logger) AS t FROM readings) LIMIT 1";
