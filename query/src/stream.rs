@@ -156,13 +156,13 @@ impl QueryStream {
     /// Starts the work. `held` lives as long as the response.
     pub(crate) fn start(work: Work, limits: AnswerLimits, held: impl Send + Sync + 'static) -> Self {
         let Work { plan, task, channels, over, workers, readers } = work;
-        let held: Held = Arc::new(held);
+        // The pool of the task's context has the query's place: it is kept while the response is only encoded any more.
+        let held: Held = Arc::new((held, Arc::clone(&task)));
         let schema = plan.schema();
         let (sender, messages) = mpsc::channel(BATCHES_AHEAD);
         let mut output = Output::new(messages, limits.deadline, over);
         let holds = Arc::clone(&held);
         let run = async move {
-            let _held = holds;
             let mut batches = match execute_stream(plan, task) {
                 Ok(batches) => batches,
                 Err(error) => {
@@ -187,6 +187,8 @@ impl QueryStream {
                     return;
                 }
             }
+            // What the query held is gone before the reader sees its end.
+            drop((batches, holds));
             let _ = sender.send(Message::End).await;
         };
         output.task.spawn_on(run, &workers);

@@ -9,6 +9,7 @@ mod disk;
 mod kills;
 mod lifecycle;
 mod load;
+mod memory;
 mod model;
 mod other_reader;
 mod path;

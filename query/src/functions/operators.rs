@@ -343,3 +343,91 @@ fn compared(text: &ColumnarValue, pattern: &ColumnarValue, compare: Compare, row
     };
     Ok(ColumnarValue::Array(Arc::new(found)))
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::compute::cast;
+    use arrow::datatypes::Field;
+    use datafusion::common::ScalarValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: TextLimits = TextLimits { text_bytes_max: 100, batch_bytes_max: 1_000 };
+
+    /// An operand of `||`: one text for all rows, or a text for each; NULL is none.
+    #[derive(Debug, Clone)]
+    enum Operand {
+        Same(Option<String>),
+        Each(Vec<Option<String>>),
+    }
+
+    fn operand(rows: usize) -> impl Strategy<Value = Operand> {
+        let text = || proptest::option::weighted(0.8, "[a-zäß€😀]{0,6}");
+        prop_oneof![text().prop_map(Operand::Same), proptest::collection::vec(text(), rows).prop_map(Operand::Each),]
+    }
+
+    fn invoke(operands: &[Operand], rows: usize, data_type: &DataType) -> Result<ColumnarValue> {
+        let column = |operand: &Operand| -> Result<ColumnarValue> {
+            Ok(match operand {
+                Operand::Same(text) => ColumnarValue::Scalar(ScalarValue::Utf8(text.clone()).cast_to(data_type)?),
+                Operand::Each(texts) => {
+                    // A slice of more, as batches are.
+                    let more = std::iter::once(Some("before")).chain(texts.iter().map(Option::as_deref));
+                    let array = cast(&StringArray::from_iter(more), data_type)?;
+                    ColumnarValue::Array(array.slice(1, rows))
+                }
+            })
+        };
+        let joined = Joined { limits: LIMITS, signature: Signature::variadic_any(Volatility::Immutable) };
+        let args = operands.iter().map(column).collect::<Result<Vec<_>>>()?;
+        joined.invoke_with_args(ScalarFunctionArgs {
+            arg_fields: args.iter().map(|_| Arc::new(Field::new("t", data_type.clone(), true))).collect(),
+            args,
+            number_rows: rows,
+            return_field: Arc::new(Field::new("t", data_type.clone(), true)),
+            config_options: Arc::new(ConfigOptions::default()),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn texts_are_joined_row_by_row(
+            (rows, operands) in (1_usize..20).prop_flat_map(|rows| {
+                (Just(rows), proptest::collection::vec(operand(rows), 2..5))
+            }),
+            data_type in prop_oneof![
+                Just(DataType::Utf8), Just(DataType::LargeUtf8), Just(DataType::Utf8View),
+                Just(DataType::Binary), Just(DataType::LargeBinary), Just(DataType::BinaryView),
+            ],
+        ) {
+            let expected: Vec<Option<String>> = (0..rows)
+                .map(|row| {
+                    let texts = operands.iter().map(|operand| match operand {
+                        Operand::Same(text) => text.as_deref(),
+                        Operand::Each(texts) => texts[row].as_deref(),
+                    });
+                    texts.collect::<Option<Vec<&str>>>().map(|texts| texts.concat())
+                })
+                .collect();
+            let longest = operands.iter().map(|operand| match operand {
+                Operand::Same(text) => text.as_ref().map_or(0, String::len),
+                Operand::Each(texts) => texts.iter().flatten().map(String::len).max().unwrap_or(0),
+            }).sum::<usize>();
+            let constant = operands.iter().all(|operand| matches!(operand, Operand::Same(_)));
+            let most = if constant { 100 } else { (1_000 / rows).max(100) };
+            match invoke(&operands, rows, &data_type) {
+                Ok(value) => {
+                    let array = value.into_array(rows).expect("an array");
+                    prop_assert_eq!(array.data_type(), &data_type);
+                    let texts = cast(&array, &DataType::LargeUtf8).expect("texts");
+                    let found: Vec<Option<String>> =
+                        texts.as_string::<i64>().iter().map(|text| text.map(str::to_owned)).collect();
+                    prop_assert_eq!(found, expected);
+                    prop_assert!(longest <= most);
+                }
+                Err(error) => prop_assert!(longest > most, "{}", error),
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Functions of one row under the query's limits.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arrow::array::{Array, ArrayRef};
@@ -53,6 +53,8 @@ pub(super) struct Guarded {
     budget: Arc<Budget>,
     /// Rows at once. All of a batch, unless the function is slow.
     chunk_rows: AtomicUsize,
+    /// The type of what it returns, once the plan is typed.
+    returns: OnceLock<DataType>,
 }
 
 impl PartialEq for Guarded {
@@ -72,7 +74,7 @@ impl std::hash::Hash for Guarded {
 impl Guarded {
     pub(super) fn new(function: Arc<ScalarUDF>, budget: &Arc<Budget>) -> Self {
         let rows = if is_slow(&function) { CHUNK_ROWS_FIRST } else { usize::MAX };
-        Self { function, budget: Arc::clone(budget), chunk_rows: AtomicUsize::new(rows) }
+        Self { function, budget: Arc::clone(budget), chunk_rows: AtomicUsize::new(rows), returns: OnceLock::new() }
     }
 
     fn inner(&self) -> &Arc<dyn ScalarUDFImpl> {
@@ -160,7 +162,10 @@ impl ScalarUDFImpl for Guarded {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        self.inner().return_field_from_args(args)
+        let field = self.inner().return_field_from_args(args)?;
+        // It is the same at every call.
+        let _ = self.returns.set(field.data_type().clone());
+        Ok(field)
     }
 
     #[expect(deprecated, reason = "it delegates")]
@@ -200,7 +205,13 @@ impl ScalarUDFImpl for Guarded {
     }
 
     fn evaluate_bounds(&self, input: &[&Interval]) -> Result<Interval> {
-        self.inner().evaluate_bounds(input)
+        let bounds = self.inner().evaluate_bounds(input)?;
+        // What knows no bounds knows no type either, and whatever computes with such bounds fails: then the order of an
+        // expression such as `abs(round(x))` counts as unknown, although rows were just sorted by it.
+        match self.returns.get() {
+            Some(returns) if bounds.data_type().is_null() => Interval::make_unbounded(returns),
+            _ => Ok(bounds),
+        }
     }
 
     fn propagate_constraints(&self, interval: &Interval, inputs: &[&Interval]) -> Result<Option<Vec<Interval>>> {

@@ -293,3 +293,58 @@ fn short(batch: &RecordBatch, most: usize) -> Result<()> {
     }
     exec_err!("a join could repeat a row with texts of {bytes} bytes here; at most {most} are repeated")
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Float64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
+
+    use super::*;
+
+    fn numbers(rows: usize) -> RecordBatch {
+        let schema = Schema::new(vec![Field::new("n", DataType::Float64, false)]);
+        RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Float64Array::from(vec![1.5; rows]))]).expect("a batch")
+    }
+
+    #[test]
+    fn what_a_window_keeps_is_reserved_until_it_went() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100_000));
+        let kept = Arc::new(Kept::new(1, 1));
+        let reservation = MemoryConsumer::new("window").register(&pool);
+        *kept.partition(0).expect("there is one") = Some(KeptRows { reservation, batches: VecDeque::new() });
+        let give_back = GiveBack(Arc::clone(&kept), 0);
+        let each = 8 * WINDOW_COPIES + WINDOW_VALUE_BYTES;
+        kept.came(0, &numbers(100)).expect("fits");
+        kept.came(0, &numbers(500).slice(100, 200)).expect("fits, and only the slice counts");
+        assert_eq!(pool.reserved(), 300 * each);
+        assert!(kept.came(0, &numbers(10_000)).is_err(), "more than there is");
+        kept.went(0, 30).expect("went");
+        assert_eq!(pool.reserved(), 270 * each);
+        kept.went(0, 120).expect("went");
+        assert_eq!(pool.reserved(), 150 * each);
+        kept.went(0, 50).expect("went");
+        assert_eq!(pool.reserved(), 100 * each);
+        drop(give_back);
+        assert_eq!(pool.reserved(), 0, "the window's stream is gone");
+    }
+
+    #[test]
+    fn batches_are_cut_into_all_their_rows() {
+        for (rows, expected) in [(0, vec![]), (3, vec![3]), (10, vec![4, 4, 2]), (8, vec![4, 4])] {
+            let found: Vec<usize> = slices(&numbers(rows), 4).iter().map(RecordBatch::num_rows).collect();
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_row_s_texts_are_short_together() {
+        let schema = Schema::new(vec![Field::new("a", DataType::Utf8, true), Field::new("b", DataType::Utf8, true)]);
+        let texts = |texts: [&str; 2]| Arc::new(StringArray::from_iter_values(texts));
+        let batch = RecordBatch::try_new(Arc::new(schema), vec![texts(["1234", "1"]), texts(["12", "123"])]);
+        let batch = batch.expect("a batch");
+        short(&batch, 7).expect("the longest of each column");
+        short(&batch, 6).expect_err("too long");
+        short(&batch.slice(1, 1), 4).expect("only the rows that are there");
+    }
+}

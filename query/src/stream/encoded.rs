@@ -60,12 +60,12 @@ impl EncodedStream {
         let mut output = Output::new(messages, batches.limits.deadline, batches.output.over.clone());
         let held = batches.held.clone();
         let run = async move {
-            let _held = held;
             let last = match encode_all(batches, encoder, &sender).await {
                 Ok(()) => Message::End,
                 Err(Some(error)) => Message::Failed(error),
                 Err(None) => return,
             };
+            drop(held);
             let _ = sender.send(last).await;
         };
         output.task.spawn_on(run, &workers);

@@ -149,3 +149,54 @@ async fn a_slow_reader_holds_the_encoder_back_and_one_that_leaves_ends_it() {
         tokio::time::timeout(Duration::from_secs(10), async { while ask(&session, "SELECT 1").await.is_err() {} });
     freed.await.expect("the permit is free soon after");
 }
+
+/// The place is kept while nothing but the last batch is encoded any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_runs_until_it_is_encoded() {
+    let house = some().await;
+    let limits =
+        QueryLimits { queries_max: 1, queue_time_max: Duration::from_millis(50), threads: 1, ..QueryLimits::default() };
+    let session = house.queries(limits).session(org(1));
+    let encoder = Counting { busy: Duration::from_secs(1), ..Counting::default() };
+    let seen = Arc::clone(&encoder.seen);
+    let stream = session.sql("SELECT count(*) FROM readings").await.expect("runs").encode(encoder);
+    let reading = tokio::spawn(text(stream));
+    while seen.lock().expect("not poisoned").is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let busy = ask(&session, "SELECT 1").await;
+    assert!(matches!(busy, Err(QueryError::Limit(LimitKind::Queries { .. }))), "its permit is held: {busy:?}");
+    let (text, error) = reading.await.expect("ends");
+    assert!(error.is_none() && text == "1;end", "{text} {error:?}");
+    let freed =
+        tokio::time::timeout(Duration::from_secs(10), async { while ask(&session, "SELECT 1").await.is_err() {} });
+    freed.await.expect("the permit is free soon after");
+}
+
+/// What is encoded at once is bounded in bytes; a single row that is too long is an error.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_rows_are_encoded_in_small_pieces() {
+    let house = some().await;
+    let encoder = Counting::default();
+    let seen = Arc::clone(&encoder.seen);
+    let sql = "SELECT repeat('x', 8000) FROM readings";
+    let session = house.session(org(1));
+    let stream = session.sql(sql).await.expect("runs");
+    let (_, error) = text(stream.encode(encoder)).await;
+    assert!(error.is_none(), "{error:?}");
+    let rows: Vec<usize> = seen.lock().expect("not poisoned").iter().map(|(_, rows)| *rows).collect();
+    assert_eq!(rows.iter().sum::<usize>(), 1_000);
+    assert!(rows.iter().all(|rows| rows * 8_000 < 5 << 20), "{rows:?}");
+
+    let limits = QueryLimits { memory_bytes_max: 192 << 10, batch_rows: 100, ..QueryLimits::default() };
+    let session = house.queries(limits).session(org(1));
+    let long = "(SELECT string_agg(eui64_text(logger), ',') AS t FROM readings)";
+    for (sql, fits) in [(format!("SELECT t FROM {long}"), true), (format!("SELECT t || t FROM {long}"), false)] {
+        let (_, error) = text(session.sql(&sql).await.expect("runs").encode(Counting::default())).await;
+        match error {
+            None => assert!(fits, "{sql}"),
+            Some(QueryError::Limit(LimitKind::Memory { .. })) => assert!(!fits, "{sql}"),
+            Some(error) => panic!("{sql}: {error}"),
+        }
+    }
+}
