@@ -1,3 +1,5 @@
+//! Aggregation by runs beside aggregation by a hash table.
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array};
