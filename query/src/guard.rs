@@ -18,6 +18,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
     AggregateUDF, Cast, Expr, LogicalPlan, ScalarUDF, TryCast, WindowFunctionDefinition, WindowUDF,
 };
@@ -36,7 +37,13 @@ pub(crate) fn guarded(plan: LogicalPlan, budget: &Arc<Budget>) -> Result<Logical
         if matches!(node, LogicalPlan::TableScan(_)) {
             return Ok(Transformed::no(node));
         }
-        node.map_expressions(|expression| expression.transform_up(|part| Ok(Transformed::yes(guard(part, budget)))))
+        // A window's column is named after its whole expression, by which the nodes above know it.
+        let names = NamePreserver::new(&node);
+        node.map_expressions(|expression| {
+            let name = names.save(&expression);
+            let guarded = expression.transform_up(|part| Ok(Transformed::yes(guard(part, budget))))?;
+            Ok(guarded.update_data(|expression| name.restore(expression)))
+        })
     })
     .data()
 }
