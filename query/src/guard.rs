@@ -16,11 +16,12 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DFSchema, DataFusionError, Result};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    AggregateUDF, Cast, Expr, LogicalPlan, ScalarUDF, TryCast, WindowFunctionDefinition, WindowUDF,
+    AggregateUDF, Cast, Expr, ExprSchemable, LogicalPlan, ScalarUDF, TryCast, WindowFunctionDefinition, WindowUDF,
 };
 
 use crate::budget::Budget;
@@ -38,10 +39,10 @@ pub(crate) fn guarded(plan: LogicalPlan, budget: &Arc<Budget>) -> Result<Logical
             return Ok(Transformed::no(node));
         }
         // A window's column is named after its whole expression, by which the nodes above know it.
-        let names = NamePreserver::new(&node);
+        let (names, schema) = (NamePreserver::new(&node), merge_schema(&node.inputs()));
         node.map_expressions(|expression| {
             let name = names.save(&expression);
-            let guarded = expression.transform_up(|part| Ok(Transformed::yes(guard(part, budget))))?;
+            let guarded = expression.transform_up(|part| Ok(Transformed::yes(guard(part, &schema, budget)?)))?;
             Ok(guarded.update_data(|expression| name.restore(expression)))
         })
     })
@@ -82,9 +83,9 @@ fn literal_bytes(expression: &Expr) -> usize {
     }
 }
 
-fn guard(expression: Expr, budget: &Arc<Budget>) -> Expr {
+fn guard(expression: Expr, schema: &DFSchema, budget: &Arc<Budget>) -> Result<Expr> {
     let expression = functions::matching(expression).unwrap_or_else(|other| other);
-    match expression {
+    Ok(match expression {
         Expr::ScalarFunction(mut call) => {
             if !call.func.inner().is::<scalar::Guarded>() {
                 call.func = Arc::new(ScalarUDF::new_from_impl(scalar::Guarded::new(call.func, budget)));
@@ -107,21 +108,24 @@ fn guard(expression: Expr, budget: &Arc<Budget>) -> Expr {
             Expr::WindowFunction(call)
         }
         // What is not a function and makes texts.
-        expression @ Expr::Case(_) => hold(expression, budget),
-        Expr::Cast(cast) if is_text(cast.field.data_type()) => hold(Expr::Cast(Cast { ..cast }), budget),
-        Expr::TryCast(cast) if is_text(cast.field.data_type()) => hold(Expr::TryCast(TryCast { ..cast }), budget),
+        expression @ Expr::Case(_) => hold(expression, schema, budget)?,
+        Expr::Cast(cast) if is_text(cast.field.data_type()) => hold(Expr::Cast(Cast { ..cast }), schema, budget)?,
+        Expr::TryCast(cast) if is_text(cast.field.data_type()) => {
+            hold(Expr::TryCast(TryCast { ..cast }), schema, budget)?
+        }
         other => other,
-    }
+    })
 }
 
 fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
-fn hold(expression: Expr, budget: &Arc<Budget>) -> Expr {
-    let func = Arc::new(ScalarUDF::new_from_impl(held::Held::new()));
+fn hold(expression: Expr, schema: &DFSchema, budget: &Arc<Budget>) -> Result<Expr> {
+    let (_, field) = expression.to_field(schema)?;
+    let func = Arc::new(ScalarUDF::new_from_impl(held::Held::new(field)));
     let func = Arc::new(ScalarUDF::new_from_impl(scalar::Guarded::new(func, budget)));
-    Expr::ScalarFunction(ScalarFunction { func, args: vec![expression] })
+    Ok(Expr::ScalarFunction(ScalarFunction { func, args: vec![expression] }))
 }
 
 /// The aggregate function, wrapped once.
