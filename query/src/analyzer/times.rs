@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::functions::{Instant, LocalShift};
+use crate::functions::{Instant, IntervalLength, LocalShift};
 use crate::time::{Rounding, per_second};
 
 /// See the module.
@@ -49,6 +49,17 @@ fn of_plan(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 
 fn of_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let rewritten = match &expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(*op) && has_length(left, schema) => {
+            Some(binary_expr(IntervalLength::call(Expr::clone(left)), *op, IntervalLength::call(Expr::clone(right))))
+        }
+        Expr::Between(Between { expr, negated, low, high }) if has_length(expr, schema) => {
+            let length = |expr: &Expr| Box::new(IntervalLength::call(expr.clone()));
+            Some(Expr::Between(Between::new(length(expr), *negated, length(low), length(high))))
+        }
+        Expr::InList(InList { expr, list, negated }) if has_length(expr, schema) => {
+            let list = list.iter().cloned().map(IntervalLength::call).collect();
+            Some(Expr::InList(InList::new(Box::new(IntervalLength::call(Expr::clone(expr))), list, *negated)))
+        }
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(*op) => compare(left, *op, right, schema),
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::Plus | Operator::Minus), right }) => {
             of_sum(left, *op, right, schema)
@@ -65,6 +76,11 @@ fn of_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         _ => None,
     };
     Ok(rewritten.map_or_else(|| Transformed::no(expr), Transformed::yes))
+}
+
+/// Whether this is an interval, which has been coerced to what it is compared with.
+fn has_length(expr: &Expr, schema: &DFSchema) -> bool {
+    expr.get_type(schema).is_ok_and(|data_type| IntervalLength::is_for(&data_type))
 }
 
 fn is_comparison(op: Operator) -> bool {

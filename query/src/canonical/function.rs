@@ -13,9 +13,10 @@ use datafusion::logical_expr::{
 
 use super::{canonical_array, canonical_scalar};
 
-/// The expression, which has this type, with a canonical value.
-pub(super) fn wrapped(expr: Expr, data_type: DataType) -> Expr {
-    let function = CanonicalFloat { signature: Signature::any(1, Volatility::Immutable), data_type };
+/// The expression, which has this type, with a canonical value. In the condition of a join it may become a column beside
+/// that which it casts, and must not have that one's name.
+pub(super) fn wrapped(expr: Expr, data_type: DataType, in_condition: bool) -> Expr {
+    let function = CanonicalFloat { signature: Signature::any(1, Volatility::Immutable), data_type, in_condition };
     Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(function)), vec![expr]))
 }
 
@@ -41,6 +42,7 @@ pub(super) fn unwrapped(expr: Expr) -> Expr {
 struct CanonicalFloat {
     signature: Signature,
     data_type: DataType,
+    in_condition: bool,
 }
 
 impl ScalarUDFImpl for CanonicalFloat {
@@ -48,10 +50,11 @@ impl ScalarUDFImpl for CanonicalFloat {
         "canonical_float"
     }
 
-    /// That of the expression within: columns keep the names that the statement gave them.
+    /// That of the expression within: columns keep the names that the statement gave them. See [`wrapped`].
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
         let [expr] = args else { return internal_err!("canonical_float takes one argument") };
-        Ok(expr.schema_name().to_string())
+        let name = expr.schema_name();
+        Ok(if self.in_condition { format!("canonical_float({name})") } else { name.to_string() })
     }
 
     fn signature(&self) -> &Signature {

@@ -34,14 +34,16 @@ impl AnalyzerRule for CanonicalFloats {
 fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let schema = merge_schema(&plan.inputs());
     let names = NamePreserver::new(&plan);
+    let in_condition = matches!(plan, LogicalPlan::Join(_) | LogicalPlan::Filter(_));
     plan.map_expressions(|expr| {
         let name = names.save(&expr);
-        let changed = expr.transform_up(|expr| expression(expr, &schema))?;
+        let changed = expr.transform_up(|expr| expression(expr, &schema, in_condition))?;
         Ok(if changed.transformed { changed.update_data(|expr| name.restore(expr)) } else { changed })
     })
 }
 
-fn expression(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+fn expression(expr: Expr, schema: &DFSchema, in_condition: bool) -> Result<Transformed<Expr>> {
+    let wrapped = |expr, data_type| wrapped(expr, data_type, in_condition);
     Ok(match expr {
         Expr::Literal(value, metadata) => match canonical_scalar(&value)? {
             Some(canonical) => Transformed::yes(Expr::Literal(canonical, metadata)),

@@ -184,11 +184,6 @@ impl ScalarUDFImpl for Instant {
         Ok(Arc::new(Field::new(self.name(), self.to.clone(), nullable)))
     }
 
-    /// As that of a cast: the name of what is cast.
-    fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(args.first().map(|expr| expr.schema_name().to_string()).unwrap_or_default())
-    }
-
     fn is_strict(&self) -> bool {
         true
     }

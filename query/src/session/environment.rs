@@ -86,6 +86,9 @@ fn config(limits: &QueryLimits) -> SessionConfig {
         .with_sort_spill_reservation_bytes((limits.memory_bytes_max / 16).min(SORT_SPILL_RESERVATION_BYTES_MAX));
     let options = config.options_mut();
     options.execution.enable_recursive_ctes = false;
+    // They carry a LIMIT down to an aggregation even through a window, which then sees a few of the groups only.
+    options.optimizer.enable_topk_aggregation = false;
+    options.optimizer.enable_distinct_aggregation_soft_limit = false;
     options.execution.time_zone = Some("+00:00".to_owned());
     // Filters prune row groups and pages; evaluating them within the decoder as well did not pay for narrow rows.
     options.execution.parquet.pushdown_filters = false;

@@ -122,7 +122,6 @@ async fn guarded_functions_are_planned_as_before() {
     let (house, _) = months().await;
     let session = house.session(org(1));
     for (sql, sign) in [
-        ("SELECT logger, max(time) FROM readings GROUP BY logger ORDER BY 2 DESC LIMIT 5", "lim=[5]"),
         (
             "SELECT date_trunc('day', time), count(*) FROM (SELECT time FROM readings ORDER BY time LIMIT 99) \
           GROUP BY 1",
