@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use arrow::datatypes::{DataType, Schema};
-use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, WindowFrameBound};
 
 use crate::error::QueryError;
 use crate::time::{Zone, unknown};
@@ -54,6 +54,40 @@ fn distinct_names(schema: &Schema) -> Result<(), QueryError> {
         "more than one result column has the name `{names}`{more}; give each a name of its own, such as \
          a.{first} AS a_{first}; SELECT * over a join has the columns of both tables"
     )))
+}
+
+/// Refuses bounds of RANGE frames that would be taken for something else: negative ones, and a bare number over times,
+/// which DataFusion reads as months.
+pub(crate) fn frames(plan: &LogicalPlan) -> Result<(), QueryError> {
+    let mut refused = None;
+    // The walk fails only if the closure does.
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Window(window) = node {
+            let schema = window.input.schema();
+            refused = window.window_expr.iter().find_map(|expr| frame(expr, schema));
+        }
+        Ok(if refused.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    refused.map_or(Ok(()), |why| Err(QueryError::Invalid(why)))
+}
+
+/// Why a window's frame is refused, if it is.
+fn frame(expr: &Expr, schema: &DFSchema) -> Option<String> {
+    let Expr::WindowFunction(function) = expr.clone().unalias() else { return None };
+    let params = &function.params;
+    let order = params.order_by.first().and_then(|order| order.expr.get_type(schema).ok());
+    let over_times = order.is_some_and(|order| matches!(order, DataType::Timestamp(..) | DataType::Date32));
+    [&params.window_frame.start_bound, &params.window_frame.end_bound].into_iter().find_map(|bound| {
+        let (WindowFrameBound::Preceding(value) | WindowFrameBound::Following(value)) = bound else { return None };
+        let ScalarValue::Utf8(Some(text)) = value else { return None };
+        if text.contains('-') {
+            Some(format!("the bound '{text}' of a frame is negative; PRECEDING and FOLLOWING say the direction"))
+        } else if over_times && text.trim().parse::<f64>().is_ok() {
+            Some(format!("a frame over times has intervals for bounds, such as INTERVAL '5 minutes', not {text}"))
+        } else {
+            None
+        }
+    })
 }
 
 /// Refuses names of time zones that do not exist, wherever a type in the plan has one.

@@ -87,10 +87,15 @@ impl ErrorMapper {
             | DataFusionError::Diagnostic(..) => QueryError::Invalid(detail(&error)),
             // Casts, overflows, divisions by zero and the like: about the statement's values. What the storage layer
             // says comes as another variant, below.
-            DataFusionError::ArrowError(arrow, _) if is_about_values(arrow) => QueryError::Invalid(detail(&error)),
+            DataFusionError::ArrowError(arrow, _)
+                if is_about_values(arrow) || is_about_a_pattern(&arrow.to_string()) =>
+            {
+                QueryError::Invalid(detail(&error))
+            }
             DataFusionError::Execution(_) => QueryError::Invalid(detail(&error)),
             DataFusionError::External(inner) => match inner.downcast_ref::<LimitKind>() {
                 Some(kind) => QueryError::Limit(kind.clone()),
+                None if is_about_a_pattern(&inner.to_string()) => QueryError::Invalid(detail(&error)),
                 None => unavailable(&error),
             },
             DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) | DataFusionError::ParquetError(_) => {
@@ -105,6 +110,13 @@ impl ErrorMapper {
 fn is_about_storage(error: &arrow::error::ArrowError) -> bool {
     use arrow::error::ArrowError;
     matches!(error, ArrowError::ParquetError(_) | ArrowError::ExternalError(_) | ArrowError::IoError(..))
+}
+
+/// Whether this is the text of an error about a regular expression of the statement, wrong or too large: it comes as an
+/// error of another library.
+fn is_about_a_pattern(text: &str) -> bool {
+    let text = text.trim_start_matches("External error: ");
+    text.starts_with("regex parse error") || text.starts_with("Compiled regex exceeds size limit")
 }
 
 fn is_about_values(error: &arrow::error::ArrowError) -> bool {

@@ -250,6 +250,7 @@ impl Session {
                 only_reads().verify_plan(&plan).map_err(|error| QueryError::Refused(error.strip_backtrace()))?;
                 checks::columns(plan.schema().as_arrow())?;
                 checks::zones(&plan)?;
+                checks::frames(&plan)?;
                 plan
             }
             Question::Export(request) => {

@@ -3,13 +3,21 @@
 use std::fmt;
 
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Uri, header};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
 use crate::HttpState;
 use crate::error::{HttpError, kind};
+
+/// Refuses a query string: whoever reads a body would leave it out without a word.
+pub(crate) fn only_parameters(uri: &Uri) -> Result<(), HttpError> {
+    match uri.query() {
+        None | Some("") => Ok(()),
+        Some(_) => Err(HttpError::invalid_parameter("query string", "a POST takes its parameters in the body alone")),
+    }
+}
 
 /// Reads the whole body, until the deadline.
 pub(crate) async fn read(

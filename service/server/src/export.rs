@@ -85,6 +85,7 @@ pub(crate) async fn get(state: HttpState, caller: Caller, request: Request) -> R
 pub(crate) async fn post(state: HttpState, caller: Caller, request: Request) -> Result<Response, HttpError> {
     let begun = Begun::now(&state, &caller)?;
     let (parts, body) = request.into_parts();
+    body::only_parameters(&parts.uri)?;
     let body = body::read(&state, &parts.headers, body, begun.deadline(&state)).await?;
     export(&state, caller, &Parameters::from_json(&body)?, begun).await
 }

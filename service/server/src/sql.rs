@@ -18,6 +18,7 @@ pub(crate) async fn post(state: HttpState, caller: Caller, request: Request) -> 
     let deadline = Instant::now() + state.0.config.request_time_max;
     let in_flight = state.enter(caller.org)?;
     let (parts, body) = request.into_parts();
+    body::only_parameters(&parts.uri)?;
     let format = format(&parts.headers)?;
     let sql = statement(&parts.headers, &body::read(&state, &parts.headers, body, deadline).await?)?;
     let backend = state.backend(caller.org, deadline).await?;
