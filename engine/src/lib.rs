@@ -13,6 +13,7 @@ mod append;
 mod apply;
 mod buffer;
 mod commit;
+mod compact;
 mod config;
 mod engine;
 mod error;
