@@ -31,7 +31,7 @@ use crate::commit::{Commit, CommitReason, Committer};
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::health::Health;
-use crate::limits::COMPACTION_INPUTS_MAX;
+use crate::limits::{COMPACTION_INPUTS_MAX, ROW_GROUPS_MAX};
 use crate::maintain::{Maintenance, Pace, Progress, Stop};
 use crate::manifest::ManifestChange;
 use crate::metrics;
@@ -106,7 +106,11 @@ impl CompactionStep {
             spawn,
             clock: Arc::clone(clock),
             health: Arc::clone(health),
-            limits: MergeLimits { inputs_max: COMPACTION_INPUTS_MAX, bytes_max: config.compaction_bytes_max },
+            limits: MergeLimits {
+                inputs_max: COMPACTION_INPUTS_MAX,
+                bytes_max: config.compaction_bytes_max,
+                rows_max: (config.row_group_rows.get() as u64).saturating_mul(ROW_GROUPS_MAX),
+            },
             bytes_per_second: config.compaction_bytes_per_second,
             interval: config.compaction_interval,
             memory: Mutex::default(),

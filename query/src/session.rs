@@ -277,13 +277,12 @@ impl Session {
         let snapshot = shared.engine.snapshot(self.org).await.map_err(|error| unavailable(&error))?;
         let codes: Vec<_> = channels().iter().map(|channel| channel.code).collect();
         Ok(ScanContext {
+            snapshot: Arc::new(snapshot),
             readers: Arc::new(SegmentReaderFactory::new(
                 self.org,
                 Arc::clone(shared.engine.segments()),
                 shared.cache.of(self.org),
-                Arc::clone(&snapshot.manifest),
             )),
-            snapshot: Arc::new(snapshot),
             store_url: environment::store_url().map_err(|error| defect(&error))?,
             schema: readings_schema(&codes),
             merge_inputs_max: shared.limits.merge_inputs_max,

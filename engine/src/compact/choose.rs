@@ -28,6 +28,8 @@ pub(crate) struct MergeLimits {
     pub(crate) inputs_max: usize,
     /// Most bytes of all of them together: the result is about as large, and is encoded in memory.
     pub(crate) bytes_max: u64,
+    /// Most rows of all of them together: a Parquet file has a limited number of row groups.
+    pub(crate) rows_max: u64,
 }
 
 /// Segments with one place in the order of precedence.
@@ -35,6 +37,7 @@ pub(crate) struct MergeLimits {
 struct Place<'a> {
     segments: &'a [SegmentEntry],
     bytes: u64,
+    rows: u64,
     cost: u64,
     cost_max: u64,
 }
@@ -46,6 +49,7 @@ impl<'a> Place<'a> {
         Self {
             segments,
             bytes: segments.iter().map(|entry| entry.bytes).fold(0, sum),
+            rows: segments.iter().map(|entry| entry.rows).fold(0, sum),
             cost: segments.iter().map(cost).fold(0, sum),
             cost_max: segments.iter().map(cost).max().unwrap_or(0),
         }
@@ -109,11 +113,12 @@ fn candidates<'a>(stretch: &'a [SegmentEntry], places: &[Place<'a>], limits: Mer
     let mut candidates = Vec::new();
     let mut start = 0;
     for (index, first) in places.iter().enumerate() {
-        let (mut count, mut bytes, mut cost, mut cost_max) = (0_usize, 0_u64, 0_u64, 0);
+        let (mut count, mut bytes, mut rows, mut cost, mut cost_max) = (0_usize, 0_u64, 0_u64, 0_u64, 0);
         for place in &places[index..] {
             count += place.segments.len();
             bytes = bytes.saturating_add(place.bytes);
-            if count > limits.inputs_max || bytes > limits.bytes_max {
+            rows = rows.saturating_add(place.rows);
+            if count > limits.inputs_max || bytes > limits.bytes_max || rows > limits.rows_max {
                 break;
             }
             cost = cost.saturating_add(place.cost);

@@ -22,18 +22,16 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::ParquetMetaData;
 use storage_format::OrgId;
-use storage_format::manifest::{Manifest, SegmentEntry};
+use storage_format::manifest::SegmentEntry;
 
 use crate::metadata_cache::OrgMetadataCache;
 
-/// Opens the segments of one organisation that one manifest names.
+/// Opens the segments of one organisation.
 #[derive(Clone)]
 pub(crate) struct SegmentReaderFactory {
     org: OrgId,
     segments: Arc<Segments>,
     cache: OrgMetadataCache,
-    /// Held, because segments that are replaced stay in the store as long as somebody holds a manifest that names them.
-    _manifest: Arc<Manifest>,
     /// What was opened last, for [`SegmentReaderFactory::find_damage`].
     opened: Arc<Mutex<VecDeque<SegmentEntry>>>,
 }
@@ -42,8 +40,8 @@ pub(crate) struct SegmentReaderFactory {
 const SUSPECTS_MAX: usize = 32;
 
 impl SegmentReaderFactory {
-    pub(crate) fn new(org: OrgId, segments: Arc<Segments>, cache: OrgMetadataCache, manifest: Arc<Manifest>) -> Self {
-        Self { org, segments, cache, _manifest: manifest, opened: Arc::default() }
+    pub(crate) fn new(org: OrgId, segments: Arc<Segments>, cache: OrgMetadataCache) -> Self {
+        Self { org, segments, cache, opened: Arc::default() }
     }
 
     fn remember(&self, entry: &SegmentEntry) {

@@ -7,7 +7,7 @@ use storage_format::{ChannelCode, LoggerId, Lsn, SegmentId};
 use super::*;
 
 const KIB: u64 = 1 << 10;
-const LIMITS: MergeLimits = MergeLimits { inputs_max: 16, bytes_max: 1 << 40 };
+const LIMITS: MergeLimits = MergeLimits { inputs_max: 16, bytes_max: 1 << 40, rows_max: 1 << 40 };
 
 fn during() -> Millis {
     "2024-05-31T23:59:59.999Z".parse().expect("a time")
@@ -88,6 +88,8 @@ fn a_window_that_is_over_is_left_with_three() {
     check(&[9000, 5000, 100, 100], &[3, 4]);
     check(&[9000, -5000, 100, 100], &[]);
     assert_eq!(chosen(&segments(&[900; 4]), after(), MergeLimits { bytes_max: 1000 * KIB, ..LIMITS }), [0_u64; 0]);
+    // Each has ten rows.
+    assert_eq!(chosen(&segments(&[900; 9]), after(), MergeLimits { rows_max: 45, ..LIMITS }).len(), 4);
     assert_eq!(chosen(&segments(&[900; 9]), after(), MergeLimits { inputs_max: 5, ..LIMITS }).len(), 5);
 }
 
@@ -217,7 +219,7 @@ proptest! {
         bytes_max in 1_u64..4_000_000,
         is_over: bool,
     ) {
-        let limits = MergeLimits { inputs_max, bytes_max };
+        let limits = MergeLimits { inputs_max, bytes_max, ..LIMITS };
         let mut life = Life { segments: Vec::new(), ids: 0, rewritten: 0, limits };
         for (flush, bytes) in (1..).zip(&sizes) {
             life.flush(flush, &[*bytes], false);
