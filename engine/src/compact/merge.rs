@@ -173,3 +173,6 @@ fn merge_error(error: MergeError) -> EngineError {
     )
     .because(error)
 }
+
+#[cfg(test)]
+mod tests;
