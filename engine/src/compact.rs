@@ -111,7 +111,7 @@ impl CompactionStep {
                 bytes_max: config.compaction_bytes_max,
                 rows_max: (config.row_group_rows.get() as u64).saturating_mul(ROW_GROUPS_MAX),
             },
-            bytes_per_second: config.compaction_bytes_per_second,
+            bytes_per_second: config.compaction_rate_bytes_max,
             interval: config.compaction_interval,
             memory: Mutex::default(),
         }

@@ -68,7 +68,7 @@ pub struct EngineConfig {
     /// become. Default 256 MiB.
     pub compaction_bytes_max: u64,
     /// Bytes of segments read for merges in a second, at most. Default 8 MiB.
-    pub compaction_bytes_per_second: u64,
+    pub compaction_rate_bytes_max: u64,
     /// How often the schedule is looked at when nothing calls for it. Default 1 s.
     pub schedule_interval: Duration,
     /// Whether `close` flushes all buffers; otherwise they stay in the WAL and are replayed at the next open, which
@@ -101,7 +101,7 @@ impl EngineConfig {
             compaction: true,
             compaction_interval: Duration::from_secs(10),
             compaction_bytes_max: 256 * MIB,
-            compaction_bytes_per_second: 8 * MIB,
+            compaction_rate_bytes_max: 8 * MIB,
             schedule_interval: Duration::from_secs(1),
             flush_at_close: false,
         }
@@ -133,7 +133,7 @@ impl EngineConfig {
             (self.wal_bytes_max >= 4 * self.wal_file_bytes, "wal_bytes_max must be at least four times wal_file_bytes"),
             (self.buffer_bytes_max >= limits::BUFFER_BYTES_LEAST, "buffer_bytes_max must be at least 32 MiB"),
             (!self.compaction_interval.is_zero(), "compaction_interval must be over zero"),
-            (self.compaction_bytes_per_second >= 1, "compaction_bytes_per_second must be at least 1"),
+            (self.compaction_rate_bytes_max >= 1, "compaction_rate_bytes_max must be at least 1"),
             (!self.garbage_delay.is_zero(), "garbage_delay must be over zero"),
             (
                 !self.flush_retry_min.is_zero() && self.flush_retry_min <= self.flush_retry_max,

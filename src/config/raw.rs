@@ -84,7 +84,7 @@ pub(super) struct RawEngine {
     pub(super) compaction: bool,
     pub(super) compaction_interval: Span,
     pub(super) compaction_bytes_max: ByteSize,
-    pub(super) compaction_bytes_per_second: ByteSize,
+    pub(super) compaction_rate_bytes_max: ByteSize,
     pub(super) schedule_interval: Span,
     pub(super) flush_at_close: bool,
 }

@@ -235,7 +235,7 @@ fn engine_config(raw: &RawEngine) -> Result<EngineConfig, Rule> {
         compaction: raw.compaction,
         compaction_interval: raw.compaction_interval.0,
         compaction_bytes_max: raw.compaction_bytes_max.0,
-        compaction_bytes_per_second: raw.compaction_bytes_per_second.0,
+        compaction_rate_bytes_max: raw.compaction_rate_bytes_max.0,
         schedule_interval: raw.schedule_interval.0,
         flush_at_close: raw.flush_at_close,
         ..EngineConfig::new("")

@@ -235,7 +235,7 @@ fn config(d: &mut Draw) -> EngineConfig {
         compaction: d.chance(800),
         compaction_interval: Duration::from_millis(d.spread(5, 5000)),
         compaction_bytes_max: d.spread(16 * KIB, 1024 * KIB),
-        compaction_bytes_per_second: d.spread(64 * KIB, 64 * 1024 * KIB),
+        compaction_rate_bytes_max: d.spread(64 * KIB, 64 * 1024 * KIB),
         flush_at_close: false,
     }
 }
@@ -270,7 +270,7 @@ impl fmt::Display for Plan {
             c.compaction,
             c.compaction_interval,
             c.compaction_bytes_max,
-            c.compaction_bytes_per_second,
+            c.compaction_rate_bytes_max,
         )
     }
 }
