@@ -1,4 +1,5 @@
-//! The one door through which an organisation's manifest changes: flushes, garbage collection, and whatever comes.
+//! The one door through which an organisation's manifest changes: flushes, compaction, garbage collection, and whatever
+//! comes.
 //!
 //! Whoever wants to change a manifest takes the organisation's [`Turn`], looks at the manifest, and hands in a change
 //! with its reason. The door commits it, finds out what happened when the store's response was lost, and swaps the
@@ -32,6 +33,8 @@ use crate::planted::{self, PlantedBug};
 pub(crate) enum CommitReason {
     /// A write buffer's readings are in segments.
     Flush,
+    /// Segments are replaced by one with their rows.
+    Compaction,
     /// A version is taken, so that objects that nobody names can be removed.
     Garbage,
 }
@@ -41,6 +44,7 @@ impl CommitReason {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Flush => "flush",
+            Self::Compaction => "compaction",
             Self::Garbage => "garbage",
         }
     }

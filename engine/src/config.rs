@@ -57,9 +57,18 @@ pub struct EngineConfig {
     pub flush_retry_min: Duration,
     /// Longest pause after failed flushes. Default 60 s.
     pub flush_retry_max: Duration,
-    /// How long after an organisation was loaded, or a flush of it failed, its objects are looked through for those that
-    /// no manifest names. Default 15 min.
+    /// How long after an organisation was loaded, a flush of it failed or segments of it were merged, its objects are
+    /// looked through for those that no manifest names. Default 15 min.
     pub garbage_delay: Duration,
+    /// Whether segments are merged in the background into fewer, larger ones. Default true.
+    pub compaction: bool,
+    /// How often it is looked whether there are segments to merge. Default 10 s.
+    pub compaction_interval: Duration,
+    /// Segments of one merge together at most, in bytes: bounds its memory, which is about that, and how large segments
+    /// become. Default 256 MiB.
+    pub compaction_bytes_max: u64,
+    /// Bytes of segments read for merges in a second, at most. Default 8 MiB.
+    pub compaction_rate_bytes_max: u64,
     /// How often the schedule is looked at when nothing calls for it. Default 1 s.
     pub schedule_interval: Duration,
     /// Whether `close` flushes all buffers; otherwise they stay in the WAL and are replayed at the next open, which
@@ -89,6 +98,10 @@ impl EngineConfig {
             flush_retry_min: Duration::from_secs(1),
             flush_retry_max: Duration::from_secs(60),
             garbage_delay: Duration::from_secs(15 * 60),
+            compaction: true,
+            compaction_interval: Duration::from_secs(10),
+            compaction_bytes_max: 256 * MIB,
+            compaction_rate_bytes_max: 8 * MIB,
             schedule_interval: Duration::from_secs(1),
             flush_at_close: false,
         }
@@ -99,7 +112,7 @@ impl EngineConfig {
     /// # Errors
     /// [`EngineErrorKind::Invalid`], naming the setting.
     pub fn check(&self) -> Result<(), EngineError> {
-        let rules: [(bool, &'static str); 11] = [
+        let rules: [(bool, &'static str); 13] = [
             (self.flush_concurrency >= 1, "flush_concurrency must be at least 1"),
             // A file has 32,767 row groups at most, and a write buffer some four million rows.
             (self.row_group_rows.get() >= 1024, "row_group_rows must be at least 1,024"),
@@ -119,6 +132,8 @@ impl EngineConfig {
             ),
             (self.wal_bytes_max >= 4 * self.wal_file_bytes, "wal_bytes_max must be at least four times wal_file_bytes"),
             (self.buffer_bytes_max >= limits::BUFFER_BYTES_LEAST, "buffer_bytes_max must be at least 32 MiB"),
+            (!self.compaction_interval.is_zero(), "compaction_interval must be over zero"),
+            (self.compaction_rate_bytes_max >= 1, "compaction_rate_bytes_max must be at least 1"),
             (!self.garbage_delay.is_zero(), "garbage_delay must be over zero"),
             (
                 !self.flush_retry_min.is_zero() && self.flush_retry_min <= self.flush_retry_max,

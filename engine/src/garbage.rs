@@ -1,11 +1,12 @@
-//! Orphans, found and removed: segments and conflicts objects that were written and that no commit names, because a
-//! crash or a failure came in between.
+//! Orphans, found and removed: segments and conflicts objects that no manifest names: written, and a crash or a failure
+//! came in between; or replaced by a merge.
 //!
 //! An organisation's objects are looked through some time after it was loaded, since an earlier process may have left
-//! orphans, and after a flush of it failed, until a look finds none.
+//! orphans, and after a flush of it failed or segments were replaced, until a look finds none.
 //!
-//! Invariant: nothing that a manifest names, or may ever name, is removed. Whoever writes an object knows the manifest
-//! by then, and can name it only in the version that follows, or not at all. So a look ends in a commit of its own,
+//! Invariant: nothing that a manifest names, or may ever name, is removed. Replaced segments stay as
+//! long as an older manifest is held, and at least for the delay (`org/kept.rs`). Whoever writes an object knows the manifest
+//! by then, and can name it only in the version that follows, or not at all, but for a merge of this process, which says what it writes. So a look ends in a commit of its own,
 //! which changes nothing: if it is made, then the manifest that it follows was the newest, and the version in which
 //! somebody might have named what was found is taken. No clock takes part in that.
 //!
@@ -67,7 +68,10 @@ impl GarbageStep {
 
     /// Removes this organisation's orphans; answers how many.
     async fn collect(&self, org: &Org) -> Result<usize, EngineError> {
-        let mut found = self.unnamed(org.id(), &org.state().manifest).await?;
+        let (mut found, some_kept) = self.unnamed(org).await?;
+        if some_kept {
+            org.suspect();
+        }
         if found.is_empty() {
             return Ok(0);
         }
@@ -75,8 +79,8 @@ impl GarbageStep {
             // A flush of this process that was under way has ended once the turn is had: what it has written and named
             // is in the manifest by now, and what it has not named never will be.
             let mut turn = self.commits.turn(org).await;
-            let named = names(&turn.manifest());
-            found.retain(|(id, _)| !named.contains(id));
+            let (named, kept) = (names(&turn.manifest()), self.kept(org));
+            found.retain(|(id, _)| !named.contains(id) && !kept.contains(id));
             if found.is_empty() {
                 return Ok(0);
             }
@@ -98,10 +102,16 @@ impl GarbageStep {
         failed.map_or(Ok(count), |error| Err(store_error("an orphaned object could not be removed", error)))
     }
 
-    /// Objects of the organisation that are not in this manifest.
-    async fn unnamed(&self, org: OrgId, manifest: &Manifest) -> Result<Vec<(SegmentId, Path)>, EngineError> {
-        let named = names(manifest);
-        let mut found = Vec::new();
+    /// Objects that must stay although the manifest does not name them.
+    fn kept(&self, org: &Org) -> HashSet<SegmentId> {
+        org.kept().now(self.clock.monotonic(), self.delay)
+    }
+
+    /// Objects of the organisation that its manifest does not name, without those that must stay; and whether there are
+    /// any of the latter.
+    async fn unnamed(&self, org: &Org) -> Result<(Vec<(SegmentId, Path)>, bool), EngineError> {
+        let (named, kept) = (names(&org.state().manifest), self.kept(org));
+        let (mut found, mut some_kept, org) = (Vec::new(), false, org.id());
         for prefix in [ObjectKey::segments_prefix(org), ObjectKey::conflicts_prefix(org)] {
             let prefix = Path::from(prefix);
             let mut listed = self.store.list(Some(&prefix));
@@ -116,15 +126,20 @@ impl GarbageStep {
                     }
                     _ => continue,
                 };
-                if !named.contains(&id) {
-                    found.push((id, meta.location));
-                    if found.len() == FOUND_MAX {
-                        return Ok(found);
-                    }
+                if named.contains(&id) {
+                    continue;
+                }
+                if kept.contains(&id) {
+                    some_kept = true;
+                    continue;
+                }
+                found.push((id, meta.location));
+                if found.len() == FOUND_MAX {
+                    return Ok((found, some_kept));
                 }
             }
         }
-        Ok(found)
+        Ok((found, some_kept))
     }
 }
 

@@ -1,6 +1,6 @@
 //! icecore's storage core: makes frames durable (WAL), readable (write buffers), and lasting (segments, manifest).
 //!
-//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush` and `garbage` do the
+//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush`, `compact` and `garbage` do the
 //! work, each in steps that threads and `maintain` merely call. Below these: `commit`, the one door through which manifests
 //! change; `snapshot`, `apply`, `wal`, `org`; then `buffer`, `segments`, `manifest`, `first_wins`; at the bottom what all
 //! use. A room imports only rooms below it: which, is a table in `tests/tidy/rooms.rs` that a test holds. This crate
@@ -13,6 +13,7 @@ mod append;
 mod apply;
 mod buffer;
 mod commit;
+mod compact;
 mod config;
 mod engine;
 mod error;

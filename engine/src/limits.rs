@@ -21,6 +21,12 @@ pub(crate) const QUEUE_BYTES_LEAST: u64 = 16 << 20;
 /// Below this one frame could fill all write buffers.
 pub(crate) const BUFFER_BYTES_LEAST: u64 = 32 << 20;
 
+/// Segments that one merge reads at the same time: each takes a row group of memory.
+pub(crate) const COMPACTION_INPUTS_MAX: usize = 16;
+
+/// Row groups of a Parquet file: their numbers are signed and have 16 bits.
+pub(crate) const ROW_GROUPS_MAX: u64 = 32_767;
+
 /// Reads of the same bytes of a segment that must find damage before it is reported. What an operator is told then is to
 /// restore the segment from a backup, which a bit that flipped on the way does not call for.
 pub(crate) const READ_ATTEMPTS: u32 = 3;

@@ -13,6 +13,12 @@ const DUPLICATES: &str = "icecore_duplicate_samples_total";
 const CONFLICTS: &str = "icecore_conflict_samples_total";
 const SEGMENTS: &str = "icecore_segments_written_total";
 const SEGMENT_BYTES: &str = "icecore_segment_written_bytes_total";
+const COMPACTIONS: &str = "icecore_compactions_total";
+const COMPACTION_FAILURES: &str = "icecore_compaction_failures_total";
+const COMPACTION_SECONDS: &str = "icecore_compaction_duration_seconds";
+const COMPACTED_SEGMENTS: &str = "icecore_compacted_segments_total";
+const COMPACTION_READ: &str = "icecore_compaction_read_bytes_total";
+const COMPACTION_WRITTEN: &str = "icecore_compaction_written_bytes_total";
 const COLLECTED: &str = "icecore_orphaned_objects_removed_total";
 const BUFFER_BYTES: &str = "icecore_write_buffer_bytes";
 const WAL_BYTES: &str = "icecore_wal_bytes";
@@ -33,7 +39,13 @@ pub(crate) fn describe() {
     describe_counter!(CONFLICTS, Unit::Count, "Samples kept as conflicts because another value was there first");
     describe_counter!(SEGMENTS, Unit::Count, "Segments and conflicts objects written");
     describe_counter!(SEGMENT_BYTES, Unit::Bytes, "Bytes of segments and conflicts objects written");
-    describe_counter!(COLLECTED, Unit::Count, "Objects removed that a crash or a failure had left behind");
+    describe_counter!(COMPACTIONS, Unit::Count, "Merges of segments");
+    describe_counter!(COMPACTION_FAILURES, Unit::Count, "Merges of segments that failed, by kind of error");
+    describe_histogram!(COMPACTION_SECONDS, Unit::Seconds, "Time of a merge of segments, with its pauses");
+    describe_counter!(COMPACTED_SEGMENTS, Unit::Count, "Segments replaced by merged ones");
+    describe_counter!(COMPACTION_READ, Unit::Bytes, "Bytes of segments replaced by merged ones");
+    describe_counter!(COMPACTION_WRITTEN, Unit::Bytes, "Bytes of merged segments");
+    describe_counter!(COLLECTED, Unit::Count, "Objects removed that a crash, a failure or a merge had left behind");
     describe_gauge!(BUFFER_BYTES, Unit::Bytes, "Memory of all write buffers");
     describe_gauge!(WAL_BYTES, Unit::Bytes, "Bytes of all WAL files");
     describe_gauge!(ORGS_LOADED, Unit::Count, "Organisations whose manifest is in memory");
@@ -59,6 +71,18 @@ pub(crate) fn flush_wrote(readings: u64, duplicates: u64, conflicts: u64, segmen
 
 pub(crate) fn flush_failed(error: &EngineError) {
     counter!(FLUSH_FAILURES, "kind" => error.kind().as_str()).increment(1);
+}
+
+pub(crate) fn compacted(segments: u64, bytes_read: u64, bytes_written: u64, seconds: f64) {
+    counter!(COMPACTIONS).increment(1);
+    counter!(COMPACTED_SEGMENTS).increment(segments);
+    counter!(COMPACTION_READ).increment(bytes_read);
+    counter!(COMPACTION_WRITTEN).increment(bytes_written);
+    histogram!(COMPACTION_SECONDS).record(seconds);
+}
+
+pub(crate) fn compaction_failed(error: &EngineError) {
+    counter!(COMPACTION_FAILURES, "kind" => error.kind().as_str()).increment(1);
 }
 
 pub(crate) fn collected(objects: u64) {

@@ -4,6 +4,7 @@
 //! loaded. [`Writers`] is the single writer's right to append to them. Loads nothing and commits nothing itself.
 
 mod frontier;
+mod kept;
 mod registry;
 mod state;
 

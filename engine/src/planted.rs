@@ -25,12 +25,18 @@ pub enum PlantedBug {
     CollectInFlight,
     /// Take readings for new that a flush of this process has written.
     ForgetFrontier,
+    /// Merge two segments that have another one between them, whatever it shares with them.
+    MergeAcross,
+    /// Name a merged segment in a commit before it is in the store.
+    NameBeforePut,
+    /// Remove replaced segments that somebody still reads.
+    CollectReplaced,
 }
 
 #[cfg(any(test, feature = "fault"))]
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::AcknowledgeBeforeSync,
         Self::ForgetDirectorySync,
         Self::TrimBeforeCommit,
@@ -41,6 +47,9 @@ impl PlantedBug {
         Self::TrustPutErrors,
         Self::CollectInFlight,
         Self::ForgetFrontier,
+        Self::MergeAcross,
+        Self::NameBeforePut,
+        Self::CollectReplaced,
     ];
 }
 

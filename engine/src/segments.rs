@@ -292,4 +292,4 @@ fn check_length(range: &std::ops::Range<u64>, bytes: &Bytes) -> Result<(), Forma
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -141,7 +141,8 @@ pub struct QueryStream {
     limits: AnswerLimits,
     rows: u64,
     workers: Handle,
-    /// Gone once the response has ended.
+    /// Gone once the response has ended. The snapshot in it keeps the segments that it names in the store, also when they
+    /// are merged meanwhile.
     held: Option<Held>,
 }
 

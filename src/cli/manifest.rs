@@ -70,7 +70,7 @@ fn show(org: &str, manifest: &Manifest) -> Result<()> {
         manifest.segments().len(),
         manifest.conflicts().len()
     ))?;
-    let header = ["kind", "window", "segment", "flushes", "rows", "bytes", "first", "last", "channels"];
+    let header = ["kind", "window", "segment", "flushes", "fills", "rows", "bytes", "first", "last", "channels"];
     output::line(text_table(&header, entries().map(row)))
 }
 
@@ -90,6 +90,7 @@ fn row(entry: &SegmentEntry) -> Vec<String> {
         entry.window.to_string(),
         entry.id.to_string(),
         format!("{}-{}", entry.flush_first, entry.flush_last),
+        if entry.shares_keys { "older" } else { "" }.to_owned(),
         entry.rows.to_string(),
         entry.bytes.to_string(),
         entry.time_min.to_string(),

@@ -81,6 +81,10 @@ pub(super) struct RawEngine {
     pub(super) flush_retry_min: Span,
     pub(super) flush_retry_max: Span,
     pub(super) garbage_delay: Span,
+    pub(super) compaction: bool,
+    pub(super) compaction_interval: Span,
+    pub(super) compaction_bytes_max: ByteSize,
+    pub(super) compaction_rate_bytes_max: ByteSize,
     pub(super) schedule_interval: Span,
     pub(super) flush_at_close: bool,
 }

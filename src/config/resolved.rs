@@ -232,6 +232,10 @@ fn engine_config(raw: &RawEngine) -> Result<EngineConfig, Rule> {
         flush_retry_min: raw.flush_retry_min.0,
         flush_retry_max: raw.flush_retry_max.0,
         garbage_delay: raw.garbage_delay.0,
+        compaction: raw.compaction,
+        compaction_interval: raw.compaction_interval.0,
+        compaction_bytes_max: raw.compaction_bytes_max.0,
+        compaction_rate_bytes_max: raw.compaction_rate_bytes_max.0,
         schedule_interval: raw.schedule_interval.0,
         flush_at_close: raw.flush_at_close,
         ..EngineConfig::new("")

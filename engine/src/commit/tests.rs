@@ -45,7 +45,7 @@ impl Rig {
     async fn commit(&self, change: impl FnOnce(&Turn<'_>) -> ManifestChange) -> Result<Arc<Manifest>, EngineError> {
         let mut turn = self.committer.turn(&self.org).await;
         let change = change(&turn);
-        turn.commit(Commit { reason: CommitReason::Garbage, change, flushed: None }).await
+        turn.commit(Commit { reason: CommitReason::Compaction, change, flushed: None }).await
     }
 
     async fn compact(&self) -> Result<Arc<Manifest>, EngineError> {

@@ -17,6 +17,7 @@ use super::{Core, Engine, EngineParts, Loader, io_error};
 use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
 use crate::buffer::Budget;
 use crate::commit::Committer;
+use crate::compact::CompactionStep;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
@@ -129,6 +130,7 @@ impl Opened {
         let clock = Arc::clone(&parts.clock);
         let append = AppendStep::new(inbox, recovered.wal, recovered.writers, clock, Arc::clone(&health), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
+        let compaction = CompactionStep::new(&orgs, &commits, &segments, spawn_flush, (&parts.clock, &health), &config);
         let garbage = GarbageStep::new(
             Arc::clone(&orgs),
             commits,
@@ -144,8 +146,11 @@ impl Opened {
             health: Arc::clone(&health),
             interval: config.schedule_interval,
         };
-        let maintenance: Vec<Arc<dyn Maintenance>> =
+        let mut maintenance: Vec<Arc<dyn Maintenance>> =
             vec![Arc::clone(&flush) as _, Arc::new(garbage), Arc::new(monitor)];
+        if config.compaction {
+            maintenance.push(Arc::new(compaction));
+        }
         let core = Arc::new(Core {
             config,
             orgs,

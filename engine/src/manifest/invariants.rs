@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use storage_format::manifest::{ApplyError, Manifest, ManifestDelta, SegmentEntry, SegmentKind};
 use storage_format::{FlushNumber, SegmentId, Window};
 
+use crate::planted::{self, PlantedBug};
+
 /// A rule that a commit would break: a defect of this program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvariantError {
@@ -34,6 +36,14 @@ pub enum InvariantError {
         /// Fills counted.
         filled: u64,
     },
+    /// The rows that are added are not as many as those that they replace.
+    #[error("{added} rows replace {removed}")]
+    Merged {
+        /// Rows of the segments added.
+        added: u64,
+        /// Rows of the segments removed.
+        removed: u64,
+    },
     /// The conflicts that are added are not those that are counted.
     #[error("{rows} conflicts are added, and {conflicts} counted")]
     Conflicts {
@@ -58,13 +68,16 @@ pub enum InvariantError {
 type Predicate = fn(&Manifest, &ManifestDelta, &Manifest) -> Result<(), InvariantError>;
 
 /// The rules, each by itself.
-const PREDICATES: [Predicate; 5] =
-    [precedence_is_total, rows_are_counted, conflicts_are_counted, flushes_are_new, rows_are_covered];
+const PREDICATES: [Predicate; 6] =
+    [precedence_is_total, rows_are_counted, merges_keep_rows, conflicts_are_counted, flushes_are_new, rows_are_covered];
 
 /// The state after this commit, if every rule holds.
 pub(super) fn check(before: &Manifest, delta: &ManifestDelta) -> Result<Manifest, InvariantError> {
     let mut after = before.clone();
     after.apply(delta)?;
+    if planted::has(PlantedBug::MergeAcross) {
+        return Ok(after);
+    }
     for predicate in PREDICATES {
         predicate(before, delta, &after)?;
     }
@@ -107,6 +120,15 @@ fn rows_are_counted(_: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result
     } else {
         Err(InvariantError::Readings { rows: own + shared, readings, filled })
     }
+}
+
+/// What replaces segments has as many rows as they have.
+fn merges_keep_rows(before: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
+    let readings = |entry: &&SegmentEntry| entry.kind == SegmentKind::Readings;
+    let added = delta.added.iter().filter(readings).map(|entry| entry.rows).sum();
+    let replaced = before.segments().iter().filter(|entry| delta.removed.contains(&entry.id));
+    let removed = replaced.map(|entry| entry.rows).sum();
+    if delta.removed.is_empty() || added == removed { Ok(()) } else { Err(InvariantError::Merged { added, removed }) }
 }
 
 /// Every conflict counted is kept, and the other way round.

@@ -18,6 +18,7 @@ use storage_format::{FrameSequence, GatewayId, Lsn, OrgId, SpoolId};
 use tokio::sync::{Notify, oneshot};
 
 use super::Frontier;
+use super::kept::Kept;
 use super::state::State;
 use crate::buffer::{Budget, BufferWriter, WriteBuffer};
 use crate::planted::{self, PlantedBug};
@@ -54,6 +55,7 @@ pub(crate) struct Org {
     pub(crate) turn: tokio::sync::Mutex<Frontier>,
     /// May the store have objects of it that no manifest names?
     suspect: AtomicBool,
+    kept: Kept,
 }
 
 impl Org {
@@ -89,12 +91,18 @@ impl Org {
         budget.room_for(|| self.state.load().buffer_bytes()).await;
     }
 
+    /// What must stay in the store although the manifest does not name it.
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
     /// The manifest was found changed in the store, without this process's doing.
     pub(crate) fn reloaded(&self, manifest: &Arc<Manifest>) {
+        self.kept.superseded(&self.state().manifest);
         self.state.rcu(|state| state.reloaded(manifest));
     }
 
-    /// The store may have objects of it that no manifest names: at first, and after a flush that failed.
+    /// The store may have objects of it that no manifest names: at first, after a flush that failed, and after a merge.
     pub(crate) fn suspect(&self) {
         self.suspect.store(true, Ordering::Relaxed);
     }
@@ -106,6 +114,7 @@ impl Org {
 
     /// A flush is committed: the manifest is this one from now on, and the buffer's rows are in segments.
     pub(crate) fn flushed(&self, manifest: &Arc<Manifest>, buffer: &Arc<WriteBuffer>) {
+        self.kept.superseded(&self.state().manifest);
         self.state.rcu(|state| state.flushed(manifest, buffer));
         buffer.budget().let_look_again();
     }
@@ -156,6 +165,7 @@ impl Orgs {
                 waiting: tokio::sync::Mutex::new(()),
                 turn: tokio::sync::Mutex::new(Frontier::new()),
                 suspect: AtomicBool::new(true),
+                kept: Kept::default(),
             })
         });
         Arc::clone(added)

@@ -21,12 +21,12 @@ use crate::manifest::tests::{Counting, keys, org};
 /// 2024-05-01T00:00:00Z.
 const MAY: i64 = 1_714_521_600_000;
 
-struct Rig {
-    store: Arc<dyn ObjectStore>,
-    segments: Segments,
+pub(crate) struct Rig {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) segments: Segments,
 }
 
-async fn rig() -> Rig {
+pub(crate) async fn rig() -> Rig {
     rig_on(Arc::new(InMemory::new())).await
 }
 
@@ -40,7 +40,7 @@ async fn rig_on(store: Arc<dyn ObjectStore>) -> Rig {
     Rig { store, segments }
 }
 
-fn rows(loggers: std::ops::Range<u64>, each: i64) -> RecordBatch {
+pub(crate) fn rows(loggers: std::ops::Range<u64>, each: i64) -> RecordBatch {
     let keys: Vec<(u64, i64)> = loggers.flat_map(|logger| (0..each).map(move |at| (logger, MAY + at * 1000))).collect();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values(keys.iter().map(|key| key.0))),
@@ -58,12 +58,13 @@ fn code(code: u16) -> ChannelCode {
     ChannelCode::new(code).expect("not zero")
 }
 
-async fn write(rig: &Rig, of: u64, batch: &RecordBatch) -> SegmentEntry {
+pub(crate) async fn write(rig: &Rig, of: u64, batch: &RecordBatch) -> SegmentEntry {
     let new = NewSegment {
         kind: SegmentKind::Readings,
         org: org(of),
         window: "2024050100-2024060100".parse().expect("a window"),
-        flush: FlushNumber::new(1),
+        flush_first: FlushNumber::new(1),
+        flush_last: FlushNumber::new(1),
         lsn_min: Lsn::new(1),
         lsn_max: Lsn::new(2),
         channels: vec![code(1)],

@@ -19,8 +19,10 @@ pub struct NewSegment {
     pub org: OrgId,
     /// The window that no row may be outside of.
     pub window: Window,
-    /// The flush that it is of.
-    pub flush: FlushNumber,
+    /// The first flush whose rows are in it.
+    pub flush_first: FlushNumber,
+    /// The last flush whose rows are in it. Readings of several flushes have the column `flush`.
+    pub flush_last: FlushNumber,
     /// The first WAL record whose readings are in it.
     pub lsn_min: Lsn,
     /// The last WAL record whose readings are in it.
@@ -48,8 +50,8 @@ impl Segments {
             org: new.org,
             window: new.window,
             id,
-            flush_first: new.flush,
-            flush_last: new.flush,
+            flush_first: new.flush_first,
+            flush_last: new.flush_last,
             lsn_min: new.lsn_min,
             lsn_max: new.lsn_max,
             key_version,

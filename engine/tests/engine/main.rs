@@ -1,6 +1,7 @@
 //! The whole engine, over a real directory: what goes in comes out, once, whatever happens in between.
 #![cfg(not(loom))]
 
+mod compaction;
 mod crash;
 mod fairness;
 mod faults;

@@ -64,6 +64,8 @@ impl Rig {
         config.wal_bytes_max = 40 << 20;
         config.buffer_bytes_max = 64 << 20;
         config.schedule_interval = Duration::from_millis(20);
+        // Where a test wants it, it says so.
+        config.compaction = false;
         let clock = TestClock { now_ms: AtomicI64::new(MAY), monotonic_ms: AtomicU64::new(1) };
         Self {
             root,

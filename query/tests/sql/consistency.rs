@@ -1,7 +1,9 @@
-//! A query sees one instant: counts are exact at every moment while readings arrive and flushes run.
+//! A query sees one instant: counts are exact at every moment while readings arrive, flushes run and segments are merged
+//! and removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use storage_format::Millis;
 
@@ -15,7 +17,26 @@ fn frame(number: u64) -> Vec<Reading> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counts_are_exact_at_every_instant() {
-    let house = Arc::new(House::open(&[org(1)]).await);
+    let _house = count_at_every_instant(House::open(&[org(1)]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_are_exact_while_segments_are_merged_and_removed() {
+    let house = House::open_with(&[org(1)], |config| {
+        config.compaction = true;
+        config.compaction_interval = Duration::from_millis(1);
+        config.garbage_delay = Duration::from_millis(8);
+    })
+    .await;
+    let house = count_at_every_instant(house).await;
+    let merged = house.engine.snapshot(org(1)).await.expect("a snapshot");
+    let merged = merged.manifest.segments().iter().filter(|entry| entry.flush_first < entry.flush_last).count();
+    assert!(merged > 0, "nothing was merged");
+}
+
+/// Counts while a writer and a flusher are at work; answers the house, which has the same readings afterwards.
+async fn count_at_every_instant(house: House) -> Arc<House> {
+    let house = Arc::new(house);
     let acknowledged = Arc::new(AtomicU64::new(0));
     let started = Arc::new(AtomicU64::new(0));
     let enough = Arc::new(AtomicBool::new(false));
@@ -32,7 +53,7 @@ async fn counts_are_exact_at_every_instant() {
                 acknowledged.store(number + 1, Ordering::SeqCst);
                 // Again, what may be in a segment by now: duplicates must never be seen.
                 house.send(org(1), 2, "2024-03-01T00:00:00Z", &frame(number / 2)).await;
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
     });
@@ -41,7 +62,7 @@ async fn counts_are_exact_at_every_instant() {
         async move {
             loop {
                 house.flush(org(1)).await;
-                tokio::time::sleep(std::time::Duration::from_millis(15)).await;
+                tokio::time::sleep(Duration::from_millis(15)).await;
             }
         }
     });
@@ -66,6 +87,7 @@ async fn counts_are_exact_at_every_instant() {
     flusher.abort();
     let all = started.load(Ordering::SeqCst) * 5;
     assert_eq!(one(&session, "SELECT count(*) FROM readings").await, all.to_string());
+    house
 }
 
 /// A stream that is read slowly goes on showing the instant that it began at.
@@ -83,5 +105,40 @@ async fn a_stream_keeps_its_instant() {
     house.flush(org(1)).await;
     let found = crate::support::batches(stream).await.expect("exports");
     assert_eq!(found.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>(), 100);
+    assert_eq!(answer(&session, "SELECT 1 FROM readings").await.len(), 200);
+}
+
+/// Segments that were merged while a stream reads them stay until it has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_reads_what_was_merged_meanwhile() {
+    let house = House::open_with(&[org(1)], |config| {
+        config.compaction = true;
+        config.compaction_interval = Duration::from_millis(500);
+        config.garbage_delay = Duration::from_millis(8);
+    })
+    .await;
+    for number in 0..40 {
+        house.send(org(1), 1, "2024-03-01T00:00:00Z", &frame(number)).await;
+        house.flush(org(1)).await;
+    }
+    let (session, before) = (house.session(org(1)), house.engine.snapshot(org(1)).await.expect("a snapshot"));
+    let named = before.manifest.segments().len();
+    drop(before);
+    let stream = session.export(query::ExportRequest::default()).await.expect("exports");
+    let merged = async {
+        loop {
+            let now = house.engine.snapshot(org(1)).await.expect("a snapshot").manifest.segments().len();
+            // Two windows with three each, at the most.
+            if now <= 6 || now < named / 2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), merged).await.expect("it is merged");
+    // Long enough for the collection to look more than once.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let found = crate::support::batches(stream).await.expect("exports");
+    assert_eq!(found.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>(), 200);
     assert_eq!(answer(&session, "SELECT 1 FROM readings").await.len(), 200);
 }

@@ -48,13 +48,21 @@ pub(crate) fn climate(temperature: f64, humidity: f64) -> Vec<(ChannelCode, f64)
 impl House {
     /// Flushes happen only when asked for.
     pub(crate) async fn open(orgs: &[OrgId]) -> Self {
+        Self::open_with(orgs, |_| ()).await
+    }
+
+    /// The same, with other settings.
+    pub(crate) async fn open_with(orgs: &[OrgId], change: impl FnOnce(&mut EngineConfig)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Arc::new(FaultStore::new(Arc::new(InMemory::new())));
-        let config = EngineConfig {
+        let mut config = EngineConfig {
+            // Where a test wants it, it says so.
+            compaction: false,
             flush_age: Duration::from_secs(1_000_000),
             wal_file_bytes: 8 << 20,
             ..EngineConfig::new(dir.path())
         };
+        change(&mut config);
         let parts = kit::rig::parts(Arc::clone(&store) as _, Arc::new(SystemClock::new()));
         let engine = Engine::open(config, parts).await.expect("opens");
         for &org in orgs {

@@ -47,7 +47,8 @@ impl RowDigest {
         Self { kind, context, row_bytes: Vec::with_capacity(CHUNK_BYTES + 1024), previous: PreviousRow::default() }
     }
 
-    /// Adds the rows of a batch of [`readings_schema`](crate::segment::readings_schema) or
+    /// Adds the rows of a batch of [`readings_schema`](crate::segment::readings_schema),
+    /// [`merged_readings_schema`](crate::segment::merged_readings_schema) (without its last column) or
     /// [`conflicts_schema`](crate::segment::conflicts_schema).
     ///
     /// # Panics
@@ -77,12 +78,11 @@ impl RowDigest {
 
     fn update_readings(&mut self, batch: &RecordBatch) {
         let codes = channels_of(&batch.schema());
-        let last = batch.num_columns() - 1;
         let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
         let times = batch.column(1).as_primitive::<TimestampMillisecondType>().values();
         let columns: Vec<_> = (0..codes.len()).map(|i| batch.column(2 + i).as_primitive::<Float64Type>()).collect();
-        let gateways = batch.column(last - 1).as_primitive::<UInt64Type>().values();
-        let received = batch.column(last).as_primitive::<TimestampMillisecondType>().values();
+        let gateways = batch.column(2 + codes.len()).as_primitive::<UInt64Type>().values();
+        let received = batch.column(3 + codes.len()).as_primitive::<TimestampMillisecondType>().values();
         let complete = columns.iter().all(|column| column.null_count() == 0);
         let mut row = 0;
         while row < batch.num_rows() {

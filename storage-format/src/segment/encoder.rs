@@ -16,7 +16,8 @@ use parquet::errors::ParquetError;
 use crate::encryption::{NONCE_BYTES, SecretKey};
 use crate::manifest::{SegmentEntry, SegmentKind};
 use crate::segment::{
-    RowDigest, SegmentFooter, SegmentKeyMetadata, channels_of, conflicts_schema, readings_schema, writer_properties,
+    RowDigest, SegmentFooter, SegmentKeyMetadata, channels_of, conflicts_schema, merged_readings_schema,
+    readings_schema, writer_properties,
 };
 use crate::{Channel, ChannelCode, FlushNumber, LoggerId, Lsn, Millis, OrgId, SegmentId, Window};
 
@@ -41,6 +42,14 @@ pub struct SegmentSpec {
     pub lsn_max: Lsn,
     /// Version of the organisation's key.
     pub key_version: u32,
+}
+
+impl SegmentSpec {
+    /// Returns whether the rows state the flush that each of them is of.
+    #[must_use]
+    pub fn has_flush_column(&self) -> bool {
+        self.kind == SegmentKind::Readings && self.flush_first != self.flush_last
+    }
 }
 
 /// Reason why rows cannot be encoded as a segment.
@@ -103,7 +112,7 @@ impl std::fmt::Debug for SegmentEncoder {
 
 impl SegmentEncoder {
     /// Creates an encoder for an object. For readings, `channels` are the value columns, known and ascending; for
-    /// conflicts they are ignored. The data key and the nonce must be random and used for this object only.
+    /// conflicts they are ignored. Readings of several flushes have the column `flush`. The data key and the nonce must be random and used for this object only.
     ///
     /// # Errors
     /// [`SegmentError::Parquet`].
@@ -116,6 +125,7 @@ impl SegmentEncoder {
         row_group_rows: NonZeroUsize,
     ) -> Result<Self, SegmentError> {
         let schema = match spec.kind {
+            SegmentKind::Readings if spec.has_flush_column() => merged_readings_schema(channels),
             SegmentKind::Readings => readings_schema(channels),
             SegmentKind::Conflicts => conflicts_schema(),
         };
@@ -185,7 +195,10 @@ impl SegmentEncoder {
         }
         self.check_keys(batch)?;
         match self.spec.kind {
-            SegmentKind::Readings => self.check_values(batch)?,
+            SegmentKind::Readings => {
+                self.check_values(batch)?;
+                self.check_flushes(batch)?;
+            }
             SegmentKind::Conflicts => self.check_conflicts(batch)?,
         }
         self.digest.update(batch);
@@ -197,11 +210,14 @@ impl SegmentEncoder {
     }
 
     fn check_keys(&mut self, batch: &RecordBatch) -> Result<(), SegmentError> {
-        let last = batch.num_columns() - 1;
+        let origin = match self.spec.kind {
+            SegmentKind::Readings => 2 + self.codes.len(),
+            SegmentKind::Conflicts => 5,
+        };
         let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
         let times = batch.column(1).as_primitive::<TimestampMillisecondType>().values();
-        let gateways = batch.column(last - 1).as_primitive::<UInt64Type>().values();
-        let received = batch.column(last).as_primitive::<TimestampMillisecondType>().values();
+        let gateways = batch.column(origin).as_primitive::<UInt64Type>().values();
+        let received = batch.column(origin + 1).as_primitive::<TimestampMillisecondType>().values();
         let window = self.spec.window.range();
         let (start, end) = (window.start().get(), window.end().get());
         let key = |row: usize| (loggers[row], times[row]);
@@ -256,6 +272,20 @@ impl SegmentEncoder {
         match (0..batch.num_rows()).find(|&row| columns.iter().all(|column| column.is_null(row))) {
             None => Ok(()),
             Some(row) => Err(SegmentError::Row { row: self.rows + row as u64, detail: "no channel has a value" }),
+        }
+    }
+
+    fn check_flushes(&self, batch: &RecordBatch) -> Result<(), SegmentError> {
+        if !self.spec.has_flush_column() {
+            return Ok(());
+        }
+        let flushes = batch.column(4 + self.codes.len()).as_primitive::<UInt64Type>().values();
+        let valid = self.spec.flush_first.get()..=self.spec.flush_last.get();
+        match flushes.iter().position(|flush| !valid.contains(flush)) {
+            None => Ok(()),
+            Some(row) => {
+                Err(SegmentError::Row { row: self.rows + row as u64, detail: "its flush is not one of the segment's" })
+            }
         }
     }
 

@@ -17,7 +17,10 @@ use crate::manifest::{SegmentEntry, SegmentKind};
 use crate::segment::{SEGMENT_KEY_METADATA_BYTES, SegmentKeyMetadata, SegmentSpec, decryption_properties};
 use crate::{FileKind, FlushNumber, FormatError, FormatErrorKind, Lsn, OrgId};
 
+/// Format of an object without the column `flush`: an object states the lowest version that describes it.
 const FORMAT: &str = "1";
+/// Format of readings with the column `flush`.
+const FORMAT_WITH_FLUSH: &str = "2";
 const MAGIC: &[u8; 4] = b"PARE";
 const LENGTH_BYTES: usize = 4;
 const MODULE_BYTES_MIN: usize = NONCE_BYTES + TAG_BYTES;
@@ -149,7 +152,7 @@ impl SegmentFooter {
     pub(super) fn key_values(&self) -> Vec<KeyValue> {
         let spec = &self.spec;
         [
-            ("icecore.format", FORMAT.to_owned()),
+            ("icecore.format", if spec.has_flush_column() { FORMAT_WITH_FLUSH } else { FORMAT }.to_owned()),
             ("icecore.kind", spec.kind.name().to_owned()),
             ("icecore.org", spec.org.to_string()),
             ("icecore.window", spec.window.to_string()),
@@ -178,8 +181,8 @@ impl SegmentFooter {
             found.ok_or_else(|| error(FormatErrorKind::Invalid, 0, format!("the footer has no {key}")))
         };
         let format = text("icecore.format")?;
-        if format != FORMAT {
-            let detail = format!("segment format {format:?}, this program reads {FORMAT}");
+        if ![FORMAT, FORMAT_WITH_FLUSH].contains(&format) {
+            let detail = format!("segment format {format:?}, this program reads {FORMAT} and {FORMAT_WITH_FLUSH}");
             return Err(error(FormatErrorKind::UnknownVersion, 0, detail));
         }
         let kind = text("icecore.kind")?;

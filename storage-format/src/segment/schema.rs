@@ -30,6 +30,21 @@ pub fn readings_schema(channels: &[ChannelCode]) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
+/// Name of the column that a segment of several flushes has after the others.
+pub const FLUSH_COLUMN: &str = "flush";
+
+/// Returns the schema of readings of several flushes: that of [`readings_schema`], then `flush`, the number of the flush
+/// in which the row first was.
+///
+/// # Panics
+/// As [`readings_schema`].
+#[must_use]
+pub fn merged_readings_schema(channels: &[ChannelCode]) -> SchemaRef {
+    let readings = readings_schema(channels);
+    let flush = Arc::new(Field::new(FLUSH_COLUMN, DataType::UInt64, false));
+    Arc::new(Schema::new(readings.fields().iter().cloned().chain([flush]).collect::<Vec<_>>()))
+}
+
 /// Returns the schema of conflicts.
 #[must_use]
 pub fn conflicts_schema() -> SchemaRef {

@@ -41,7 +41,7 @@ fn spec(kind: SegmentKind) -> SegmentSpec {
         window: "2024050100-2024060100".parse().expect("a window"),
         id: SegmentId::new(0xABCD).expect("not zero"),
         flush_first: FlushNumber::new(3),
-        flush_last: FlushNumber::new(4),
+        flush_last: FlushNumber::new(3),
         lsn_min: Lsn::new(10),
         lsn_max: Lsn::new(20),
         key_version: 1,
@@ -244,6 +244,38 @@ fn layout_matches_the_page() {
     // No column name and no footer value appears in plaintext.
     let bytes = &segment.bytes[..];
     assert!(!bytes.windows(11).any(|w| w == b"temperature") && !bytes.windows(7).any(|w| w == b"icecore"));
+}
+
+/// Encodes these readings, of which row `i` is of flush 3 + `i` / `per_flush`, as a segment of flushes 3 to 6.
+fn encode_merged(batch: &RecordBatch, per_flush: u64) -> Result<(RecordBatch, EncodedSegment), SegmentError> {
+    let flushes = UInt64Array::from_iter_values((0..batch.num_rows() as u64).map(|row| 3 + row / per_flush));
+    let columns = batch.columns().iter().cloned().chain([Arc::new(flushes) as ArrayRef]).collect();
+    let merged = RecordBatch::try_new(merged_readings_schema(&[code(1), code(2)]), columns).expect("a batch");
+    let spec = SegmentSpec { flush_last: FlushNumber::new(6), ..spec(SegmentKind::Readings) };
+    let mut encoder =
+        SegmentEncoder::new(spec, &[code(1), code(2)], &org_key(), &data_key(), [2; 12], ROW_GROUP_ROWS_MAX)?;
+    assert!(matches!(encoder.write(batch), Err(SegmentError::Schema)), "it must say which flush each row is of");
+    encoder.write(&merged)?;
+    Ok((merged, encoder.finish()?))
+}
+
+#[test]
+fn readings_of_several_flushes_state_the_flush_of_each() {
+    let batch = readings(&day(3, 1000));
+    let (merged, segment) = encode_merged(&batch, 750).expect("valid rows");
+    let metadata = open(&segment.bytes, &segment.entry, &org_key()).expect("it opens");
+    let read = rows(&segment.bytes, &metadata);
+    assert_eq!(arrow::compute::concat_batches(merged.schema_ref(), &read).expect("one schema"), merged);
+    let pairs = metadata.file_metadata().key_value_metadata().expect("there");
+    assert!(pairs.iter().any(|pair| pair.key == "icecore.format" && pair.value.as_deref() == Some("2")));
+    // The digest is of the readings: the same, in whichever flush they came.
+    assert_eq!(segment.entry.digest, encode(std::slice::from_ref(&batch)).entry.digest);
+    assert_eq!(digest(&read), segment.entry.digest);
+    // Constant over long runs, the column takes next to nothing.
+    let bytes: i64 = metadata.row_groups().iter().map(|group| group.column(6).compressed_size()).sum();
+    assert!(bytes < 600, "{bytes} bytes for 3,000 rows of four flushes");
+    // Row 2,800 would be of flush 7.
+    assert!(matches!(encode_merged(&batch, 700), Err(SegmentError::Row { .. })), "a flush that the segment has not");
 }
 
 #[test]
@@ -473,7 +505,7 @@ proptest! {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
 /// Checks that the files written by version 0.1.0 still open. `UPDATE_FIXTURES=1 cargo test` creates missing files.
@@ -481,11 +513,15 @@ fn fixture(name: &str) -> PathBuf {
 #[test]
 fn golden_files_still_open() {
     let batch = readings(&day(2, 100));
-    let segment = fixture("segment.parquet");
-    let conflicts_object = fixture("conflicts.parquet");
+    let segment = fixture("v1/segment.parquet");
+    let merged = fixture("v2/segment.parquet");
+    let conflicts_object = fixture("v1/conflicts.parquet");
     if std::env::var_os("UPDATE_FIXTURES").is_some() {
         if !segment.exists() {
             std::fs::write(&segment, encode(std::slice::from_ref(&batch)).bytes).expect("written");
+        }
+        if !merged.exists() {
+            std::fs::write(&merged, encode_merged(&batch, 60).expect("valid rows").1.bytes).expect("written");
         }
         if !conflicts_object.exists() {
             let mut encoder = encoder(SegmentKind::Conflicts);
@@ -495,6 +531,12 @@ fn golden_files_still_open() {
     }
     let mut entry = encode(std::slice::from_ref(&batch)).entry;
     let bytes = Bytes::from(std::fs::read(segment).expect("the fixture exists"));
+    entry.bytes = bytes.len() as u64;
+    let metadata = open(&bytes, &entry, &org_key()).expect("it opens");
+    assert_eq!(rows(&bytes, &metadata), std::slice::from_ref(&batch));
+
+    let (batch, EncodedSegment { mut entry, .. }) = encode_merged(&batch, 60).expect("valid rows");
+    let bytes = Bytes::from(std::fs::read(merged).expect("the fixture exists"));
     entry.bytes = bytes.len() as u64;
     let metadata = open(&bytes, &entry, &org_key()).expect("it opens");
     assert_eq!(rows(&bytes, &metadata), [batch]);

@@ -232,6 +232,10 @@ fn config(d: &mut Draw) -> EngineConfig {
         flush_retry_max: Duration::from_secs(2),
         garbage_delay: Duration::from_millis(d.spread(20, 20_000)),
         schedule_interval: Duration::from_millis(d.spread(20, 2000)),
+        compaction: d.chance(800),
+        compaction_interval: Duration::from_millis(d.spread(5, 5000)),
+        compaction_bytes_max: d.spread(16 * KIB, 1024 * KIB),
+        compaction_rate_bytes_max: d.spread(64 * KIB, 64 * 1024 * KIB),
         flush_at_close: false,
     }
 }
@@ -246,7 +250,7 @@ impl fmt::Display for Plan {
         let c = &self.config;
         write!(
             f,
-            "  WAL file {} of {}, queue {}, group {} in {}, buffers {}, flush at {} or {:?} in parts of {}, segment {} in row groups of {}, runs {}, flushes {}, retry {:?}, every {:?}, collection after {:?}",
+            "  WAL file {} of {}, queue {}, group {} in {}, buffers {}, flush at {} or {:?} in parts of {}, segment {} in row groups of {}, runs {}, flushes {}, retry {:?}, every {:?}, collection after {:?}, merges {} every {:?} of {} at {} a second",
             c.wal_file_bytes,
             c.wal_bytes_max,
             c.queue_bytes_max,
@@ -263,6 +267,10 @@ impl fmt::Display for Plan {
             c.flush_retry_min,
             c.schedule_interval,
             c.garbage_delay,
+            c.compaction,
+            c.compaction_interval,
+            c.compaction_bytes_max,
+            c.compaction_rate_bytes_max,
         )
     }
 }

@@ -68,6 +68,8 @@ pub struct Looks {
     pub torn: u64,
     /// Objects in stores that no manifest names.
     pub orphans: u64,
+    /// Segments seen at the end that were merged from several.
+    pub merged: u64,
     /// Errors, refusals and losses after the disk has lied.
     pub lies_told: u64,
     /// Bytes changed where they lay.
@@ -86,6 +88,7 @@ impl Looks {
         self.replayed += other.replayed;
         self.torn += other.torn;
         self.orphans += other.orphans;
+        self.merged += other.merged;
         self.lies_told += other.lies_told;
         self.rotten_bytes += other.rotten_bytes;
     }
@@ -498,7 +501,11 @@ impl World {
         });
         // A list may still leave out what is new.
         let orphans = (segments.count() as u64).saturating_sub(named);
-        self.count(|looks| looks.orphans += orphans);
+        let merged = snapshot.manifest.segments().iter().filter(|entry| entry.flush_first < entry.flush_last).count();
+        self.count(|looks| {
+            looks.orphans += orphans;
+            looks.merged += merged as u64;
+        });
         Ok(orphans)
     }
 }
