@@ -98,7 +98,7 @@ impl EngineConfig {
             flush_retry_min: Duration::from_secs(1),
             flush_retry_max: Duration::from_secs(60),
             garbage_delay: Duration::from_secs(15 * 60),
-            compaction: true,
+            compaction: false,
             compaction_interval: Duration::from_secs(10),
             compaction_bytes_max: 256 * MIB,
             compaction_rate_bytes_max: 8 * MIB,

@@ -17,6 +17,10 @@ const COLUMN_NAME_CHARS_MAX: usize = 100;
 /// Names of columns that an error lists at most.
 const COLUMN_NAMES_MAX: usize = 3;
 
+/// Rows of a frame before or after the current one. Greater numbers than rows can have overflow where places of rows are
+/// added up.
+const FRAME_ROWS_MAX: u64 = 1 << 48;
+
 /// Refuses columns that not every form of answer can have.
 pub(crate) fn columns(schema: &Schema) -> Result<(), QueryError> {
     only_plain_columns(schema)?;
@@ -79,6 +83,11 @@ fn frame(expr: &Expr, schema: &DFSchema) -> Option<String> {
     let over_times = order.is_some_and(|order| matches!(order, DataType::Timestamp(..) | DataType::Date32));
     [&params.window_frame.start_bound, &params.window_frame.end_bound].into_iter().find_map(|bound| {
         let (WindowFrameBound::Preceding(value) | WindowFrameBound::Following(value)) = bound else { return None };
+        if matches!(value, ScalarValue::UInt64(Some(rows)) if *rows > FRAME_ROWS_MAX) {
+            return Some(format!(
+                "a frame has at most {FRAME_ROWS_MAX} rows on a side; for all of them write UNBOUNDED"
+            ));
+        }
         let ScalarValue::Utf8(Some(text)) = value else { return None };
         if text.contains('-') {
             Some(format!("the bound '{text}' of a frame is negative; PRECEDING and FOLLOWING say the direction"))
@@ -90,11 +99,12 @@ fn frame(expr: &Expr, schema: &DFSchema) -> Option<String> {
     })
 }
 
-/// Refuses names of time zones that do not exist, wherever a type in the plan has one.
-pub(crate) fn zones(plan: &LogicalPlan) -> Result<(), QueryError> {
+/// Refuses types, wherever the plan has them: with a time zone that does not exist; of a width that the statement
+/// chooses, since one value of them can be as large as all memory.
+pub(crate) fn types(plan: &LogicalPlan) -> Result<(), QueryError> {
     let mut wrong = None;
     let mut look = |data_type: &DataType| {
-        wrong = unknown_zone(data_type);
+        wrong = unknown_zone(data_type).map(|zone| unknown(&zone)).or_else(|| unfit(data_type));
         if wrong.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue }
     };
     // The walks fail only if the closures do.
@@ -111,8 +121,20 @@ pub(crate) fn zones(plan: &LogicalPlan) -> Result<(), QueryError> {
         })
     });
     match wrong {
-        Some(zone) => Err(QueryError::Invalid(unknown(&zone))),
+        Some(why) => Err(QueryError::Invalid(why)),
         None => Ok(()),
+    }
+}
+
+fn unfit(data_type: &DataType) -> Option<String> {
+    match data_type {
+        DataType::FixedSizeList(..)
+        | DataType::FixedSizeBinary(_)
+        | DataType::Dictionary(..)
+        | DataType::RunEndEncoded(..)
+        | DataType::ListView(_)
+        | DataType::LargeListView(_) => Some(format!("there are no values of the type {data_type} here")),
+        _ => None,
     }
 }
 

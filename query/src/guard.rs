@@ -15,7 +15,7 @@ mod window;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError, Result};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -34,6 +34,7 @@ const VARIABLE_WIDTH_BYTES: usize = 16;
 pub(crate) fn guarded(plan: LogicalPlan, budget: &Arc<Budget>) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| {
         check_width(&node, budget)?;
+        check_literals(&node, budget)?;
         // A scan takes its filters for a hint; what they leave is filtered again.
         if matches!(node, LogicalPlan::TableScan(_)) {
             return Ok(Transformed::no(node));
@@ -74,6 +75,22 @@ fn check_width(node: &LogicalPlan, budget: &Budget) -> Result<()> {
     Err(DataFusionError::ResourcesExhausted(format!("rows of {bytes} bytes, of {most} at most")))
 }
 
+/// Refuses long texts of the statement where there are rows: an operator can make a whole column of one.
+fn check_literals(node: &LogicalPlan, budget: &Budget) -> Result<()> {
+    let inputs = node.inputs();
+    if inputs.iter().all(|input| matches!(input, LogicalPlan::EmptyRelation(_))) {
+        return Ok(());
+    }
+    let most = budget.text_bytes_max();
+    node.apply_expressions(|expr| {
+        expr.apply(|part| match literal_bytes(part) {
+            bytes if bytes > most => Err(DataFusionError::ResourcesExhausted(format!("a literal of {bytes} bytes"))),
+            _ => Ok(TreeNodeRecursion::Continue),
+        })
+    })?;
+    Ok(())
+}
+
 /// Bytes of a text that stands for itself in every row.
 fn literal_bytes(expression: &Expr) -> usize {
     match expression {
@@ -108,7 +125,7 @@ fn guard(expression: Expr, schema: &DFSchema, budget: &Arc<Budget>) -> Result<Ex
             Expr::WindowFunction(call)
         }
         // What is not a function and makes texts.
-        expression @ Expr::Case(_) => hold(expression, schema, budget)?,
+        expression @ (Expr::Case(_) | Expr::ScalarSubquery(_)) => hold(expression, schema, budget)?,
         Expr::Cast(cast) if is_text(cast.field.data_type()) => hold(Expr::Cast(Cast { ..cast }), schema, budget)?,
         Expr::TryCast(cast) if is_text(cast.field.data_type()) => {
             hold(Expr::TryCast(TryCast { ..cast }), schema, budget)?
@@ -123,7 +140,7 @@ fn is_text(data_type: &DataType) -> bool {
 
 fn hold(expression: Expr, schema: &DFSchema, budget: &Arc<Budget>) -> Result<Expr> {
     let (_, field) = expression.to_field(schema)?;
-    let func = Arc::new(ScalarUDF::new_from_impl(held::Held::new(field)));
+    let func = Arc::new(ScalarUDF::new_from_impl(held::Held::new(field, budget.text_bytes_max())));
     let func = Arc::new(ScalarUDF::new_from_impl(scalar::Guarded::new(func, budget)));
     Ok(Expr::ScalarFunction(ScalarFunction { func, args: vec![expression] }))
 }

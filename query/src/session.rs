@@ -249,7 +249,7 @@ impl Session {
                 let plan = state.statement_to_plan(statement).await.map_err(|error| errors.map(error))?;
                 only_reads().verify_plan(&plan).map_err(|error| QueryError::Refused(error.strip_backtrace()))?;
                 checks::columns(plan.schema().as_arrow())?;
-                checks::zones(&plan)?;
+                checks::types(&plan)?;
                 checks::frames(&plan)?;
                 plan
             }

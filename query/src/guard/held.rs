@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef};
-use datafusion::common::{Result, exec_datafusion_err};
+use datafusion::common::{DataFusionError, Result, exec_datafusion_err};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
@@ -16,11 +16,13 @@ pub(super) struct Held {
     /// The value's, as the logical plan has it: the physical one can be less sure that CASE is never NULL, and their
     /// schemas must agree.
     field: FieldRef,
+    /// Bytes of a value that is the same for all rows: an operator can make a whole column of it.
+    constant_bytes_max: usize,
 }
 
 impl Held {
-    pub(super) fn new(field: FieldRef) -> Self {
-        Self { signature: Signature::any(1, Volatility::Immutable), field }
+    pub(super) fn new(field: FieldRef, constant_bytes_max: usize) -> Self {
+        Self { signature: Signature::any(1, Volatility::Immutable), field, constant_bytes_max }
     }
 }
 
@@ -47,6 +49,12 @@ impl ScalarUDFImpl for Held {
     }
 
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        args.args.pop().ok_or_else(|| exec_datafusion_err!("held takes one value"))
+        let value = args.args.pop().ok_or_else(|| exec_datafusion_err!("held takes one value"))?;
+        match &value {
+            ColumnarValue::Scalar(scalar) if scalar.size() > self.constant_bytes_max => {
+                Err(DataFusionError::ResourcesExhausted(format!("a value of {} bytes for every row", scalar.size())))
+            }
+            _ => Ok(value),
+        }
     }
 }

@@ -287,11 +287,20 @@ fn slices(batch: &RecordBatch, rows_max: usize) -> Vec<RecordBatch> {
 }
 
 fn short(batch: &RecordBatch, most: usize) -> Result<()> {
-    let bytes: usize = batch.columns().iter().map(|column| longest_text(column)).sum();
+    let bytes = batch.columns().iter().map(|column| Ok(longest_text(column).max(nested_bytes(column)?)));
+    let bytes = bytes.sum::<Result<usize>>()?;
     if bytes <= most {
         return Ok(());
     }
     exec_err!("a join could repeat a row with texts of {bytes} bytes here; at most {most} are repeated")
+}
+
+/// Bytes of a list or another nested value, on average.
+fn nested_bytes(column: &dyn Array) -> Result<usize> {
+    if !column.data_type().is_nested() {
+        return Ok(0);
+    }
+    Ok(column.to_data().get_slice_memory_size()? / column.len().max(1))
 }
 
 #[cfg(test)]

@@ -48,6 +48,18 @@ async fn of_aggregates() {
     .await;
 }
 
+/// One value of which an operator makes a column.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_constants() {
+    let long = "x".repeat(20_000);
+    check(&[
+        &format!("SELECT count(DISTINCT '{long}') FROM readings"),
+        &format!("SELECT length(max(CASE WHEN temperature > -1000 THEN '{long}' ELSE 'x' END)) FROM readings"),
+        "SELECT max(length((SELECT string_agg(time::text, ',') FROM (SELECT time FROM readings LIMIT 500)))) FROM readings",
+    ])
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_windows() {
     let six = |function: &str| {
