@@ -65,7 +65,7 @@ pub(crate) struct CompactionStep {
 /// What is known from earlier calls.
 #[derive(Debug, Default)]
 struct Memory {
-    /// Whose segments were merged last.
+    /// The organisation whose segments were merged last.
     last: Option<OrgId>,
     /// For organisations of which nothing is worth a merge: the manifest and the month for which that holds.
     settled: HashMap<OrgId, (ManifestVersion, Window)>,

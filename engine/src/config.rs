@@ -62,7 +62,7 @@ pub struct EngineConfig {
     pub garbage_delay: Duration,
     /// Whether segments are merged in the background into fewer, larger ones. Default true.
     pub compaction: bool,
-    /// How often it is looked whether there are segments to merge. Default 10 s.
+    /// Interval at which it is looked whether there are segments to merge. Default 10 s.
     pub compaction_interval: Duration,
     /// Segments of one merge together at most, in bytes: bounds its memory, which is about that, and how large segments
     /// become. Default 256 MiB.

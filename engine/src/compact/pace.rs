@@ -1,4 +1,4 @@
-//! How fast a merge goes: at a rate, and not at all while ingest or flushes need the machine more.
+//! The pace of a merge: at a rate, and not at all while ingest or flushes need the machine more.
 
 use std::sync::Arc;
 use std::time::Duration;
