@@ -211,8 +211,9 @@ fn more_than_fits_into_memory() {
         ("ICECORE_ENGINE__WAL_BYTES_MAX", "96 MiB"),
         ("ICECORE_INGEST__FRAME_MEMORY_BYTES", "96 MiB"),
     ]));
-    // Buffers, queue, frames; and what the program is without any of them, threads included.
-    icecore.limit(Some(&format!("-d {}", (32 + 16 + 96 + 64) * 1024)));
+    // Buffers, queue, frames; what the program is without any of them, threads included; and what the allocator has not
+    // given back yet.
+    icecore.limit(Some(&format!("-d {}", (32 + 16 + 96 + 64 + 32) * 1024)));
     icecore.start();
     let shape = Shape { gateways_per_org: 16, ..Shape::bulky(16) };
     let load = Load::begin(&icecore, shape);
