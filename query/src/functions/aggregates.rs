@@ -18,7 +18,7 @@ use super::exact_sum::{self, DistinctAccumulator, Output, SumAccumulator, SumGro
 use super::sliding::SlidingAccumulator;
 use crate::canonical::{canonical, canonical_array};
 
-/// How a function is changed.
+/// The change of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Change {
     /// Exact sums of floats.
@@ -76,7 +76,7 @@ struct Changed {
 
 impl Changed {
     /// What is asked of an exact sum of these arguments; `None` where DataFusion's own function outputs: for whole
-    /// numbers, decimals and durations, which it adds up exactly.
+    /// numbers, decimals and durations, which it adds up exactly as long as the type holds the sum.
     fn exact_output(&self, arguments: &[FieldRef]) -> Option<Output> {
         let output = match self.change {
             Change::Sum => Output::Sum,

@@ -119,7 +119,8 @@ impl Runs {
     fn number_rows(&mut self, first_rows: &[u32], rows: usize) {
         self.run_of_row.clear();
         for (run, &first) in (self.runs..).zip(first_rows) {
-            // The rows up to here belong to the run before; there are none before the first run of all.
+            // The rows up to here belong to the run before; there are none before the first run of all. A row's number
+            // fits: it is below the batch's length, which is a usize.
             self.run_of_row.resize(first as usize, run.saturating_sub(1));
         }
         let last = (self.runs + first_rows.len()).saturating_sub(1);
