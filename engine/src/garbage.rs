@@ -112,18 +112,25 @@ impl GarbageStep {
     async fn unnamed(&self, org: &Org) -> Result<(Vec<(SegmentId, Path)>, bool), EngineError> {
         let (named, kept) = (names(&org.state().manifest), self.kept(org));
         let (mut found, mut some_kept, org) = (Vec::new(), false, org.id());
-        for prefix in [ObjectKey::segments_prefix(org), ObjectKey::conflicts_prefix(org)] {
+        let prefixes = [
+            ObjectKey::segments_prefix(org),
+            ObjectKey::conflicts_prefix(org),
+            ObjectKey::fills_prefix(org),
+            ObjectKey::rollups_prefix(org),
+        ];
+        for prefix in prefixes {
             let prefix = Path::from(prefix);
             let mut listed = self.store.list(Some(&prefix));
             let failed = |error| store_error("an organisation's objects could not be listed", error);
             while let Some(meta) = listed.try_next().await.map_err(failed)? {
                 // What is not ours to name is not ours to remove.
                 let id = match meta.location.as_ref().parse() {
-                    Ok(ObjectKey::Segment { org: of, id, .. } | ObjectKey::Conflicts { org: of, id, .. })
-                        if of == org =>
-                    {
-                        id
-                    }
+                    Ok(
+                        ObjectKey::Segment { org: of, id, .. }
+                        | ObjectKey::Conflicts { org: of, id, .. }
+                        | ObjectKey::Fills { org: of, id, .. }
+                        | ObjectKey::Rollup { org: of, id, .. },
+                    ) if of == org => id,
                     _ => continue,
                 };
                 if named.contains(&id) {
@@ -178,7 +185,7 @@ impl Maintenance for GarbageStep {
 
 /// All that the manifest names.
 fn names(manifest: &Manifest) -> HashSet<SegmentId> {
-    manifest.segments().iter().chain(manifest.conflicts()).map(|entry| entry.id).collect()
+    manifest.objects().map(|entry| entry.id).collect()
 }
 
 fn store_error(what: &'static str, error: Error) -> EngineError {

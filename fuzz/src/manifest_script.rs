@@ -43,7 +43,7 @@ pub fn manifest_script(data: &[u8]) -> bool {
             live.remove(id);
         }
         live.extend(delta.added.iter().map(|entry| entry.id));
-        let listed: BTreeSet<_> = state.segments().iter().chain(state.conflicts()).map(|entry| entry.id).collect();
+        let listed: BTreeSet<_> = state.objects().map(|entry| entry.id).collect();
         assert_eq!(listed, live);
         assert_eq!(Some(state.totals()), before.totals().checked_add(delta.totals));
         let found = (state.version(), state.epoch(), state.lsn_covered(), state.flush());
@@ -151,11 +151,14 @@ fn step(script: &mut Script<'_>, from: u64) -> u64 {
 fn entry(script: &mut Script<'_>, flush: FlushNumber) -> SegmentEntry {
     let windows = ["2024050100-2024060100", "2024060100-2024070100", "2024050112-2024050113"];
     let window: Window = windows[usize::from(script.below(3))].parse().expect("a window");
-    let kind = if script.one_in(4) { SegmentKind::Conflicts } else { SegmentKind::Readings };
+    let kinds = [SegmentKind::Conflicts, SegmentKind::Fills, SegmentKind::RollupHourly, SegmentKind::RollupDaily];
+    let kind = if script.one_in(3) { kinds[usize::from(script.below(4))] } else { SegmentKind::Readings };
+    let of = if kind.is_rollup() { SegmentId::new(1 + u128::from(script.u16() % 512)).ok() } else { None };
     let first = 1 + u64::from(script.u8());
     let mut entry = SegmentEntry {
         id: SegmentId::new(1 + u128::from(script.u16() % 512)).expect("not zero"),
         kind,
+        of,
         window,
         flush_first: flush,
         flush_last: flush,

@@ -37,7 +37,9 @@ fn name(path: &Path) -> String {
 pub(crate) fn seeds(target: &Target) -> Vec<(String, Vec<u8>)> {
     let mut paths = files(&fuzz_dir().join("corpora").join(target.name), "");
     if let Some(part) = target.golden {
-        paths.extend(files(&fuzz_dir().join("../storage-format/fixtures/v1"), part));
+        for version in ["v1", "v2"] {
+            paths.extend(files(&fuzz_dir().join("../storage-format/fixtures").join(version), part));
+        }
     }
     paths.into_iter().map(|path| (name(&path), fs::read(&path).expect("a seed can be read"))).collect()
 }

@@ -74,6 +74,7 @@ impl Golden {
         let entry = SegmentEntry {
             id: spec.id,
             kind: spec.kind,
+            of: None,
             window: spec.window,
             flush_first: spec.flush_first,
             flush_last: spec.flush_last,

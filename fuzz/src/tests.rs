@@ -50,10 +50,12 @@ fn violations_are_reported() {
 #[test]
 fn plaintexts_of_the_golden_files_are_seeds() {
     let golden =
-        |name: &str| fs::read(fuzz_dir().join("../storage-format/fixtures/v1").join(name)).expect("a golden file");
+        |name: &str| fs::read(fuzz_dir().join("../storage-format/fixtures").join(name)).expect("a golden file");
     for (seed, bytes) in [
-        ("manifest_body/golden-delta", crate::manifest::golden_body(&golden("manifest-delta.bin"))),
-        ("manifest_body/golden-base", crate::manifest::golden_body(&golden("manifest-base.bin"))),
+        ("manifest_body/golden-delta", crate::manifest::golden_body(&golden("v1/manifest-delta.bin"))),
+        ("manifest_body/golden-base", crate::manifest::golden_body(&golden("v1/manifest-base.bin"))),
+        ("manifest_body/golden-delta-2", crate::manifest::golden_body(&golden("v2/manifest-delta.bin"))),
+        ("manifest_body/golden-base-2", crate::manifest::golden_body(&golden("v2/manifest-base.bin"))),
         ("wal_records/golden-closed", crate::wal::golden_records()),
     ] {
         let path = fuzz_dir().join("corpora").join(seed);

@@ -53,7 +53,7 @@ pub(super) fn run(args: &ManifestArgs) -> Result<()> {
 }
 
 fn show(org: &str, manifest: &Manifest) -> Result<()> {
-    let entries = || manifest.segments().iter().chain(manifest.conflicts());
+    let entries = || manifest.objects();
     let bytes: u64 = entries().map(|entry| entry.bytes).sum();
     output::line(format_args!("organisation  {org}"))?;
     output::line("shows         what is flushed; newer readings are in the WAL, and in what queries answer")?;
@@ -66,9 +66,11 @@ fn show(org: &str, manifest: &Manifest) -> Result<()> {
         totals.readings, totals.duplicates, totals.conflicts, totals.filled
     ))?;
     output::line(format_args!(
-        "objects       {} segments, {} with conflicts, {bytes} bytes",
+        "objects       {} segments, {} with conflicts, {} with fills, {} rollups, {bytes} bytes",
         manifest.segments().len(),
-        manifest.conflicts().len()
+        manifest.conflicts().len(),
+        manifest.fills().len(),
+        manifest.rollups().len()
     ))?;
     let header = ["kind", "window", "segment", "flushes", "fills", "rows", "bytes", "first", "last", "channels"];
     output::line(text_table(&header, entries().map(row)))
@@ -77,7 +79,7 @@ fn show(org: &str, manifest: &Manifest) -> Result<()> {
 /// One line per object, below the table: as wide as they are, nobody could read or copy them in it.
 fn paths(data: &DataDir, org: OrgId, manifest: &Manifest) -> Result<()> {
     let store = data.store();
-    for entry in manifest.segments().iter().chain(manifest.conflicts()) {
+    for entry in manifest.objects() {
         output::line(store.join(entry.object_key(org).to_string()).display())?;
     }
     Ok(())

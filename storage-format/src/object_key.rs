@@ -32,6 +32,24 @@ pub enum ObjectKey {
         /// Id of the object.
         id: SegmentId,
     },
+    /// Values that filled empty channels of older readings of one window.
+    Fills {
+        /// Organisation that owns the object.
+        org: OrgId,
+        /// Window of the readings.
+        window: Window,
+        /// Id of the object.
+        id: SegmentId,
+    },
+    /// Aggregates of a readings segment.
+    Rollup {
+        /// Organisation that owns the object.
+        org: OrgId,
+        /// Window of the segment.
+        window: Window,
+        /// Id of the object, not of the segment.
+        id: SegmentId,
+    },
     /// One commit of a manifest.
     Manifest {
         /// Organisation that owns the object.
@@ -70,6 +88,18 @@ impl ObjectKey {
         format!("orgs/{org}/conflicts")
     }
 
+    /// Returns the prefix of the organisation's fills objects.
+    #[must_use]
+    pub fn fills_prefix(org: OrgId) -> String {
+        format!("orgs/{org}/fills")
+    }
+
+    /// Returns the prefix of the organisation's rollups.
+    #[must_use]
+    pub fn rollups_prefix(org: OrgId) -> String {
+        format!("orgs/{org}/rollups")
+    }
+
     /// Returns the prefix of the organisation's manifest objects, whose names sort by version.
     #[must_use]
     pub fn manifest_prefix(org: OrgId) -> String {
@@ -88,6 +118,8 @@ impl ObjectKey {
         match self {
             Self::Segment { org, .. }
             | Self::Conflicts { org, .. }
+            | Self::Fills { org, .. }
+            | Self::Rollup { org, .. }
             | Self::Manifest { org, .. }
             | Self::OrgKey { org, .. } => *org,
         }
@@ -106,13 +138,14 @@ impl ObjectKey {
             return None;
         }
         match (kind, second) {
-            ("segments" | "conflicts", Some(name)) => {
+            ("segments" | "conflicts" | "fills" | "rollups", Some(name)) => {
                 let window: Window = first.parse().ok()?;
                 let id: SegmentId = name.strip_suffix(".parquet")?.parse().ok()?;
-                Some(if kind == "segments" {
-                    Self::Segment { org, window, id }
-                } else {
-                    Self::Conflicts { org, window, id }
+                Some(match kind {
+                    "segments" => Self::Segment { org, window, id },
+                    "conflicts" => Self::Conflicts { org, window, id },
+                    "fills" => Self::Fills { org, window, id },
+                    _ => Self::Rollup { org, window, id },
                 })
             }
             ("manifest", None) => {
@@ -138,6 +171,8 @@ impl fmt::Display for ObjectKey {
         match self {
             Self::Segment { org, window, id } => write!(f, "orgs/{org}/segments/{window}/{id}.parquet"),
             Self::Conflicts { org, window, id } => write!(f, "orgs/{org}/conflicts/{window}/{id}.parquet"),
+            Self::Fills { org, window, id } => write!(f, "orgs/{org}/fills/{window}/{id}.parquet"),
+            Self::Rollup { org, window, id } => write!(f, "orgs/{org}/rollups/{window}/{id}.parquet"),
             Self::Manifest { org, version } => write!(f, "orgs/{org}/manifest/{:020}", version.get()),
             Self::OrgKey { org, version } => write!(f, "orgs/{org}/keys/{version:010}"),
         }
@@ -186,6 +221,8 @@ mod tests {
                 ObjectKey::Conflicts { org, window, id },
                 format!("orgs/{ORG}/conflicts/2024050100-2024060100/{ID}.parquet"),
             ),
+            (ObjectKey::Fills { org, window, id }, format!("orgs/{ORG}/fills/2024050100-2024060100/{ID}.parquet")),
+            (ObjectKey::Rollup { org, window, id }, format!("orgs/{ORG}/rollups/2024050100-2024060100/{ID}.parquet")),
             (
                 ObjectKey::Manifest { org, version: ManifestVersion::new(7) },
                 format!("orgs/{ORG}/manifest/00000000000000000007"),
@@ -207,6 +244,8 @@ mod tests {
         for prefix in [
             ObjectKey::segments_prefix(org) + "/<window>/<segment>.parquet",
             ObjectKey::conflicts_prefix(org) + "/<window>/<segment>.parquet",
+            ObjectKey::fills_prefix(org) + "/<window>/<segment>.parquet",
+            ObjectKey::rollups_prefix(org) + "/<window>/<segment>.parquet",
             ObjectKey::manifest_prefix(org) + "/<version>",
             ObjectKey::keys_prefix(org) + "/<key version>",
             format!("at most {OBJECT_KEY_BYTES_MAX} bytes"),
@@ -248,7 +287,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_key()(kind in 0..4_u8, org in 1..=u64::MAX, number in 1..=u64::MAX, id in 1..=u128::MAX,
+        fn any_key()(kind in 0..6_u8, org in 1..=u64::MAX, number in 1..=u64::MAX, id in 1..=u128::MAX,
             time in Millis::MIN.get()..=Millis::MAX.get()) -> ObjectKey {
             let org = OrgId::new(org).expect("not zero");
             let id = SegmentId::new(id).expect("not zero");
@@ -256,7 +295,9 @@ mod tests {
             match kind {
                 0 => ObjectKey::Segment { org, window, id },
                 1 => ObjectKey::Conflicts { org, window, id },
-                2 => ObjectKey::Manifest { org, version: ManifestVersion::new(number) },
+                2 => ObjectKey::Fills { org, window, id },
+                3 => ObjectKey::Rollup { org, window, id },
+                4 => ObjectKey::Manifest { org, version: ManifestVersion::new(number) },
                 _ => ObjectKey::OrgKey { org, version: u32::try_from(number >> 32).expect("32 bits").max(1) },
             }
         }

@@ -239,7 +239,7 @@ impl<'a> WindowWriter<'a> {
     async fn encoder(&mut self, kind: SegmentKind) -> Result<SegmentEncoder, EngineError> {
         let current = match kind {
             SegmentKind::Readings => self.readings.take(),
-            SegmentKind::Conflicts => self.conflicts.take(),
+            _ => self.conflicts.take(),
         };
         if let Some(encoder) = current {
             return Ok(encoder);
@@ -276,6 +276,7 @@ impl<'a> WindowWriter<'a> {
             duplicates: counts.duplicates,
             conflicts: counts.conflicts,
             filled: counts.filled,
+            dropped: 0,
         };
         Ok(Written { entries: self.entries, totals })
     }

@@ -94,6 +94,7 @@ impl Writer {
         SegmentEntry {
             id: SegmentId::new(u128::from_le_bytes(id)).expect("not zero"),
             kind: SegmentKind::Readings,
+            of: None,
             window: "2024050100-2024060100".parse().expect("a window"),
             flush_first: flush,
             flush_last: flush,

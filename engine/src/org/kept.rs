@@ -70,7 +70,7 @@ impl Kept {
             return inner.writing.clone();
         }
         let older: Vec<Arc<Manifest>> = inner.older.iter().filter_map(Weak::upgrade).collect();
-        let read = older.iter().flat_map(|manifest| manifest.segments().iter().chain(manifest.conflicts()));
+        let read = older.iter().flat_map(|manifest| manifest.objects());
         let read = read.map(|entry| entry.id);
         read.chain(inner.replaced.keys().copied()).chain(inner.writing.iter().copied()).collect()
     }

@@ -132,6 +132,7 @@ fn add(sum: Totals, merged: &Merged) -> Result<Totals> {
         duplicates: counts.duplicates,
         conflicts: counts.conflicts,
         filled: counts.filled,
+        dropped: 0,
     };
     sum.checked_add(more).ok_or_else(|| internal_datafusion_err!("a total is past the end of its range"))
 }

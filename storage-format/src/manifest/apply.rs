@@ -1,9 +1,9 @@
 //! Application of a commit to a manifest: a pure function that succeeds completely or changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::manifest::{Manifest, ManifestDelta, SegmentEntry, SegmentKind, SpoolState};
-use crate::{FlushNumber, GatewayId, Lsn, ManifestVersion, SegmentId, SpoolId, WriterEpoch};
+use crate::{FlushNumber, GatewayId, Lsn, ManifestVersion, SegmentId, SpoolId, Window, WriterEpoch};
 
 /// Most spools of one gateway that a manifest remembers: the most recently used ones. A sender creates a new spool when
 /// it has lost the old one. A sender whose spool was forgotten resends readings that are already stored, which is
@@ -105,6 +105,29 @@ pub(super) fn check_entry(entry: &SegmentEntry, flush: FlushNumber) -> Result<()
     if entry.channels.is_empty() {
         return wrong("it has no channels");
     }
+    if entry.kind.is_rollup() != entry.of.is_some() {
+        return wrong("a rollup names the segment that it is of, and nothing else does");
+    }
+    Ok(())
+}
+
+/// Checks that each rollup is of a live readings segment, and the only one of its kind.
+fn check_rollups(segments: &[SegmentEntry], rollups: &[SegmentEntry]) -> Result<(), ApplyError> {
+    if rollups.is_empty() {
+        return Ok(());
+    }
+    let live: HashMap<SegmentId, Window> = segments.iter().map(|entry| (entry.id, entry.window)).collect();
+    let mut seen = HashSet::with_capacity(rollups.len());
+    for rollup in rollups {
+        let wrong = |detail| Err(ApplyError::Entry { id: rollup.id, detail });
+        let Some(of) = rollup.of else { return wrong("it is a rollup of no segment") };
+        if live.get(&of) != Some(&rollup.window) {
+            return wrong("the segment that it is of is not live in its window");
+        }
+        if !seen.insert((of, rollup.kind)) {
+            return wrong("the segment that it is of has another rollup of its kind");
+        }
+    }
     Ok(())
 }
 
@@ -130,7 +153,7 @@ impl Manifest {
         }
         let totals = self.totals.checked_add(delta.totals).ok_or(ApplyError::Totals)?;
 
-        let live: HashSet<SegmentId> = self.segments.iter().chain(&self.conflicts).map(|entry| entry.id).collect();
+        let live: HashSet<SegmentId> = self.objects().map(|entry| entry.id).collect();
         let mut removed = HashSet::new();
         for &id in &delta.removed {
             if !live.contains(&id) || !removed.insert(id) {
@@ -146,14 +169,28 @@ impl Manifest {
             }
         }
         let spools = self.spools_after(delta)?;
-
-        for (entries, kind) in
-            [(&mut self.segments, SegmentKind::Readings), (&mut self.conflicts, SegmentKind::Conflicts)]
-        {
-            entries.retain(|entry| !removed.contains(&entry.id));
-            entries.extend(delta.added.iter().filter(|entry| entry.kind == kind).cloned());
+        let after = |entries: &Vec<SegmentEntry>, belongs: fn(SegmentKind) -> bool| -> Option<Vec<SegmentEntry>> {
+            let gone = entries.iter().any(|entry| removed.contains(&entry.id));
+            let mut added = delta.added.iter().filter(|entry| belongs(entry.kind)).peekable();
+            if !gone && added.peek().is_none() {
+                return None;
+            }
+            let kept = entries.iter().filter(|entry| !removed.contains(&entry.id));
+            let mut entries: Vec<SegmentEntry> = kept.chain(added).cloned().collect();
             entries.sort_by_key(|entry| (entry.window, entry.flush_first, entry.id));
+            Some(entries)
+        };
+        let segments = after(&self.segments, |kind| kind == SegmentKind::Readings);
+        let rollups = after(&self.rollups, SegmentKind::is_rollup);
+        if segments.is_some() || rollups.is_some() {
+            check_rollups(segments.as_ref().unwrap_or(&self.segments), rollups.as_ref().unwrap_or(&self.rollups))?;
         }
+        let conflicts = after(&self.conflicts, |kind| kind == SegmentKind::Conflicts);
+        let fills = after(&self.fills, |kind| kind == SegmentKind::Fills);
+        self.segments = segments.unwrap_or_else(|| std::mem::take(&mut self.segments));
+        self.conflicts = conflicts.unwrap_or_else(|| std::mem::take(&mut self.conflicts));
+        self.fills = fills.unwrap_or_else(|| std::mem::take(&mut self.fills));
+        self.rollups = rollups.unwrap_or_else(|| std::mem::take(&mut self.rollups));
         self.spools = spools;
         self.totals = totals;
         self.version = delta.version;
@@ -205,7 +242,7 @@ impl Manifest {
     /// Checks the invariants of a state that was decoded from stored bytes.
     pub(super) fn check(&self) -> Result<(), ApplyError> {
         let mut ids = HashSet::new();
-        for entries in [&self.segments, &self.conflicts] {
+        for entries in self.lists() {
             for entry in entries {
                 check_entry(entry, self.flush)?;
                 if !ids.insert(entry.id) {
@@ -219,6 +256,7 @@ impl Manifest {
                 }
             }
         }
+        check_rollups(&self.segments, &self.rollups)?;
         let mut of_gateway = 0;
         let mut last = None;
         for (&(gateway, spool), state) in &self.spools {

@@ -18,8 +18,9 @@ pub struct SpoolState {
 
 /// Manifest of an organisation at one version.
 ///
-/// Invariants, which [`Manifest::apply`] keeps and decoding checks: segments and conflicts are in ascending order of
-/// (window, first flush, id); ids are unique; no flush number exceeds `flush`; every spool's LSN is covered; a gateway
+/// Invariants, which [`Manifest::apply`] keeps and decoding checks: segments, conflicts, fills and rollups are each in
+/// ascending order of (window, first flush, id); ids are unique; a rollup's segment is live, in the same window, and has
+/// one rollup of a kind at most; no flush number exceeds `flush`; every spool's LSN is covered; a gateway
 /// has at most [`SPOOLS_PER_GATEWAY_MAX`](crate::manifest::SPOOLS_PER_GATEWAY_MAX) spools.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Manifest {
@@ -29,6 +30,8 @@ pub struct Manifest {
     pub(super) flush: FlushNumber,
     pub(super) segments: Vec<SegmentEntry>,
     pub(super) conflicts: Vec<SegmentEntry>,
+    pub(super) fills: Vec<SegmentEntry>,
+    pub(super) rollups: Vec<SegmentEntry>,
     pub(super) spools: BTreeMap<(GatewayId, SpoolId), SpoolState>,
     pub(super) totals: Totals,
 }
@@ -74,6 +77,28 @@ impl Manifest {
     #[must_use]
     pub fn conflicts(&self) -> &[SegmentEntry] {
         &self.conflicts
+    }
+
+    /// Returns the live fills objects, by (window, first flush, id).
+    #[must_use]
+    pub fn fills(&self) -> &[SegmentEntry] {
+        &self.fills
+    }
+
+    /// Returns the live rollups, hourly and daily, by (window, first flush, id).
+    #[must_use]
+    pub fn rollups(&self) -> &[SegmentEntry] {
+        &self.rollups
+    }
+
+    /// Returns all live objects: segments, conflicts objects, fills objects, rollups.
+    pub fn objects(&self) -> impl Iterator<Item = &SegmentEntry> {
+        self.lists().into_iter().flatten()
+    }
+
+    /// The lists of live objects, in the order in which a base has them.
+    pub(super) fn lists(&self) -> [&Vec<SegmentEntry>; 4] {
+        [&self.segments, &self.conflicts, &self.fills, &self.rollups]
     }
 
     /// Returns the live segments of a window, in order of precedence.

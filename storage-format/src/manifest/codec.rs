@@ -66,6 +66,7 @@ pub fn encode_manifest(
     }
     let delta = object.delta();
     let header = ManifestHeader {
+        format: header::FORMAT_VERSION,
         base: matches!(object, ManifestObject::Base(_)),
         key_version,
         body_bytes: u32::try_from(body.len()).map_err(|_| too_large())?,

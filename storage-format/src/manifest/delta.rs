@@ -12,6 +12,12 @@ pub enum SegmentKind {
     Readings,
     /// Rows are conflicts: values that were rejected because another value was stored first.
     Conflicts,
+    /// Rows are fills: values that filled an empty channel of an older reading, with the flush that they came with.
+    Fills,
+    /// Rows are aggregates of a readings segment, by logger and UTC hour.
+    RollupHourly,
+    /// Rows are aggregates of a readings segment, by logger and UTC day.
+    RollupDaily,
 }
 
 impl SegmentKind {
@@ -21,6 +27,9 @@ impl SegmentKind {
         match self {
             Self::Readings => 1,
             Self::Conflicts => 2,
+            Self::Fills => 3,
+            Self::RollupHourly => 4,
+            Self::RollupDaily => 5,
         }
     }
 
@@ -30,6 +39,9 @@ impl SegmentKind {
         match code {
             1 => Some(Self::Readings),
             2 => Some(Self::Conflicts),
+            3 => Some(Self::Fills),
+            4 => Some(Self::RollupHourly),
+            5 => Some(Self::RollupDaily),
             _ => None,
         }
     }
@@ -40,17 +52,39 @@ impl SegmentKind {
         match self {
             Self::Readings => "readings",
             Self::Conflicts => "conflicts",
+            Self::Fills => "fills",
+            Self::RollupHourly => "rollup_hourly",
+            Self::RollupDaily => "rollup_daily",
+        }
+    }
+
+    /// Returns whether rows are aggregates of a readings segment.
+    #[must_use]
+    pub const fn is_rollup(self) -> bool {
+        matches!(self, Self::RollupHourly | Self::RollupDaily)
+    }
+
+    /// Returns the name of an object of this kind.
+    #[must_use]
+    pub const fn object_key(self, org: OrgId, window: Window, id: SegmentId) -> ObjectKey {
+        match self {
+            Self::Readings => ObjectKey::Segment { org, window, id },
+            Self::Conflicts => ObjectKey::Conflicts { org, window, id },
+            Self::Fills => ObjectKey::Fills { org, window, id },
+            Self::RollupHourly | Self::RollupDaily => ObjectKey::Rollup { org, window, id },
         }
     }
 }
 
-/// Live segment (or conflicts object), with the properties that are known without opening it.
+/// Live object, with the properties that are known without opening it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentEntry {
     /// Id of the segment.
     pub id: SegmentId,
     /// Kind of its rows.
     pub kind: SegmentKind,
+    /// For rollups, the readings segment that they were made from; `None` for all others.
+    pub of: Option<SegmentId>,
     /// Window that contains all of its rows.
     pub window: Window,
     /// First flush whose rows are in it. It determines the precedence: a smaller number wins, channel by channel.
@@ -87,10 +121,7 @@ impl SegmentEntry {
     /// Returns the name of the object.
     #[must_use]
     pub const fn object_key(&self, org: OrgId) -> ObjectKey {
-        match self.kind {
-            SegmentKind::Readings => ObjectKey::Segment { org, window: self.window, id: self.id },
-            SegmentKind::Conflicts => ObjectKey::Conflicts { org, window: self.window, id: self.id },
-        }
+        self.kind.object_key(org, self.window, self.id)
     }
 
     /// Returns whether the segment may have a row in this time range.
@@ -138,6 +169,8 @@ pub struct Totals {
     pub conflicts: u64,
     /// Samples that filled an empty channel of a reading that was already stored.
     pub filled: u64,
+    /// Readings that retention has dropped.
+    pub dropped: u64,
 }
 
 impl Totals {
@@ -149,6 +182,7 @@ impl Totals {
             duplicates: self.duplicates.checked_add(more.duplicates)?,
             conflicts: self.conflicts.checked_add(more.conflicts)?,
             filled: self.filled.checked_add(more.filled)?,
+            dropped: self.dropped.checked_add(more.dropped)?,
         })
     }
 }
@@ -168,9 +202,9 @@ pub struct ManifestDelta {
     pub lsn_covered: Lsn,
     /// Number of the last flush.
     pub flush: FlushNumber,
-    /// Segments and conflicts objects that become live.
+    /// Objects that become live.
     pub added: Vec<SegmentEntry>,
-    /// Segments and conflicts objects that are no longer live.
+    /// Objects that are no longer live.
     pub removed: Vec<SegmentId>,
     /// Spools that progressed.
     pub spools: Vec<SpoolPosition>,

@@ -43,6 +43,9 @@ impl RowDigest {
         context.update(match kind {
             SegmentKind::Readings => b"icecore readings 2",
             SegmentKind::Conflicts => b"icecore conflicts 1",
+            SegmentKind::Fills => b"icecore fills 1",
+            SegmentKind::RollupHourly => b"icecore rollup hourly 1",
+            SegmentKind::RollupDaily => b"icecore rollup daily 1",
         });
         Self { kind, context, row_bytes: Vec::with_capacity(CHUNK_BYTES + 1024), previous: PreviousRow::default() }
     }
@@ -57,6 +60,7 @@ impl RowDigest {
         match self.kind {
             SegmentKind::Readings => self.update_readings(batch),
             SegmentKind::Conflicts => self.update_conflicts(batch),
+            kind => panic!("rows of kind {} have no canonical form here", kind.name()),
         }
     }
 

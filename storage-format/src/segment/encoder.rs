@@ -128,6 +128,7 @@ impl SegmentEncoder {
             SegmentKind::Readings if spec.has_flush_column() => merged_readings_schema(channels),
             SegmentKind::Readings => readings_schema(channels),
             SegmentKind::Conflicts => conflicts_schema(),
+            _ => return Err(SegmentError::Schema),
         };
         let identity = (spec.kind, spec.org, spec.window, spec.id);
         let key_metadata = SegmentKeyMetadata::wrap(identity, org_key, spec.key_version, data_key, nonce);
@@ -199,7 +200,7 @@ impl SegmentEncoder {
                 self.check_values(batch)?;
                 self.check_flushes(batch)?;
             }
-            SegmentKind::Conflicts => self.check_conflicts(batch)?,
+            _ => self.check_conflicts(batch)?,
         }
         self.digest.update(batch);
         // The batch may declare columns nullable that the segment does not.
@@ -212,7 +213,7 @@ impl SegmentEncoder {
     fn check_keys(&mut self, batch: &RecordBatch) -> Result<(), SegmentError> {
         let origin = match self.spec.kind {
             SegmentKind::Readings => 2 + self.codes.len(),
-            SegmentKind::Conflicts => 5,
+            _ => 5,
         };
         let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
         let times = batch.column(1).as_primitive::<TimestampMillisecondType>().values();
@@ -223,7 +224,7 @@ impl SegmentEncoder {
         let key = |row: usize| (loggers[row], times[row]);
         let ordered = |before, key| match self.spec.kind {
             SegmentKind::Readings => before < key,
-            SegmentKind::Conflicts => before <= key,
+            _ => before <= key,
         };
         let mut from = None;
         for row in 0..batch.num_rows() {
@@ -325,6 +326,7 @@ impl SegmentEncoder {
         let entry = SegmentEntry {
             id: spec.id,
             kind: spec.kind,
+            of: None,
             window: spec.window,
             flush_first: spec.flush_first,
             flush_last: spec.flush_last,

@@ -89,10 +89,7 @@ impl SegmentKeyMetadata {
     /// Returns the name of the object that the metadata states.
     #[must_use]
     pub const fn object_key(&self) -> ObjectKey {
-        match self.kind {
-            SegmentKind::Readings => ObjectKey::Segment { org: self.org, window: self.window, id: self.id },
-            SegmentKind::Conflicts => ObjectKey::Conflicts { org: self.org, window: self.window, id: self.id },
-        }
+        self.kind.object_key(self.org, self.window, self.id)
     }
 
     /// Encodes the key metadata.

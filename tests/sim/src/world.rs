@@ -482,7 +482,7 @@ impl World {
         let Some(engine) = self.engine() else { return Ok(0) };
         let failed = |error: object_store::Error| Unread::Failed(error.to_string());
         let mut named = 0;
-        for entry in snapshot.manifest.segments().iter().chain(snapshot.manifest.conflicts()) {
+        for entry in snapshot.manifest.objects() {
             let key = entry.object_key(org);
             let path = Path::from(key.to_string());
             let meta = engine.store().head(&path).await.map_err(failed)?;

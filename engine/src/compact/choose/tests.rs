@@ -25,6 +25,7 @@ fn segment(id: u128, flush: u64, bytes: u64, shares_keys: bool) -> SegmentEntry 
     SegmentEntry {
         id: SegmentId::new(id).expect("not zero"),
         kind: SegmentKind::Readings,
+        of: None,
         window,
         flush_first: FlushNumber::new(flush),
         flush_last: FlushNumber::new(flush),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::FrameSequence;
-use crate::manifest::codec::tests::{delta, entry};
+use crate::manifest::codec::tests::{delta, entry, later_delta};
 use crate::manifest::{SpoolPosition, Totals};
 
 fn state(versions: u64) -> Manifest {
@@ -18,7 +18,7 @@ fn commits_add_up() {
     let state = state(3);
     assert_eq!((state.version().get(), state.flush().get(), state.lsn_covered().get()), (3, 3, 30));
     assert_eq!((state.segments().len(), state.conflicts().len()), (3, 3));
-    assert_eq!(state.totals(), Totals { readings: 30, duplicates: 9, conflicts: 30, filled: 3 });
+    assert_eq!(state.totals(), Totals { readings: 30, duplicates: 9, conflicts: 30, filled: 3, dropped: 0 });
     let flushes: Vec<u64> = state.segments().iter().map(|entry| entry.flush_first.get()).collect();
     assert_eq!(flushes, [1, 2, 3]);
     assert_eq!(state.check(), Ok(()));
@@ -100,4 +100,40 @@ fn least_recently_used_spools_are_forgotten() {
     assert_eq!(state.spool_sequence(gateway, SpoolId::new(6).expect("not zero")), FrameSequence::ZERO);
     assert_eq!(state.spool_sequence(gateway, SpoolId::new(100).expect("not zero")), FrameSequence::new(1));
     assert_eq!(state.check(), Ok(()));
+}
+
+#[test]
+fn rollups_and_fills_are_live_beside_their_segments() {
+    let mut state = state(2);
+    state.apply(&later_delta(3)).expect("a valid commit");
+    assert_eq!((state.segments().len(), state.fills().len(), state.rollups().len()), (3, 1, 2));
+    assert_eq!(state.objects().count(), 9);
+    assert_eq!(state.totals().dropped, 7);
+    assert_eq!(state.check(), Ok(()));
+    let of = state.segments()[2].id;
+    let removal = |removed: Vec<SegmentId>| ManifestDelta { added: vec![], removed, ..delta(4) };
+    let alone = removal(vec![of]);
+    assert!(state.clone().apply(&alone).is_err(), "a segment does not go without its rollups");
+    let whole = removal([of].into_iter().chain(state.rollups().iter().map(|entry| entry.id)).collect());
+    state.apply(&whole).expect("with them it does");
+    assert_eq!((state.segments().len(), state.fills().len(), state.rollups().len()), (2, 1, 0));
+}
+
+#[test]
+fn rollups_of_the_wrong_segment_are_rejected() {
+    type Mutation = fn(&mut ManifestDelta);
+    let mutations: [(&str, Mutation); 5] = [
+        ("of nothing", |d| d.added[3].of = None),
+        ("of a segment that is not live", |d| d.added[3].of = SegmentId::new(99).ok()),
+        ("of a conflicts object", |d| d.added[3].of = Some(d.added[1].id)),
+        ("two of one kind", |d| d.added[4].kind = SegmentKind::RollupHourly),
+        ("readings of a segment", |d| d.added[0].of = SegmentId::new(1).ok()),
+    ];
+    for (what, mutate) in mutations {
+        let mut delta = later_delta(3);
+        mutate(&mut delta);
+        let mut state = state(2);
+        assert!(state.apply(&delta).is_err(), "{what}");
+        assert_eq!(state, self::state(2), "{what}: nothing changed");
+    }
 }

@@ -10,6 +10,7 @@ use crate::{
     SpoolId, Window,
 };
 
+/// Of format version 1, which has no field `of`.
 const ENTRY_BYTES_MIN: usize = 152;
 const SPOOL_BYTES: usize = 32;
 const SEGMENT_ID_BYTES: usize = 16;
@@ -20,8 +21,9 @@ pub(super) fn encode(object: &ManifestObject) -> Vec<u8> {
     if let ManifestObject::Base(base) = object {
         let state = &base.state;
         put_totals(&mut out, state.totals());
-        put_entries(&mut out, state.segments());
-        put_entries(&mut out, state.conflicts());
+        for entries in state.lists() {
+            put_entries(&mut out, entries);
+        }
         let spools: Vec<SpoolPosition> = state.spools().collect();
         put_spools(&mut out, &spools);
     }
@@ -42,7 +44,7 @@ fn put_count(out: &mut Vec<u8>, count: usize) {
 }
 
 fn put_totals(out: &mut Vec<u8>, totals: Totals) {
-    for count in [totals.readings, totals.duplicates, totals.conflicts, totals.filled] {
+    for count in [totals.readings, totals.duplicates, totals.conflicts, totals.filled, totals.dropped] {
         put_u64(out, count);
     }
 }
@@ -64,6 +66,7 @@ fn put_entries(out: &mut Vec<u8>, entries: &[SegmentEntry]) {
     put_count(out, entries.len());
     for entry in entries {
         out.extend_from_slice(&entry.id.get().to_le_bytes());
+        out.extend_from_slice(&entry.of.map_or(0, SegmentId::get).to_le_bytes());
         out.push(entry.kind.code());
         out.push(u8::from(entry.shares_keys));
         // Distinct non-zero codes: at most 65,535.
@@ -96,7 +99,7 @@ fn put_spools(out: &mut Vec<u8>, spools: &[SpoolPosition]) {
 }
 
 pub(super) fn decode(header: &ManifestHeader, body: &[u8]) -> Result<ManifestObject, FormatError> {
-    let mut reader = Reader { bytes: body, at: 0 };
+    let mut reader = Reader { bytes: body, at: 0, format: header.format };
     let delta = reader.delta(header)?;
     let object = if header.base {
         let at = reader.at;
@@ -115,6 +118,8 @@ pub(super) fn decode(header: &ManifestHeader, body: &[u8]) -> Result<ManifestObj
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Format version of the object.
+    format: u16,
 }
 
 impl Reader<'_> {
@@ -165,7 +170,13 @@ impl Reader<'_> {
     }
 
     fn totals(&mut self) -> Result<Totals, FormatError> {
-        Ok(Totals { readings: self.u64()?, duplicates: self.u64()?, conflicts: self.u64()?, filled: self.u64()? })
+        Ok(Totals {
+            readings: self.u64()?,
+            duplicates: self.u64()?,
+            conflicts: self.u64()?,
+            filled: self.u64()?,
+            dropped: if self.format >= 2 { self.u64()? } else { 0 },
+        })
     }
 
     fn delta(&mut self, header: &ManifestHeader) -> Result<ManifestDelta, FormatError> {
@@ -173,7 +184,7 @@ impl Reader<'_> {
         let lsn_covered = Lsn::new(self.u64()?);
         let flush = FlushNumber::new(self.u64()?);
         let totals = self.totals()?;
-        let added = self.entries(None)?;
+        let added = self.entries(|_| true)?;
         let count = self.count(SEGMENT_ID_BYTES)?;
         let removed = (0..count)
             .map(|_| self.checked(|raw| SegmentId::new(u128::from_le_bytes(raw))))
@@ -195,8 +206,13 @@ impl Reader<'_> {
 
     fn state(&mut self, delta: &ManifestDelta) -> Result<Manifest, FormatError> {
         let totals = self.totals()?;
-        let segments = self.entries(Some(SegmentKind::Readings))?;
-        let conflicts = self.entries(Some(SegmentKind::Conflicts))?;
+        let segments = self.entries(|kind| kind == SegmentKind::Readings)?;
+        let conflicts = self.entries(|kind| kind == SegmentKind::Conflicts)?;
+        let (fills, rollups) = if self.format >= 2 {
+            (self.entries(|kind| kind == SegmentKind::Fills)?, self.entries(SegmentKind::is_rollup)?)
+        } else {
+            (Vec::new(), Vec::new())
+        };
         let at = self.at;
         let listed = self.spools()?;
         if !listed.is_sorted_by(|a, b| (a.gateway, a.spool) < (b.gateway, b.spool)) {
@@ -213,6 +229,8 @@ impl Reader<'_> {
             flush: delta.flush,
             segments,
             conflicts,
+            fills,
+            rollups,
             spools,
             totals,
         })
@@ -232,14 +250,14 @@ impl Reader<'_> {
             .collect()
     }
 
-    fn entries(&mut self, kind: Option<SegmentKind>) -> Result<Vec<SegmentEntry>, FormatError> {
+    fn entries(&mut self, belongs: fn(SegmentKind) -> bool) -> Result<Vec<SegmentEntry>, FormatError> {
         let count = self.count(ENTRY_BYTES_MIN)?;
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
             let at = self.at;
             let entry = self.entry()?;
-            if kind.is_some_and(|kind| kind != entry.kind) {
-                let detail = "the list has an entry of the other kind";
+            if !belongs(entry.kind) {
+                let detail = "the list has an entry of another kind";
                 return Err(error(FormatErrorKind::Invalid, MANIFEST_HEADER_BYTES + at, detail));
             }
             entries.push(entry);
@@ -249,7 +267,14 @@ impl Reader<'_> {
 
     fn entry(&mut self) -> Result<SegmentEntry, FormatError> {
         let id = self.checked(|raw| SegmentId::new(u128::from_le_bytes(raw)))?;
-        let kind = self.checked(|[code]: [u8; 1]| SegmentKind::from_code(code).ok_or("unknown segment kind"))?;
+        let of = match self.format {
+            1 => None,
+            _ => SegmentId::new(u128::from_le_bytes(self.array()?)).ok(),
+        };
+        let format = self.format;
+        let known = |kind: &SegmentKind| format >= 2 || kind.code() <= SegmentKind::Conflicts.code();
+        let kind =
+            self.checked(|[code]: [u8; 1]| SegmentKind::from_code(code).filter(known).ok_or("unknown segment kind"))?;
         let shares_keys = self.checked(|[flag]: [u8; 1]| match flag {
             0 => Ok(false),
             1 => Ok(true),
@@ -272,6 +297,7 @@ impl Reader<'_> {
         Ok(SegmentEntry {
             id,
             kind,
+            of,
             window,
             flush_first,
             flush_last,

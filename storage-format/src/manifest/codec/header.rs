@@ -12,13 +12,16 @@ pub const MANIFEST_HEADER_BYTES: usize = 80;
 pub(super) const CHECKED_FROM: usize = 12;
 
 const MAGIC: &[u8; 8] = b"icemanif";
-const FORMAT_VERSION: u16 = 1;
+/// The version that is written; older ones are read.
+pub(super) const FORMAT_VERSION: u16 = 2;
 const KIND_DELTA: u8 = 1;
 const KIND_BASE: u8 = 2;
 
 /// Fields of a manifest object that can be read without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ManifestHeader {
+    /// Format version.
+    pub format: u16,
     /// Whether the object also holds the complete state.
     pub base: bool,
     /// Version of the organisation's key that seals the body.
@@ -42,7 +45,7 @@ impl ManifestHeader {
         let mut bytes = Vec::with_capacity(MANIFEST_HEADER_BYTES + self.body_bytes as usize + TAG_BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.format.to_le_bytes());
         bytes.push(if self.base { KIND_BASE } else { KIND_DELTA });
         bytes.push(0);
         bytes.extend_from_slice(&self.key_version.to_le_bytes());
@@ -85,8 +88,8 @@ impl ManifestHeader {
             return Err(error(FormatErrorKind::Damaged, 8, "the checksum does not match: damaged or truncated"));
         }
         let format = u16::from_le_bytes(array(bytes, 12));
-        if format != FORMAT_VERSION {
-            let detail = format!("manifest format {format}, this program reads {FORMAT_VERSION}");
+        if format == 0 || format > FORMAT_VERSION {
+            let detail = format!("manifest format {format}, this program reads 1 to {FORMAT_VERSION}");
             return Err(error(FormatErrorKind::UnknownVersion, 12, detail));
         }
         let invalid = |offset, detail: &str| error(FormatErrorKind::Invalid, offset, detail);
@@ -111,6 +114,7 @@ impl ManifestHeader {
             return Err(invalid(16, "key version, manifest version and writer epoch count from 1"));
         }
         Ok(Self {
+            format,
             base,
             key_version,
             body_bytes,

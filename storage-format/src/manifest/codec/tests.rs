@@ -27,6 +27,7 @@ pub(crate) fn entry(id: u128, kind: SegmentKind, flush: u64) -> SegmentEntry {
     SegmentEntry {
         id: SegmentId::new(id).expect("not zero"),
         kind,
+        of: None,
         window: window(),
         flush_first: FlushNumber::new(flush),
         flush_last: FlushNumber::new(flush),
@@ -64,8 +65,20 @@ pub(crate) fn delta(version: u64) -> ManifestDelta {
             sequence: FrameSequence::new(version * 100),
             lsn: Lsn::new(version * 10),
         }],
-        totals: Totals { readings: 10, duplicates: 3, conflicts: 10, filled: 1 },
+        totals: Totals { readings: 10, duplicates: 3, conflicts: 10, filled: 1, dropped: 0 },
     }
+}
+
+/// A commit of a kind that only format version 2 has: a merge with fills and rollups, or nearly so.
+pub(crate) fn later_delta(version: u64) -> ManifestDelta {
+    let mut delta = delta(version);
+    let of = Some(delta.added[0].id);
+    let more = [(3, SegmentKind::Fills, None), (4, SegmentKind::RollupHourly, of), (5, SegmentKind::RollupDaily, of)];
+    for (id, kind, of) in more {
+        delta.added.push(SegmentEntry { of, ..entry((u128::from(version) << 64) + id, kind, version) });
+    }
+    delta.totals.dropped = 7;
+    delta
 }
 
 fn state(versions: u64) -> Manifest {
@@ -80,6 +93,13 @@ fn base(version: u64) -> ManifestObject {
     ManifestObject::Base(Box::new(ManifestBase { delta: delta(version), state: state(version) }))
 }
 
+/// The same with a last commit that only format version 2 has.
+fn later_base(version: u64) -> ManifestObject {
+    let (mut state, delta) = (state(version - 1), later_delta(version));
+    state.apply(&delta).expect("a valid commit");
+    ManifestObject::Base(Box::new(ManifestBase { delta, state }))
+}
+
 fn encode(object: &ManifestObject) -> Vec<u8> {
     encode_manifest(org(), object, &key(), 1, [1; 12]).expect("small")
 }
@@ -91,6 +111,7 @@ fn decode(version: u64, bytes: &[u8]) -> Result<ManifestObject, FormatError> {
 /// Seals a body that no encoder would write.
 fn encode_body(version: u64, is_base: bool, body: Vec<u8>) -> Vec<u8> {
     let header = ManifestHeader {
+        format: header::FORMAT_VERSION,
         base: is_base,
         key_version: 1,
         body_bytes: u32::try_from(body.len()).expect("small"),
@@ -109,7 +130,7 @@ fn encode_body(version: u64, is_base: bool, body: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn round_trips() {
-    for object in [ManifestObject::Delta(delta(2)), base(3), base(1)] {
+    for object in [ManifestObject::Delta(later_delta(2)), base(3), base(1), later_base(2)] {
         let version = object.delta().version.get();
         let bytes = encode(&object);
         let header = ManifestHeader::decode(&bytes).expect("a header");
@@ -159,10 +180,10 @@ fn invalid_bodies_are_rejected() {
 #[test]
 fn counts_beyond_the_body_are_rejected() {
     let mut body = body::encode(&ManifestObject::Delta(delta(2)));
-    // The count of entries follows created, covered LSN, flush and four totals.
-    body[56..60].copy_from_slice(&u32::MAX.to_le_bytes());
+    // The count of entries follows created, covered LSN, flush and five totals.
+    body[64..68].copy_from_slice(&u32::MAX.to_le_bytes());
     let error = decode(2, &encode_body(2, false, body)).expect_err("four thousand million entries");
-    assert_eq!((error.kind, error.offset), (FormatErrorKind::Truncated, 80 + 60));
+    assert_eq!((error.kind, error.offset), (FormatErrorKind::Truncated, 80 + 68));
 }
 
 proptest! {
@@ -192,7 +213,7 @@ proptest! {
 
     #[test]
     fn mutated_bodies_are_rejected_or_round_trip(at in any::<prop::sample::Index>(), to: u8) {
-        let mut body = body::encode(&base(2));
+        let mut body = body::encode(&later_base(2));
         let at = at.index(body.len());
         body[at] = to;
         if let Ok(object) = decode(2, &encode_body(2, true, body.clone())) {
@@ -202,7 +223,7 @@ proptest! {
 
     #[test]
     fn any_delta_round_trips(
-        version in 1..=u64::MAX, numbers in prop::array::uniform8(any::<u64>()), ids in prop::collection::vec(1..=u128::MAX, 0..5),
+        version in 1..=u64::MAX, numbers in prop::array::uniform9(any::<u64>()), ids in prop::collection::vec(1..=u128::MAX, 0..5),
         ms in Millis::MIN.get()..=Millis::MAX.get(), codes in prop::collection::btree_set(1..=u16::MAX, 0..5), shares: bool,
     ) {
         let mut delta = delta(2);
@@ -210,7 +231,9 @@ proptest! {
         delta.epoch = WriterEpoch::new(numbers[0].max(1));
         delta.lsn_covered = Lsn::new(numbers[1]);
         delta.flush = FlushNumber::new(numbers[2]);
-        delta.totals = Totals { readings: numbers[3], duplicates: numbers[4], conflicts: numbers[5], filled: numbers[6] };
+        delta.totals = Totals {
+            readings: numbers[3], duplicates: numbers[4], conflicts: numbers[5], filled: numbers[6], dropped: numbers[8],
+        };
         delta.removed = ids.iter().map(|&id| SegmentId::new(id).expect("not zero")).collect();
         delta.created = Millis::new(ms).expect("in range");
         let entry = &mut delta.added[0];
@@ -223,21 +246,33 @@ proptest! {
     }
 }
 
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1").join(name)
+fn fixture(version: &str, name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(version).join(name)
 }
 
-/// Checks that the files written by version 0.1.0 still open. `UPDATE_FIXTURES=1 cargo test` creates missing files.
+/// Checks that files of format version 1 still open.
 #[test]
-fn golden_files_still_open() {
+fn golden_files_of_version_1_still_open() {
     for (name, object) in [("manifest-delta.bin", ManifestObject::Delta(delta(2))), ("manifest-base.bin", base(3))] {
-        let path = fixture(name);
+        let bytes = std::fs::read(fixture("v1", name)).expect("the fixture exists");
+        assert_eq!(ManifestHeader::decode(&bytes).expect("a header").format, 1);
+        assert_eq!(decode(object.delta().version.get(), &bytes).expect("it opens"), object, "{name}");
+    }
+}
+
+/// Checks that files of the latest version open, and are written as they were. `UPDATE_FIXTURES=1 cargo test` creates
+/// missing files.
+#[test]
+fn golden_files_are_written_as_before() {
+    let delta = ManifestObject::Delta(later_delta(2));
+    for (name, object) in [("manifest-delta.bin", delta), ("manifest-base.bin", later_base(3))] {
+        let path = fixture("v2", name);
         if std::env::var_os("UPDATE_FIXTURES").is_some() && !path.exists() {
             std::fs::write(&path, encode(&object)).expect("the fixture is written");
         }
         let bytes = std::fs::read(&path).expect("the fixture exists");
+        assert_eq!(ManifestHeader::decode(&bytes).expect("a header").format, 2);
         assert_eq!(decode(object.delta().version.get(), &bytes).expect("it opens"), object, "{name}");
-        // The encoder still writes the same bytes.
         assert_eq!(encode(&object), bytes, "{name}");
     }
 }
