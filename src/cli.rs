@@ -24,6 +24,7 @@ pub(crate) mod demo_tools;
 mod export;
 mod gateway;
 mod init;
+mod local;
 mod logger_ids;
 mod manifest;
 mod offline;

@@ -1,15 +1,16 @@
 //! The server, put together: engine, query, wire and HTTP over one data directory.
 //!
-//! Order of a start: lock, control database, removal of what a crash left, keys and certificate, standings, HTTP (which
-//! reports "not ready"), recovery, readiness, wire. Order of a stop: wire (submitted frames are acknowledged), HTTP
-//! (responses in progress come to an end), engine. A fatal error of the engine ends the server with that error; what was
+//! Order of a start: lock, control database, removal of what a crash left, keys and certificate, standings, the socket of
+//! local commands (which wait), HTTP (which reports "not ready"), recovery, readiness, wire. Order of a stop: local
+//! commands, wire (submitted frames are acknowledged), HTTP (responses in progress come to an end), engine. A fatal error of the engine ends the server with that error; what was
 //! acknowledged is in the WAL.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use engine::{Clock, Engine, EngineParts, LocalDurable, MasterKey, RealFiles, SystemClock, SystemRandom};
+use engine::{Clock, Engine, SystemClock};
 use ingest::{Server, ServerConfig, ServerError, TimePolicy};
+use local::{Door, Resources, Serving};
 use query::{QueryEngine, Turns};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ use crate::certificate::{Certificates, Current};
 use crate::config::Config;
 use crate::health;
 use crate::open_files;
+use crate::opened::open_engine;
 use crate::ports::{Directory, Now, Sink};
 use crate::telemetry::Metrics;
 use control::data_dir::{DataDir, DirLock};
@@ -34,6 +36,8 @@ pub struct Running {
     engine: Arc<Engine>,
     ingest: Server,
     http: HttpServer,
+    /// None when the socket of local commands could not be made.
+    door: Option<Door>,
     standings: Standings,
     control: Control,
     config: Config,
@@ -119,21 +123,10 @@ impl Running {
         let turns = Turns::new(&config.query);
         let state = HttpState::new(config.http.clone(), turns.clone(), standings.clone(), render, ready);
         let http = HttpServer::start(&config, state).await?;
+        let (commands, serving) = watch::channel(None);
+        let door = open_door(data, &lock, serving);
 
-        let random = Arc::new(SystemRandom);
-        let store = LocalDurable::open(data.store(), data.staging())
-            .context(|| format!("cannot open the object store {}", data.store().display()))?;
-        let parts = EngineParts {
-            files: Arc::new(RealFiles),
-            store: Arc::new(store),
-            keys: Arc::new(MasterKey::new(master_key, random.clone())),
-            clock,
-            random,
-        };
-        tracing::info!(data_dir = %data.path().display(), "recovering");
-        let engine = Engine::open(config.engine(data.path()), parts)
-            .await
-            .map_err(|error| Problem::new("the engine does not start").detail(error))?;
+        let engine = open_engine(data, &config, master_key, Arc::clone(&clock)).await?;
         let query = QueryEngine::with_spill_dir(
             Arc::clone(&engine),
             config.query.clone(),
@@ -151,9 +144,10 @@ impl Running {
             engine: Arc::clone(&engine),
             query,
         }));
+        commands.send_replace(Some(Resources { engine: Arc::clone(&engine), control: control.clone(), clock }));
         let upkeep = tokio::spawn(upkeep(metrics, backend));
         tracing::info!(http = %http.addr, ingest = %ingest.local_addr(), "ready");
-        Ok(Self { engine, ingest, http, standings, control, config, upkeep, renewal, _lock: lock })
+        Ok(Self { engine, ingest, http, door, standings, control, config, upkeep, renewal, _lock: lock })
     }
 
     fn start_ingest(
@@ -225,6 +219,9 @@ impl Running {
     pub async fn stop(self) -> Result<()> {
         tracing::info!("stopping");
         self.renewal.abort();
+        if let Some(door) = self.door {
+            door.close().await;
+        }
         self.ingest.shutdown(self.config.ingest.shutdown_grace).await;
         self.http.stop(self.config.http.shutdown_grace).await;
         self.upkeep.abort();
@@ -234,6 +231,21 @@ impl Running {
         closed.map_err(|error| Problem::new("the engine did not close cleanly").detail(error))?;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Opens the socket of local commands. A server without it serves everybody else.
+fn open_door(data: &DataDir, lock: &DirLock, serving: Serving) -> Option<Door> {
+    match Door::open(data, lock, serving) {
+        Ok(door) => Some(door),
+        Err(error) => {
+            let socket = data.local_socket();
+            tracing::error!(
+                socket = %socket.display(), %error,
+                "commands such as `icecore compact` and `icecore import` cannot reach this server"
+            );
+            None
+        }
     }
 }
 

@@ -35,7 +35,9 @@ never -p client -- arrow datafusion engine query sqlx axum quinn clap control se
 # It replaces files with durable's function; the object store of that crate is not its business.
 never -p control -- engine datafusion query axum quinn clap ingest server problem icecore
 never -p export -- tokio axum sqlx datafusion engine query icecore
-never -p server -- quinn clap ingest gateway icecore
+never -p server -- quinn clap ingest gateway local icecore
+# Commands on this machine: the engine and the control data, without queries and without the doors to the network.
+never -p local -- datafusion clap query server export icecore
 never -p control --depth 1 -- object_store
 # SQL is behind control: the server itself must not name it.
 never -p server --depth 1 -- sqlx

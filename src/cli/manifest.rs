@@ -1,16 +1,16 @@
 //! `icecore manifest show`: an organisation's segments, totals, and what they cover.
 
 use clap::{Args, Subcommand};
-use engine::ManifestError;
-use storage_format::OrgId;
-use storage_format::manifest::{Manifest, SegmentEntry};
+use local::{Command, ManifestRequest};
+use serde_json::Value;
 
+use super::local::{Screen, ask};
 use super::offline::manifests;
 use super::table::text_table;
 use super::{DataDirArgs, block_on, output};
 use crate::advice::Advise as _;
 use control::data_dir::DataDir;
-use problem::{Problem, Result, chain};
+use problem::Result;
 
 /// Show an organisation's manifest, beside a running server or without one.
 #[derive(Debug, Args)]
@@ -26,77 +26,112 @@ enum ManifestCommand {
         /// The organisation
         #[arg(long, value_name = "ORG")]
         org: String,
+        /// As JSON: {"org", "version", "segments": [ … ], "totals": { … }}
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         data_dir: DataDirArgs,
     },
 }
 
 pub(super) fn run(args: &ManifestArgs) -> Result<()> {
-    let ManifestCommand::Show { org, data_dir } = &args.command;
+    let ManifestCommand::Show { org, json, data_dir } = &args.command;
     let data = data_dir.open();
-    block_on(async {
-        let control = data.open_control().await.advise()?;
-        let org = control.org(org).await.advise()?;
-        control.close().await;
-        let manifest = match manifests(&data)?.load(org.id).await {
-            Ok(manifest) => manifest,
-            Err(ManifestError::NotFound(_)) => {
-                return output::line(format_args!("{} has no manifest yet: nothing was sent or asked", org.name));
-            }
-            Err(error) => {
-                return Err(Problem::new(format!("the manifest of {} cannot be read", org.name)).detail(chain(&error)));
-            }
-        };
-        show(&org.name, &manifest)?;
-        paths(&data, org.id, &manifest)
-    })
+    let manifest = block_on(load(&data, ManifestRequest { org: org.clone() }))?;
+    if *json {
+        return output::line(serde_json::to_string_pretty(&manifest).unwrap_or_default());
+    }
+    if manifest["version"] == 0 {
+        return output::line(format_args!(
+            "{} has no manifest yet: nothing was sent or asked",
+            field(&manifest, "org")
+        ));
+    }
+    show(&manifest)?;
+    paths(&data, &manifest)
 }
 
-fn show(org: &str, manifest: &Manifest) -> Result<()> {
-    let entries = || manifest.objects();
-    let bytes: u64 = entries().map(|entry| entry.bytes).sum();
-    output::line(format_args!("organisation  {org}"))?;
+/// Asks the server. Without one it reads the store: that needs neither the lock nor a recovery, and changes nothing.
+async fn load(data: &DataDir, request: ManifestRequest) -> Result<Value> {
+    if let Some(mut server) = ask(data, &Command::ManifestShow(request.clone())).await? {
+        let mut screen = Screen::new();
+        while let Some(event) = server.next().await? {
+            screen.show(event)?;
+        }
+        return Ok(screen.result.take().unwrap_or_default());
+    }
+    let control = data.open_control().await.advise()?;
+    let shown = local::show_manifest(&control, &manifests(data)?, &request).await;
+    control.close().await;
+    shown
+}
+
+fn field(value: &Value, name: &str) -> String {
+    match &value[name] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn show(manifest: &Value) -> Result<()> {
+    let segments = list(manifest, "segments");
+    let bytes: u64 = segments.iter().filter_map(|segment| segment["bytes"].as_u64()).sum();
+    output::line(format_args!("organisation  {}", field(manifest, "org")))?;
     output::line("shows         what is flushed; newer readings are in the WAL, and in what queries answer")?;
-    output::line(format_args!("version       {}, written by epoch {}", manifest.version(), manifest.epoch()))?;
-    output::line(format_args!("flushes       {}", manifest.flush()))?;
-    output::line(format_args!("covers        every record up to LSN {}", manifest.lsn_covered()))?;
-    let totals = manifest.totals();
+    let of = |name| field(manifest, name);
+    output::line(format_args!("version       {}, written by epoch {}", of("version"), of("epoch")))?;
+    output::line(format_args!("flushes       {}", of("flush")))?;
+    output::line(format_args!("covers        every record up to LSN {}", of("lsn_covered")))?;
+    let totals = |name| field(&manifest["totals"], name);
     output::line(format_args!(
         "totals        {} readings; samples: {} duplicates, {} conflicts, {} filled in later",
-        totals.readings, totals.duplicates, totals.conflicts, totals.filled
+        totals("readings"),
+        totals("duplicates"),
+        totals("conflicts"),
+        totals("filled")
     ))?;
+    let of_kind = |kind: &str| {
+        segments.iter().filter(|segment| segment["kind"].as_str().is_some_and(|found| found.starts_with(kind))).count()
+    };
     output::line(format_args!(
         "objects       {} segments, {} with conflicts, {} with fills, {} rollups, {bytes} bytes",
-        manifest.segments().len(),
-        manifest.conflicts().len(),
-        manifest.fills().len(),
-        manifest.rollups().len()
+        of_kind("readings"),
+        of_kind("conflicts"),
+        of_kind("fills"),
+        of_kind("rollup")
     ))?;
     let header = ["kind", "window", "segment", "flushes", "fills", "rows", "bytes", "first", "last", "channels"];
-    output::line(text_table(&header, entries().map(row)))
+    output::line(text_table(&header, segments.iter().map(row)))
 }
 
 /// One line per object, below the table: as wide as they are, nobody could read or copy them in it.
-fn paths(data: &DataDir, org: OrgId, manifest: &Manifest) -> Result<()> {
+fn paths(data: &DataDir, manifest: &Value) -> Result<()> {
     let store = data.store();
-    for entry in manifest.objects() {
-        output::line(store.join(entry.object_key(org).to_string()).display())?;
+    for segment in list(manifest, "segments") {
+        output::line(store.join(field(segment, "key")).display())?;
     }
     Ok(())
 }
 
-fn row(entry: &SegmentEntry) -> Vec<String> {
-    let channels: Vec<_> = entry.channels.iter().map(ToString::to_string).collect();
+fn row(segment: &Value) -> Vec<String> {
+    let of = |name| field(segment, name);
+    let edge = |name| field(&segment["window"], name).trim_end_matches("T00:00:00Z").to_owned();
+    let window = format!("{}/{}", edge("from"), edge("to"));
+    let channels: Vec<_> = list(segment, "channels").iter().filter_map(Value::as_str).collect();
     vec![
-        entry.kind.name().to_owned(),
-        entry.window.to_string(),
-        entry.id.to_string(),
-        format!("{}-{}", entry.flush_first, entry.flush_last),
-        if entry.shares_keys { "older" } else { "" }.to_owned(),
-        entry.rows.to_string(),
-        entry.bytes.to_string(),
-        entry.time_min.to_string(),
-        entry.time_max.to_string(),
+        of("kind"),
+        window,
+        of("id"),
+        format!("{}-{}", of("flush_first"), of("flush_last")),
+        if segment["shares_keys"] == true { "older" } else { "" }.to_owned(),
+        of("rows"),
+        of("bytes"),
+        of("time_min"),
+        of("time_max"),
         channels.join(" "),
     ]
 }

@@ -9,6 +9,7 @@ mod disk;
 mod kills;
 mod lifecycle;
 mod load;
+mod local;
 mod memory;
 mod model;
 mod other_reader;

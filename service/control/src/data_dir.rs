@@ -70,6 +70,12 @@ impl DataDir {
         self.0.join("wal")
     }
 
+    /// Where commands reach the server that runs here.
+    #[must_use]
+    pub fn local_socket(&self) -> PathBuf {
+        self.0.join("local.sock")
+    }
+
     /// Where objects are written before they get their names.
     #[must_use]
     pub fn staging(&self) -> PathBuf {
@@ -212,7 +218,7 @@ impl DataDir {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                let message = format!("another server is running on {}", self.0.display());
+                let message = format!("another server or command is running on {}", self.0.display());
                 return Err(Error::new(ErrorKind::Taken, Subject::Lock(self.0.clone()), message)
                     .with_detail(format!("its process is {}", holder.trim())));
             }

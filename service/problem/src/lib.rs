@@ -39,6 +39,12 @@ impl Problem {
     pub fn what(&self) -> &str {
         &self.what
     }
+
+    /// What happened, the detail, what to do: for who takes it to another process.
+    #[must_use]
+    pub fn into_parts(self) -> (String, Option<String>, Option<String>) {
+        (self.what, self.detail, self.help)
+    }
 }
 
 impl fmt::Display for Problem {

@@ -1,13 +1,13 @@
 //! What a person can do about an error of the control data: one table, by kind and subject.
 //!
-//! `control` knows no commands and no flags, so the advice that names them is here. [`Advise`] turns its errors into
-//! what the commands print.
+//! `control` knows no commands and no flags, so the advice that names them is here, beside the commands. [`Advise`] turns
+//! its errors into what they print.
 
 use control::{ErrorKind, Subject};
 use problem::Problem;
 
 /// Turns an error of the control data into a [`Problem`] with advice.
-pub(crate) trait Advise<T> {
+pub trait Advise<T> {
     /// The same result, with an error for a person to read.
     ///
     /// # Errors
@@ -22,7 +22,8 @@ impl<T> Advise<T> for control::Result<T> {
 }
 
 /// An error of the control data as a person reads it.
-pub(crate) fn problem(error: &control::Error) -> Problem {
+#[must_use]
+pub fn problem(error: &control::Error) -> Problem {
     let mut problem = Problem::new(error.message());
     if let Some(detail) = error.detail() {
         problem = problem.detail(detail);

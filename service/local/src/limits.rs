@@ -1,0 +1,29 @@
+//! Every limit of this crate, with what it bounds.
+
+use std::time::Duration;
+
+/// Bytes of a request: a list of files with long names, and the text of a mapping.
+pub const CALL_BYTES_MAX: usize = 4 << 20;
+/// Bytes of one event that a client takes: the manifest of a very large organisation.
+pub(crate) const EVENT_BYTES_MAX: usize = 256 << 20;
+/// Events between a command and whoever prints them. A command waits while they are taken slowly; only progress is left
+/// out then.
+pub(crate) const EVENTS_WAITING_MAX: usize = 64;
+/// Connections at once. More wait in the kernel's backlog.
+pub(crate) const CONNECTIONS_MAX: usize = 64;
+/// Commands that run at once in a server; more are refused, since one may take hours.
+pub(crate) const COMMANDS_MAX: usize = 16;
+/// Time for a request to arrive whole.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a server that has begun its start to be ready for a command.
+pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for commands to say that they were stopped with the server.
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(2);
+/// How long a command tries to reach a server that is starting or stopping, or waits for the directory to be free.
+pub(crate) const REACH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause between two tries.
+pub(crate) const REACH_PAUSE: Duration = Duration::from_millis(50);
+/// When waiting is mentioned to the person who waits.
+pub(crate) const TOLD_AFTER: Duration = Duration::from_secs(2);
+/// Bytes of a Unix socket's path that every system takes: `sun_path` has 108 on Linux and 104 elsewhere.
+pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 103;

@@ -1,0 +1,70 @@
+//! A data directory opened: what `serve` and the commands that run without a server have in common.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use engine::{Clock, Engine, EngineParts, LocalDurable, MasterKey, RealFiles, SystemClock, SystemRandom};
+use local::Resources;
+
+use crate::advice::Advise as _;
+use crate::config::{self, Config, Overrides};
+use control::data_dir::{DataDir, DirLock};
+use control::master_key;
+use problem::{Context, Problem, Result};
+use storage_format::encryption::SecretKey;
+
+/// Opens the engine over a data directory's files; recovers what is in its log.
+pub(crate) async fn open_engine(
+    data: &DataDir,
+    config: &Config,
+    master_key: SecretKey,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Engine>> {
+    let random = Arc::new(SystemRandom);
+    let store = LocalDurable::open(data.store(), data.staging())
+        .context(|| format!("cannot open the object store {}", data.store().display()))?;
+    let parts = EngineParts {
+        files: Arc::new(RealFiles),
+        store: Arc::new(store),
+        keys: Arc::new(MasterKey::new(master_key, random.clone())),
+        clock,
+        random,
+    };
+    tracing::info!(data_dir = %data.path().display(), "recovering");
+    let engine = Engine::open(config.engine(data.path()), parts).await;
+    engine.map_err(|error| Problem::new("the engine does not start").detail(error))
+}
+
+/// A data directory that a command has for itself.
+#[allow(dead_code, reason = "the first command that may open the directory itself comes with compaction by hand")]
+pub(crate) struct Opened {
+    /// What the command works with.
+    pub(crate) resources: Resources,
+    // Last: released after everything else has ended.
+    _lock: DirLock,
+}
+
+#[allow(dead_code, reason = "the first command that may open the directory itself comes with compaction by hand")]
+impl Opened {
+    /// Opens a directory whose lock this process has.
+    pub(crate) async fn open(data: &DataDir, lock: DirLock, config: &Path) -> Result<Self> {
+        let config = config::load(config, &Overrides::default())?;
+        let control = data.open_control_locked(&lock).await.advise()?;
+        let master_key = master_key::load_master_key(&data.keys()).advise()?;
+        master_key::verify_check(&control, &master_key).await.advise()?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let engine = open_engine(data, &config, master_key, Arc::clone(&clock)).await?;
+        Ok(Self { resources: Resources { engine, control, clock }, _lock: lock })
+    }
+
+    /// Closes it in order.
+    ///
+    /// # Errors
+    /// When the engine had stopped in error before, or does while closing.
+    pub(crate) async fn close(self) -> Result<()> {
+        let Self { resources: Resources { engine, control, .. }, _lock } = self;
+        let closed = engine.close().await;
+        control.close().await;
+        closed.map_err(|error| Problem::new("the engine did not close cleanly").detail(error))
+    }
+}
