@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use durable::{Clock, Files, Random, Spawn};
 use object_store::ObjectStore;
-use storage_format::{FrameSequence, GatewayId, OrgId, SpoolId};
+use storage_format::{FrameSequence, GatewayId, Millis, OrgId, SpoolId};
 use tokio::sync::{oneshot, watch};
 
 use crate::append::{AppendQueue, Submission, SubmitError, SubmitFailure};
@@ -38,6 +38,7 @@ use crate::maintain::{Maintenance, Stop, maintain};
 use crate::manifest::ManifestStore;
 use crate::org::{Org, Orgs};
 use crate::recover::RecoveryReport;
+use crate::retain::{DropLog, DropReport, Retention};
 use crate::segments::Segments;
 use crate::snapshot::Snapshot;
 use crate::wal::WalDirectory;
@@ -84,6 +85,7 @@ struct Core {
     /// Every kind of work in the background.
     maintenance: Vec<Arc<dyn Maintenance>>,
     wal: Arc<WalDirectory>,
+    retention: Retention,
     manifests: Arc<ManifestStore>,
     segments: Arc<Segments>,
     store: Arc<dyn ObjectStore>,
@@ -305,6 +307,23 @@ impl Engine {
             answer = answered => answer.map_err(|_| writer_gone())?,
             _ = ended.wait_for(|ended| *ended) => Err(self.core.fatal().unwrap_or_else(writer_gone)),
         }
+    }
+
+    /// Drops the windows of an organisation that ended by `cutoff`, and nothing that is younger than two years. Each drop
+    /// is in `log` before it happens. A second run finds what the first has left, and settles what was cut short.
+    ///
+    /// # Errors
+    /// From the log, the store and the manifest; nothing is gone that the log does not have.
+    pub async fn drop_older(&self, org: OrgId, cutoff: Millis, log: &dyn DropLog) -> Result<DropReport, EngineError> {
+        self.core.check_open()?;
+        let org = self.loaded(org).await?;
+        let dropped = self.core.retention.drop_older(&org, cutoff, log).await;
+        if let Err(error) = &dropped
+            && error.ends_the_engine()
+        {
+            self.core.fail(error);
+        }
+        dropped
     }
 
     /// The object store that segments and manifests live in.

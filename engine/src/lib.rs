@@ -1,6 +1,6 @@
 //! icecore's storage core: makes frames durable (WAL), readable (write buffers), and lasting (segments, manifest).
 //!
-//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush`, `compact` and `garbage` do the
+//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush`, `compact`, `retain` and `garbage` do the
 //! work, each in steps that threads and `maintain` merely call. Below these: `commit`, the one door through which manifests
 //! change; `snapshot`, `apply`, `wal`, `org`; then `buffer`, `segments`, `manifest`, `first_wins`; at the bottom what all
 //! use. A room imports only rooms below it: which, is a table in `tests/tidy/rooms.rs` that a test holds. This crate
@@ -29,6 +29,7 @@ mod metrics;
 mod org;
 mod planted;
 mod recover;
+mod retain;
 mod segments;
 mod snapshot;
 mod sync;
@@ -57,5 +58,6 @@ pub use manifest::{BASE_EVERY, CommitError, InvariantError, ManifestChange, Mani
 #[cfg(any(test, feature = "fault"))]
 pub use planted::{PlantedBug, plant};
 pub use recover::RecoveryReport;
+pub use retain::{DropLog, DropOutcome, DropPlan, DropReport, DroppedWindow, OpenDrop};
 pub use segments::{NewSegment, SegmentFilter, SegmentReadError, SegmentStream, Segments};
 pub use snapshot::Snapshot;

@@ -13,7 +13,7 @@ const ENGINE: &[Room<'static>] = &[
         "engine",
         &[
             "append", "buffer", "commit", "compact", "config", "error", "flush", "garbage", "health", "keys",
-            "maintain", "manifest", "metrics", "org", "recover", "segments", "snapshot", "wal",
+            "maintain", "manifest", "metrics", "org", "recover", "retain", "segments", "snapshot", "wal",
         ],
     ),
     ("append", &["apply", "error", "health", "org", "planted", "sync", "wal"]),
@@ -35,6 +35,7 @@ const ENGINE: &[Room<'static>] = &[
             "segments",
         ],
     ),
+    ("retain", &["commit", "error", "first_wins", "limits", "manifest", "metrics", "org", "planted", "segments"]),
     ("garbage", &["commit", "error", "maintain", "metrics", "org", "planted"]),
     (
         "flush",
@@ -62,7 +63,7 @@ const ENGINE: &[Room<'static>] = &[
     ("org", &["buffer", "planted", "sync"]),
     ("buffer", &["limits", "sync"]),
     ("segments", &["error", "first_wins", "limits", "manifest"]),
-    ("manifest", &["error", "keys", "planted"]),
+    ("manifest", &["error", "keys", "limits", "planted"]),
     ("first_wins", &["planted"]),
     ("metrics", &["error"]),
     ("config", &["error", "limits"]),

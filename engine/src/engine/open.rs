@@ -29,6 +29,7 @@ use crate::manifest::{ManifestError, ManifestStore};
 use crate::metrics;
 use crate::org::{Orgs, WriterCommand, Writers};
 use crate::recover::{RecoveryHost, RecoveryParts, RecoveryReport, WalSettings, recover};
+use crate::retain::Retention;
 use crate::segments::Segments;
 use crate::wal::WalPrepareStep;
 
@@ -131,6 +132,7 @@ impl Opened {
         let append = AppendStep::new(inbox, recovered.wal, recovered.writers, clock, Arc::clone(&health), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
         let compaction = CompactionStep::new(&orgs, &commits, &segments, spawn_flush, (&parts.clock, &health), &config);
+        let retention = Retention::new(&commits, &segments, &parts.clock);
         let garbage = GarbageStep::new(
             Arc::clone(&orgs),
             commits,
@@ -160,6 +162,7 @@ impl Opened {
             health,
             maintenance,
             wal,
+            retention,
             manifests,
             segments,
             store: parts.store,

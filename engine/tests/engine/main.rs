@@ -11,4 +11,5 @@ mod health;
 mod open;
 mod pressure;
 mod read;
+mod retention;
 mod rig;
