@@ -15,6 +15,7 @@ mod buffer;
 mod commit;
 mod compact;
 mod config;
+mod doctor;
 mod engine;
 mod error;
 mod first_wins;
@@ -38,6 +39,7 @@ mod wal;
 pub use append::{AckSink, Ordered, Submission, SubmitError, SubmitFailure};
 pub use buffer::{BufferView, SortedBatches, WriteBuffer};
 pub use config::EngineConfig;
+pub use doctor::{Doctor, DoctorProgress, Examined, FaultKind, Finding, LogState};
 pub use durable::{
     Clock, Dir, Fault, FaultStore, File, FileLock, Files, LocalDurable, LocalDurableError, Operation, PutError,
     PutOutcome, Random, RealFiles, Spawn, SystemClock, SystemRandom, is_fatal, put_create,

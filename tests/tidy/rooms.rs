@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 type Room<'a> = (&'a str, &'a [&'a str]);
 
 const ENGINE: &[Room<'static>] = &[
+    ("doctor", &["engine", "keys", "manifest", "segments"]),
     (
         "engine",
         &[

@@ -3,6 +3,7 @@
 
 mod compaction;
 mod crash;
+mod doctor;
 mod fairness;
 mod faults;
 mod first_wins;
