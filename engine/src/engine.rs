@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use durable::{Clock, Files, Random, Spawn};
 use object_store::ObjectStore;
 use storage_format::{FrameSequence, GatewayId, Millis, OrgId, SpoolId};
@@ -34,6 +35,7 @@ use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushReport, FlushRequest, FlushStep, writer_gone};
 use crate::health::{Condition, Health};
 use crate::keys::KeyProvider;
+use crate::last::LastReadings;
 use crate::maintain::{Maintenance, Stop, maintain};
 use crate::manifest::ManifestStore;
 use crate::org::{Org, Orgs};
@@ -88,6 +90,7 @@ struct Core {
     retention: Retention,
     manifests: Arc<ManifestStore>,
     segments: Arc<Segments>,
+    last: Arc<LastReadings>,
     store: Arc<dyn ObjectStore>,
     recovery: RecoveryReport,
     clock: Arc<dyn Clock>,
@@ -284,6 +287,22 @@ impl Engine {
     /// As [`Engine::load`].
     pub async fn snapshot(&self, org: OrgId) -> Result<Snapshot, EngineError> {
         Ok(Snapshot::take(&*self.loaded(org).await?))
+    }
+
+    /// The last reading of each logger of this snapshot, one row each by ascending logger, with the snapshot's channels:
+    /// what the logger's row in the readings with the newest time is, as first-wins has it, with NULL for what was not
+    /// measured then. In memory after the first time, and brought up to date by flushes.
+    ///
+    /// # Errors
+    /// When a segment that may hold one cannot be read.
+    pub async fn last_readings(&self, snapshot: &Snapshot) -> Result<RecordBatch, EngineError> {
+        self.core.last.of(snapshot).await
+    }
+
+    /// Bytes that last readings of all organisations take in memory.
+    #[must_use]
+    pub fn last_readings_bytes(&self) -> usize {
+        self.core.last.bytes()
     }
 
     /// Flushes one organisation's write buffers, or all: what was acknowledged before the call is in segments after it.

@@ -2,7 +2,7 @@
 //!
 //! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush`, `compact`, `retain` and `garbage` do the
 //! work, each in steps that threads and `maintain` merely call. Below these: `commit`, the one door through which manifests
-//! change; `snapshot`, `apply`, `wal`, `org`; then `buffer`, `segments`, `manifest`, `first_wins`; at the bottom what all
+//! change; `last`, `snapshot`, `apply`, `wal`, `org`; then `buffer`, `segments`, `manifest`, `first_wins`; at the bottom what all
 //! use. A room imports only rooms below it: which, is a table in `tests/tidy/rooms.rs` that a test holds. This crate
 //! knows no QUIC, no HTTP and no SQL. Clock, randomness, files, object store and tasks are handed in (`durable`).
 
@@ -23,6 +23,7 @@ mod flush;
 mod garbage;
 mod health;
 mod keys;
+mod last;
 mod limits;
 mod maintain;
 mod manifest;

@@ -35,12 +35,14 @@ pub enum PlantedBug {
     DropEarly,
     /// Drop readings first and record it afterwards.
     DropUnrecorded,
+    /// Flush without bringing the last readings in memory up to date.
+    ForgetLast,
 }
 
 #[cfg(any(test, feature = "fault"))]
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AcknowledgeBeforeSync,
         Self::ForgetDirectorySync,
         Self::TrimBeforeCommit,
@@ -56,6 +58,7 @@ impl PlantedBug {
         Self::CollectReplaced,
         Self::DropEarly,
         Self::DropUnrecorded,
+        Self::ForgetLast,
     ];
 }
 

@@ -13,7 +13,7 @@ const ENGINE: &[Room<'static>] = &[
     (
         "engine",
         &[
-            "append", "buffer", "commit", "compact", "config", "error", "flush", "garbage", "health", "keys",
+            "append", "buffer", "commit", "compact", "config", "error", "flush", "garbage", "health", "keys", "last",
             "maintain", "manifest", "metrics", "org", "recover", "retain", "segments", "snapshot", "wal",
         ],
     ),
@@ -47,6 +47,7 @@ const ENGINE: &[Room<'static>] = &[
             "error",
             "first_wins",
             "health",
+            "last",
             "maintain",
             "metrics",
             "manifest",
@@ -56,6 +57,7 @@ const ENGINE: &[Room<'static>] = &[
             "wal",
         ],
     ),
+    ("last", &["buffer", "error", "planted", "segments", "snapshot"]),
     ("commit", &["buffer", "error", "health", "manifest", "org", "planted"]),
     ("maintain", &["error"]),
     ("snapshot", &["buffer", "org"]),

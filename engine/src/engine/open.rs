@@ -23,6 +23,7 @@ use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
 use crate::garbage::GarbageStep;
 use crate::health::Health;
+use crate::last::LastReadings;
 use crate::maintain::Maintenance;
 use crate::manifest::OrgKeys;
 use crate::manifest::{ManifestError, ManifestStore};
@@ -90,7 +91,8 @@ impl Opened {
         let loader = Arc::new(Loader::new(Arc::clone(&orgs), Arc::clone(&manifests)));
         let health = Arc::new(Health::new(Arc::clone(clock)));
         let commits = Arc::new(Committer::new(Arc::clone(&manifests), loader.log_end(), Arc::clone(&health)));
-        let flusher = Flusher::new(&config, &commits, &segments, Arc::clone(&spawn_flush));
+        let last = Arc::new(LastReadings::new(Arc::clone(&segments), config.last_readings_bytes_max));
+        let flusher = Flusher::new(&config, &commits, &segments, &last, Arc::clone(&spawn_flush));
 
         let settings = WalSettings {
             dir: wal_dir,
@@ -165,6 +167,7 @@ impl Opened {
             retention,
             manifests,
             segments,
+            last,
             store: parts.store,
             recovery: recovered.report,
             clock: parts.clock,

@@ -15,7 +15,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelector};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
@@ -46,6 +46,8 @@ struct Plan {
     metadata: ArrowReaderMetadata,
     row_groups: Vec<usize>,
     projection: Option<ProjectionMask>,
+    /// The numbers of the rows, ascending; all of them without.
+    rows: Option<Vec<usize>>,
 }
 
 impl Plan {
@@ -57,7 +59,11 @@ impl Plan {
         if let Some(projection) = &self.projection {
             builder = builder.with_projection(projection.clone());
         }
-        if skipped_rows > 0 {
+        if let Some(rows) = &self.rows {
+            let all = usize::try_from(self.metadata.metadata().file_metadata().num_rows()).unwrap_or(usize::MAX);
+            let ranges = rows.iter().skip(skipped_rows).map(|row| *row..row + 1);
+            builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, all));
+        } else if skipped_rows > 0 {
             let groups = self.row_groups.iter().map(|group| self.metadata.metadata().row_group(*group).num_rows());
             let rows = groups.map(|rows| usize::try_from(rows).unwrap_or(0)).sum::<usize>();
             let rest = RowSelector::select(rows.saturating_sub(skipped_rows));
@@ -96,25 +102,52 @@ impl Segments {
         filter: &SegmentFilter,
         schema: Option<SchemaRef>,
     ) -> Result<SegmentStream, SegmentReadError> {
+        let row_groups = filter.row_groups(&metadata);
+        self.stream(org, entry, metadata, (row_groups, None), schema)
+    }
+
+    /// Reads single rows of a segment, by their numbers, ascending: only the pages that they are in.
+    ///
+    /// # Errors
+    /// As [`read_with`](Self::read_with).
+    pub(crate) fn read_rows(
+        &self,
+        org: OrgId,
+        entry: &SegmentEntry,
+        metadata: Arc<ParquetMetaData>,
+        rows: Vec<usize>,
+        schema: SchemaRef,
+    ) -> Result<SegmentStream, SegmentReadError> {
+        let row_groups = (0..metadata.num_row_groups()).collect();
+        self.stream(org, entry, metadata, (row_groups, Some(rows)), Some(schema))
+    }
+
+    fn stream(
+        &self,
+        org: OrgId,
+        entry: &SegmentEntry,
+        metadata: Arc<ParquetMetaData>,
+        (row_groups, rows): (Vec<usize>, Option<Vec<usize>>),
+        schema: Option<SchemaRef>,
+    ) -> Result<SegmentStream, SegmentReadError> {
         let name = entry.object_key(org);
         let parquet = |source| SegmentReadError::Parquet { name, source };
-        let row_groups = filter.row_groups(&metadata);
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata = ArrowReaderMetadata::try_new(metadata, options).map_err(parquet)?;
         let projection = schema.as_ref().map(|schema| {
             let names = schema.fields().iter().map(|field| field.name().as_str());
             ProjectionMask::columns(metadata.parquet_schema(), names)
         });
-        let plan = Plan { metadata, row_groups, projection };
+        let plan = Plan { metadata, row_groups, projection, rows };
         let decoder = plan.decoder(0).map_err(parquet)?;
         let (segments, entry) = (self.clone(), entry.clone());
         let state = State { segments, org, entry, plan, decoder, done_rows: 0, damaged: 0 };
-        let rows = futures::stream::try_unfold(state, |mut state| async move {
+        let batches = futures::stream::try_unfold(state, |mut state| async move {
             Ok(state.next().await?.map(|batch| (batch, state)))
         });
         Ok(match schema {
-            None => rows.boxed(),
-            Some(schema) => rows
+            None => batches.boxed(),
+            Some(schema) => batches
                 .and_then(move |batch| {
                     let unified = unify(&batch, &schema)
                         .map_err(|e| SegmentReadError::Parquet { name, source: ParquetError::External(Box::new(e)) });

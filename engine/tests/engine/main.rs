@@ -9,6 +9,7 @@ mod faults;
 mod first_wins;
 mod garbage;
 mod health;
+mod last;
 mod open;
 mod pressure;
 mod read;
