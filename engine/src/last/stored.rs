@@ -100,16 +100,16 @@ impl Newer {
 }
 
 async fn find(segments: &Segments, org: OrgId, entry: &SegmentEntry, whole: bool) -> Result<Found, SegmentReadError> {
-    let metadata = segments.metadata(org, entry).await?;
     let all = SegmentFilter::default();
     if whole {
-        let mut stream = segments.read_with(org, entry, metadata, &all, Some(readings_schema(&entry.channels)))?;
+        let mut stream = segments.read(org, entry, &all, Some(readings_schema(&entry.channels))).await?;
         let mut last = empty();
         while let Some(batch) = stream.try_next().await? {
             last = fold(&last, &last_rows(&batch));
         }
         return Ok(Found::Last(last));
     }
+    let metadata = segments.metadata(org, entry).await?;
     let mut stream = segments.read_with(org, entry, Arc::clone(&metadata), &all, Some(loggers_schema()))?;
     let (mut places, mut start) = (Vec::new(), 0);
     while let Some(batch) = stream.try_next().await? {

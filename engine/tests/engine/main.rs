@@ -13,5 +13,6 @@ mod last;
 mod open;
 mod pressure;
 mod read;
+mod requests;
 mod retention;
 mod rig;
