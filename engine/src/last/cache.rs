@@ -15,17 +15,19 @@ const ENTRY_BYTES: usize = 1024;
 pub(super) struct Known {
     pub(super) version: ManifestVersion,
     pub(super) flush: FlushNumber,
+    /// Readings that retention had dropped.
+    dropped: u64,
     pub(super) last: RecordBatch,
 }
 
 impl Known {
     pub(super) fn of(manifest: &Manifest, last: RecordBatch) -> Self {
-        Self { version: manifest.version(), flush: manifest.flush(), last }
+        Self { version: manifest.version(), flush: manifest.flush(), dropped: manifest.totals().dropped, last }
     }
 
     /// Returns whether this manifest has all readings that this was computed of, and perhaps more, all of later flushes.
     pub(super) fn is_before(&self, manifest: &Manifest) -> bool {
-        self.version < manifest.version()
+        self.version < manifest.version() && self.dropped == manifest.totals().dropped
     }
 
     fn bytes(&self) -> usize {

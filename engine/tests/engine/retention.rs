@@ -14,7 +14,7 @@ use object_store::ObjectStore as _;
 use object_store::path::Path;
 use storage_format::{Millis, ObjectKey, OrgId, SegmentId};
 
-use crate::read::check_rows;
+use crate::read::{check_last, check_rows};
 use crate::rig::{MAY, Rig};
 
 const DAY: i64 = 86_400_000;
@@ -151,6 +151,7 @@ async fn old_windows_go_and_nothing_else() {
     let left = left(&model);
     assert_eq!(left.rows.len(), 360);
     check_rows(&engine, org(), &left).await;
+    check_last(&engine, org(), &left).await;
     let totals = engine.snapshot(org()).await.expect("a snapshot").manifest.totals();
     assert_eq!((totals.readings, totals.dropped), (720, 360));
     // Whoever has the older manifest still reads what it names.
@@ -167,11 +168,13 @@ async fn old_windows_go_and_nothing_else() {
     });
     gone.await.expect("the objects are collected");
     check_rows(&engine, org(), &left).await;
+    check_last(&engine, org(), &left).await;
     // A second run finds nothing.
     assert!(dropped(&engine, &log).await.expect("dropped").plans.is_empty());
     engine.close().await.expect("closed");
     let after = rig.open().await;
     check_rows(&after, org(), &left).await;
+    check_last(&after, org(), &left).await;
     after.close().await.expect("closed");
 }
 
@@ -182,6 +185,7 @@ async fn two_years_are_the_least_whoever_asks() {
     let report = engine.drop_older(org(), millis(MAY), &Log::default()).await.expect("dropped");
     assert_eq!(report.plans.iter().map(DropPlan::readings).sum::<u64>(), 360);
     check_rows(&engine, org(), &left(&model)).await;
+    check_last(&engine, org(), &left(&model)).await;
     engine.close().await.expect("closed");
 }
 
@@ -193,6 +197,7 @@ async fn nothing_goes_that_is_not_recorded() {
     log.inner().refuses = true;
     dropped(&engine, &log).await.expect_err("it is not recorded");
     check_rows(&engine, org(), &model).await;
+    check_last(&engine, org(), &model).await;
     engine.close().await.expect("closed");
 }
 
@@ -207,14 +212,17 @@ async fn a_drop_that_did_not_happen_is_settled_by_the_next() {
     dropped(&engine, &log).await.expect_err("the store refused the commit");
     rig.store.clear();
     check_rows(&engine, org(), &model).await;
+    check_last(&engine, org(), &model).await;
     assert_eq!(log.outcomes(), [None]);
     // The policy was taken back meanwhile: nothing goes, and the log learns what became of the first.
     engine.drop_older(org(), Millis::MIN, &log).await.expect("settled");
     assert_eq!(log.outcomes(), [Some(DropOutcome::Void)]);
     check_rows(&engine, org(), &model).await;
+    check_last(&engine, org(), &model).await;
     dropped(&engine, &log).await.expect("dropped");
     assert_eq!(log.outcomes(), [Some(DropOutcome::Void), Some(DropOutcome::Dropped)]);
     check_rows(&engine, org(), &left(&model)).await;
+    check_last(&engine, org(), &left(&model)).await;
     engine.close().await.expect("closed");
 }
 
@@ -226,6 +234,7 @@ async fn a_drop_whose_end_was_not_recorded_is_settled_after_a_start() {
     log.inner().forgets_ends = true;
     dropped(&engine, &log).await.expect_err("its end is not recorded");
     check_rows(&engine, org(), &left(&model)).await;
+    check_last(&engine, org(), &left(&model)).await;
     assert_eq!(log.outcomes(), [None]);
     engine.close().await.expect("closed");
     log.inner().forgets_ends = false;
@@ -244,6 +253,7 @@ async fn a_commit_whose_response_is_lost_is_known_again() {
     dropped(&engine, &log).await.expect("dropped");
     assert_eq!(log.outcomes(), [Some(DropOutcome::Dropped)]);
     check_rows(&engine, org(), &left(&model)).await;
+    check_last(&engine, org(), &left(&model)).await;
     engine.close().await.expect("closed");
 }
 
@@ -257,11 +267,14 @@ async fn late_readings_of_a_dropped_window_are_stored_and_go_with_the_next_run()
     // The same readings again, and others: first-wins cannot look at what is gone.
     sender.send(&engine, &mut model, months_ago(30)).await;
     check_rows(&engine, org(), &model).await;
+    check_last(&engine, org(), &model).await;
     assert!(dropped(&engine, &log).await.expect("dropped").plans.is_empty(), "what is in a buffer stays");
     engine.flush(None).await.expect("a flush");
     check_rows(&engine, org(), &model).await;
+    check_last(&engine, org(), &model).await;
     dropped(&engine, &log).await.expect("dropped");
     check_rows(&engine, org(), &left(&model)).await;
+    check_last(&engine, org(), &left(&model)).await;
     assert_eq!(engine.snapshot(org()).await.expect("a snapshot").manifest.totals().dropped, 480);
     engine.close().await.expect("closed");
 }
