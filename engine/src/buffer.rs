@@ -9,7 +9,6 @@
 //! reader lets the buffer go). Knows no WAL, no segments.
 
 mod budget;
-mod last;
 mod sorted;
 mod view;
 

@@ -21,6 +21,8 @@ mod object_key;
 #[cfg(feature = "storage")]
 mod org_key;
 #[cfg(feature = "storage")]
+pub mod rollup;
+#[cfg(feature = "storage")]
 pub mod segment;
 mod sequence;
 mod time;

@@ -14,6 +14,7 @@ pub use digest::RowDigest;
 pub use encoder::{EncodedSegment, SegmentEncoder, SegmentError, SegmentSpec};
 pub use footer::{MetadataDecoder, MetadataPoll, SegmentFooter, SegmentTail, check_modules, read_tail, tail_bytes};
 pub use key_metadata::{SEGMENT_KEY_METADATA_BYTES, SegmentKeyMetadata};
+pub(crate) use properties::object_properties;
 pub use properties::{PAGE_ROWS_MAX, ROW_GROUP_ROWS_MAX, decryption_properties, writer_properties};
 pub use schema::{
     CONFLICT_COLUMNS, FLUSH_COLUMN, channels_of, conflicts_schema, merged_readings_schema, readings_schema,

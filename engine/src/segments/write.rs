@@ -4,9 +4,10 @@ use durable::{PutOutcome, object_path, put_create};
 use storage_format::encryption::{NONCE_BYTES, SecretKey};
 use storage_format::manifest::{SegmentEntry, SegmentKind};
 use storage_format::segment::{EncodedSegment, SegmentEncoder, SegmentError, SegmentSpec};
-use storage_format::{ChannelCode, FlushNumber, Lsn, OrgId, SegmentId, Window};
+use storage_format::{ChannelCode, FlushNumber, Lsn, OrgId, Window};
 
 use super::Segments;
+use super::rollup::fresh_id;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::manifest::put_error;
 
@@ -39,12 +40,10 @@ impl Segments {
     /// [`EngineError`] when the organisation's key can not be had.
     pub async fn encoder(&self, new: &NewSegment) -> Result<SegmentEncoder, EngineError> {
         let (org_key, key_version) = self.keys.current(new.org).await?;
-        let (mut key, mut nonce, mut id) = ([0; 32], [0; NONCE_BYTES], [0; 16]);
+        let (mut key, mut nonce) = ([0; 32], [0; NONCE_BYTES]);
         self.random.fill(&mut key);
         self.random.fill(&mut nonce);
-        self.random.fill(&mut id);
-        // Zero, once in 2^128, is no id: one is as random.
-        let id = SegmentId::new(u128::from_le_bytes(id)).unwrap_or(SegmentId::MIN);
+        let id = fresh_id(&*self.random);
         let spec = SegmentSpec {
             kind: new.kind,
             org: new.org,

@@ -149,7 +149,7 @@ pub struct SegmentFooter {
 }
 
 impl SegmentFooter {
-    pub(super) fn key_values(&self) -> Vec<KeyValue> {
+    pub(crate) fn key_values(&self) -> Vec<KeyValue> {
         let spec = &self.spec;
         [
             ("icecore.format", if spec.has_flush_column() { FORMAT_WITH_FLUSH } else { FORMAT }.to_owned()),
@@ -186,7 +186,7 @@ impl SegmentFooter {
             return Err(error(FormatErrorKind::UnknownVersion, 0, detail));
         }
         let kind = text("icecore.kind")?;
-        let kind = [SegmentKind::Readings, SegmentKind::Conflicts].into_iter().find(|k| k.name() == kind);
+        let kind = (1..).map_while(SegmentKind::from_code).find(|k| k.name() == kind);
         let kind = kind.ok_or_else(|| invalid("icecore.kind"))?;
         let mut digest = [0; 32];
         hex::decode_to_slice(text("icecore.digest")?, &mut digest).map_err(|_| invalid("icecore.digest"))?;

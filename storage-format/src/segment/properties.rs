@@ -9,7 +9,7 @@ use parquet::encryption::decrypt::FileDecryptionProperties;
 use parquet::encryption::encrypt::FileEncryptionProperties;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
 use crate::encryption::SecretKey;
@@ -33,22 +33,7 @@ pub fn writer_properties(
     key_metadata: &[u8],
     row_group_rows: NonZeroUsize,
 ) -> Result<WriterProperties, ParquetError> {
-    // No AAD prefix, because DuckDB cannot open files that have one. Without column keys, the footer key encrypts every
-    // column.
-    let encryption = FileEncryptionProperties::builder(data_key.expose().to_vec())
-        .with_footer_key_metadata(key_metadata.to_vec())
-        .build()?;
-    let sorted = |column_idx| SortingColumn { column_idx, descending: false, nulls_first: false };
-    let mut builder = WriterProperties::builder()
-        .set_created_by("icecore".to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
-        .set_max_row_group_row_count(Some(row_group_rows.get()))
-        .set_data_page_row_count_limit(PAGE_ROWS_MAX)
-        .set_write_batch_size(PAGE_ROWS_MAX / 4)
-        .set_statistics_enabled(EnabledStatistics::Page)
-        .set_bloom_filter_enabled(false)
-        .set_sorting_columns(Some(vec![sorted(0), sorted(1)]))
-        .with_file_encryption_properties(encryption);
+    let mut builder = object_properties(data_key, key_metadata, row_group_rows)?;
     for field in schema.fields() {
         let path = ColumnPath::from(field.name().as_str());
         let (dictionary, encoding) = match field.data_type() {
@@ -68,6 +53,30 @@ pub fn writer_properties(
         }
     }
     Ok(builder.build())
+}
+
+/// Returns what all objects have in common: sorted by their first two columns, compressed, encrypted.
+pub(crate) fn object_properties(
+    data_key: &SecretKey,
+    key_metadata: &[u8],
+    row_group_rows: NonZeroUsize,
+) -> Result<WriterPropertiesBuilder, ParquetError> {
+    // No AAD prefix, because DuckDB cannot open files that have one. Without column keys, the footer key encrypts every
+    // column.
+    let encryption = FileEncryptionProperties::builder(data_key.expose().to_vec())
+        .with_footer_key_metadata(key_metadata.to_vec())
+        .build()?;
+    let sorted = |column_idx| SortingColumn { column_idx, descending: false, nulls_first: false };
+    Ok(WriterProperties::builder()
+        .set_created_by("icecore".to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+        .set_max_row_group_row_count(Some(row_group_rows.get()))
+        .set_data_page_row_count_limit(PAGE_ROWS_MAX)
+        .set_write_batch_size(PAGE_ROWS_MAX / 4)
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_bloom_filter_enabled(false)
+        .set_sorting_columns(Some(vec![sorted(0), sorted(1)]))
+        .with_file_encryption_properties(encryption))
 }
 
 /// Returns the properties with which parquet-rs opens an object.
