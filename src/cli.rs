@@ -21,6 +21,7 @@ mod config;
 mod conflicts;
 mod demo;
 pub(crate) mod demo_tools;
+mod doctor;
 mod export;
 mod gateway;
 mod init;
@@ -85,6 +86,8 @@ enum Command {
     Wal(wal::WalArgs),
     /// Show an organisation's manifest: its segments, totals, what is covered
     Manifest(manifest::ManifestArgs),
+    /// Look whether all that is stored is there and whole (works beside a running server)
+    Doctor(doctor::DoctorArgs),
     /// Show or check the configuration
     Config(config::ConfigArgs),
     /// Measure a server under load, or the disk alone
@@ -125,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Segment(args) => segment::run(&args),
         Command::Wal(args) => wal::run(&args),
         Command::Manifest(args) => manifest::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),

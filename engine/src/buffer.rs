@@ -9,6 +9,7 @@
 //! reader lets the buffer go). Knows no WAL, no segments.
 
 mod budget;
+mod last;
 mod sorted;
 mod view;
 

@@ -35,6 +35,8 @@ pub(crate) enum CommitReason {
     Flush,
     /// Segments are replaced by one with their rows.
     Compaction,
+    /// Windows that are older than a policy allows are dropped.
+    Retention,
     /// A version is taken, so that objects that nobody names can be removed.
     Garbage,
 }
@@ -45,6 +47,7 @@ impl CommitReason {
         match self {
             Self::Flush => "flush",
             Self::Compaction => "compaction",
+            Self::Retention => "retention",
             Self::Garbage => "garbage",
         }
     }

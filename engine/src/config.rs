@@ -15,6 +15,8 @@ const MIB: u64 = 1 << 20;
 
 const FLUSH_PART_ROWS: NonZeroUsize = NonZeroUsize::new(512 * 1024).expect("not zero");
 
+const LAST_READINGS_BYTES_MAX: usize = 64 << 20;
+
 /// The settings of an engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -69,6 +71,9 @@ pub struct EngineConfig {
     pub compaction_bytes_max: u64,
     /// Bytes of segments read for merges in a second, at most. Default 8 MiB.
     pub compaction_rate_bytes_max: u64,
+    /// Last readings of all organisations together, in bytes of memory: past it those that were not asked for the longest
+    /// go, and are read from segments again when they are. A logger takes some 60 bytes. Default 64 MiB.
+    pub last_readings_bytes_max: usize,
     /// How often the schedule is looked at when nothing calls for it. Default 1 s.
     pub schedule_interval: Duration,
     /// Whether `close` flushes all buffers; otherwise they stay in the WAL and are replayed at the next open, which
@@ -102,6 +107,7 @@ impl EngineConfig {
             compaction_interval: Duration::from_secs(10),
             compaction_bytes_max: 256 * MIB,
             compaction_rate_bytes_max: 8 * MIB,
+            last_readings_bytes_max: LAST_READINGS_BYTES_MAX,
             schedule_interval: Duration::from_secs(1),
             flush_at_close: false,
         }

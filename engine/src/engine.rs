@@ -23,9 +23,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use durable::{Clock, Files, Random, Spawn};
 use object_store::ObjectStore;
-use storage_format::{FrameSequence, GatewayId, OrgId, SpoolId};
+use storage_format::{FrameSequence, GatewayId, Millis, OrgId, SpoolId};
 use tokio::sync::{oneshot, watch};
 
 use crate::append::{AppendQueue, Submission, SubmitError, SubmitFailure};
@@ -34,10 +35,12 @@ use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushReport, FlushRequest, FlushStep, writer_gone};
 use crate::health::{Condition, Health};
 use crate::keys::KeyProvider;
+use crate::last::LastReadings;
 use crate::maintain::{Maintenance, Stop, maintain};
 use crate::manifest::ManifestStore;
 use crate::org::{Org, Orgs};
 use crate::recover::RecoveryReport;
+use crate::retain::{DropLog, DropReport, Retention};
 use crate::segments::Segments;
 use crate::snapshot::Snapshot;
 use crate::wal::WalDirectory;
@@ -84,8 +87,10 @@ struct Core {
     /// Every kind of work in the background.
     maintenance: Vec<Arc<dyn Maintenance>>,
     wal: Arc<WalDirectory>,
+    retention: Retention,
     manifests: Arc<ManifestStore>,
     segments: Arc<Segments>,
+    last: Arc<LastReadings>,
     store: Arc<dyn ObjectStore>,
     recovery: RecoveryReport,
     clock: Arc<dyn Clock>,
@@ -284,6 +289,22 @@ impl Engine {
         Ok(Snapshot::take(&*self.loaded(org).await?))
     }
 
+    /// The last reading of each logger of this snapshot, one row each by ascending logger, with the snapshot's channels:
+    /// what the logger's row in the readings with the newest time is, as first-wins has it, with NULL for what was not
+    /// measured then. In memory after the first time, and brought up to date by flushes.
+    ///
+    /// # Errors
+    /// When a segment that may hold one cannot be read.
+    pub async fn last_readings(&self, snapshot: &Snapshot) -> Result<RecordBatch, EngineError> {
+        self.core.last.of(snapshot).await
+    }
+
+    /// Bytes that last readings of all organisations take in memory.
+    #[must_use]
+    pub fn last_readings_bytes(&self) -> usize {
+        self.core.last.bytes()
+    }
+
     /// Flushes one organisation's write buffers, or all: what was acknowledged before the call is in segments after it.
     ///
     /// # Errors
@@ -305,6 +326,23 @@ impl Engine {
             answer = answered => answer.map_err(|_| writer_gone())?,
             _ = ended.wait_for(|ended| *ended) => Err(self.core.fatal().unwrap_or_else(writer_gone)),
         }
+    }
+
+    /// Drops the windows of an organisation that ended by `cutoff`, and nothing that is younger than two years. Each drop
+    /// is in `log` before it happens. A second run finds what the first has left, and settles what was cut short.
+    ///
+    /// # Errors
+    /// From the log, the store and the manifest; nothing is gone that the log does not have.
+    pub async fn drop_older(&self, org: OrgId, cutoff: Millis, log: &dyn DropLog) -> Result<DropReport, EngineError> {
+        self.core.check_open()?;
+        let org = self.loaded(org).await?;
+        let dropped = self.core.retention.drop_older(&org, cutoff, log).await;
+        if let Err(error) = &dropped
+            && error.ends_the_engine()
+        {
+            self.core.fail(error);
+        }
+        dropped
     }
 
     /// The object store that segments and manifests live in.

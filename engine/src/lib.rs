@@ -1,8 +1,8 @@
 //! icecore's storage core: makes frames durable (WAL), readable (write buffers), and lasting (segments, manifest).
 //!
-//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush`, `compact` and `garbage` do the
+//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush`, `compact`, `retain` and `garbage` do the
 //! work, each in steps that threads and `maintain` merely call. Below these: `commit`, the one door through which manifests
-//! change; `snapshot`, `apply`, `wal`, `org`; then `buffer`, `segments`, `manifest`, `first_wins`; at the bottom what all
+//! change; `last`, `snapshot`, `apply`, `wal`, `org`; then `buffer`, `segments`, `manifest`, `first_wins`; at the bottom what all
 //! use. A room imports only rooms below it: which, is a table in `tests/tidy/rooms.rs` that a test holds. This crate
 //! knows no QUIC, no HTTP and no SQL. Clock, randomness, files, object store and tasks are handed in (`durable`).
 
@@ -15,6 +15,7 @@ mod buffer;
 mod commit;
 mod compact;
 mod config;
+mod doctor;
 mod engine;
 mod error;
 mod first_wins;
@@ -22,6 +23,7 @@ mod flush;
 mod garbage;
 mod health;
 mod keys;
+mod last;
 mod limits;
 mod maintain;
 mod manifest;
@@ -29,6 +31,7 @@ mod metrics;
 mod org;
 mod planted;
 mod recover;
+mod retain;
 #[allow(dead_code, unused_imports, reason = "the next change writes rollups with each merge")]
 mod rollup;
 mod segments;
@@ -39,6 +42,7 @@ mod wal;
 pub use append::{AckSink, Ordered, Submission, SubmitError, SubmitFailure};
 pub use buffer::{BufferView, SortedBatches, WriteBuffer};
 pub use config::EngineConfig;
+pub use doctor::{Doctor, DoctorProgress, Examined, FaultKind, Finding, LogState};
 pub use durable::{
     Clock, Dir, Fault, FaultStore, File, FileLock, Files, LocalDurable, LocalDurableError, Operation, PutError,
     PutOutcome, Random, RealFiles, Spawn, SystemClock, SystemRandom, is_fatal, put_create,
@@ -59,5 +63,6 @@ pub use manifest::{BASE_EVERY, CommitError, InvariantError, ManifestChange, Mani
 #[cfg(any(test, feature = "fault"))]
 pub use planted::{PlantedBug, plant};
 pub use recover::RecoveryReport;
+pub use retain::{DropLog, DropOutcome, DropPlan, DropReport, DroppedWindow, OpenDrop};
 pub use segments::{NewSegment, SegmentFilter, SegmentReadError, SegmentStream, Segments};
 pub use snapshot::Snapshot;

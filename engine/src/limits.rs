@@ -27,6 +27,12 @@ pub(crate) const COMPACTION_INPUTS_MAX: usize = 16;
 /// Row groups of a Parquet file: their numbers are signed and have 16 bits.
 pub(crate) const ROW_GROUPS_MAX: u64 = 32_767;
 
+/// The least that readings are kept, in months of the calendar: nothing younger is dropped, whatever is asked for.
+pub(crate) const KEEP_MONTHS_MIN: u32 = 24;
+
+/// Objects that one commit of retention drops, unless a single window has more: bounds the record of a drop.
+pub(crate) const DROP_OBJECTS_MAX: usize = 4096;
+
 /// Reads of the same bytes of a segment that must find damage before it is reported. What an operator is told then is to
 /// restore the segment from a backup, which a bit that flipped on the way does not call for.
 pub(crate) const READ_ATTEMPTS: u32 = 3;

@@ -20,6 +20,7 @@ const COMPACTED_SEGMENTS: &str = "icecore_compacted_segments_total";
 const COMPACTION_READ: &str = "icecore_compaction_read_bytes_total";
 const COMPACTION_WRITTEN: &str = "icecore_compaction_written_bytes_total";
 const COLLECTED: &str = "icecore_orphaned_objects_removed_total";
+const DROPPED: &str = "icecore_retention_dropped_readings_total";
 const BUFFER_BYTES: &str = "icecore_write_buffer_bytes";
 const WAL_BYTES: &str = "icecore_wal_bytes";
 const ORGS_LOADED: &str = "icecore_orgs_loaded";
@@ -46,6 +47,11 @@ pub(crate) fn describe() {
     describe_counter!(COMPACTION_READ, Unit::Bytes, "Bytes of segments replaced by merged ones");
     describe_counter!(COMPACTION_WRITTEN, Unit::Bytes, "Bytes of merged segments");
     describe_counter!(COLLECTED, Unit::Count, "Objects removed that a crash, a failure or a merge had left behind");
+    describe_counter!(
+        DROPPED,
+        Unit::Count,
+        "Readings dropped because they are older than their organisation keeps them"
+    );
     describe_gauge!(BUFFER_BYTES, Unit::Bytes, "Memory of all write buffers");
     describe_gauge!(WAL_BYTES, Unit::Bytes, "Bytes of all WAL files");
     describe_gauge!(ORGS_LOADED, Unit::Count, "Organisations whose manifest is in memory");
@@ -90,6 +96,10 @@ pub(crate) fn collected(objects: u64) {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "gauges are f64; bytes are exact up to 8 PiB")]
+pub(crate) fn dropped(readings: u64) {
+    counter!(DROPPED).increment(readings);
+}
+
 pub(crate) fn sizes(buffer_bytes: u64, wal_bytes: u64, orgs: usize) {
     gauge!(BUFFER_BYTES).set(buffer_bytes as f64);
     gauge!(WAL_BYTES).set(wal_bytes as f64);

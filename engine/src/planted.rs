@@ -31,12 +31,18 @@ pub enum PlantedBug {
     NameBeforePut,
     /// Remove replaced segments that somebody still reads.
     CollectReplaced,
+    /// Let retention take the window that the cutoff is in.
+    DropEarly,
+    /// Drop readings first and record it afterwards.
+    DropUnrecorded,
+    /// Flush without bringing the last readings in memory up to date.
+    ForgetLast,
 }
 
 #[cfg(any(test, feature = "fault"))]
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::AcknowledgeBeforeSync,
         Self::ForgetDirectorySync,
         Self::TrimBeforeCommit,
@@ -50,6 +56,9 @@ impl PlantedBug {
         Self::MergeAcross,
         Self::NameBeforePut,
         Self::CollectReplaced,
+        Self::DropEarly,
+        Self::DropUnrecorded,
+        Self::ForgetLast,
     ];
 }
 

@@ -45,6 +45,10 @@ pub(crate) use write::encode_error;
 /// How much of a segment's end is read at first: footer and page index of all but the largest.
 const TAIL_GUESS_BYTES: u64 = 64 * 1024;
 
+/// A segment that is no larger is read as a whole, in one request, by whoever reads its rows: a small organisation's
+/// objects are that small, and there requests cost more than bytes.
+const WHOLE_BYTES_MAX: u64 = 256 * 1024;
+
 /// Why a segment can not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -116,6 +120,13 @@ impl From<SegmentReadError> for EngineError {
     }
 }
 
+/// A segment's metadata.
+struct Opened {
+    metadata: Arc<ParquetMetaData>,
+    /// Its bytes, if all of them were read.
+    whole: Option<Bytes>,
+}
+
 /// The segments of one store.
 #[derive(Debug, Clone)]
 pub struct Segments {
@@ -150,9 +161,14 @@ impl Segments {
     /// # Errors
     /// [`SegmentReadError`]; damage only when several reads find it.
     pub async fn metadata(&self, org: OrgId, entry: &SegmentEntry) -> Result<Arc<ParquetMetaData>, SegmentReadError> {
+        Ok(self.open(org, entry, TAIL_GUESS_BYTES).await?.metadata)
+    }
+
+    /// The metadata, and the segment's bytes if all of it was read because of that: at first, `guess` bytes of its end are.
+    async fn open(&self, org: OrgId, entry: &SegmentEntry, guess: u64) -> Result<Opened, SegmentReadError> {
         let mut attempt = 1;
         loop {
-            match self.read_metadata(org, entry).await {
+            match self.read_metadata(org, entry, guess).await {
                 Err(error) if error.is_damage() && attempt < READ_ATTEMPTS => {
                     attempt += 1;
                     warn_reread(&error);
@@ -162,9 +178,9 @@ impl Segments {
         }
     }
 
-    async fn read_metadata(&self, org: OrgId, entry: &SegmentEntry) -> Result<Arc<ParquetMetaData>, SegmentReadError> {
+    async fn read_metadata(&self, org: OrgId, entry: &SegmentEntry, guess: u64) -> Result<Opened, SegmentReadError> {
         let name = entry.object_key(org);
-        let (end, tail) = self.tail(org, entry).await?;
+        let (end, tail) = self.tail(org, entry, guess).await?;
         let data_key = self.unwrap(org, entry, &tail).await?;
         let wrong = |source| SegmentReadError::Object { name, source };
         let mut decoder = MetadataDecoder::new(entry.bytes, &tail, &data_key).map_err(wrong)?;
@@ -185,7 +201,7 @@ impl Segments {
         };
         let footer = SegmentFooter::read(&metadata, tail.key_metadata.key_version).map_err(wrong)?;
         footer.check(org, entry).map_err(wrong)?;
-        Ok(metadata)
+        Ok(Opened { metadata, whole: (end_start == 0).then_some(end) })
     }
 
     /// The key that a segment's bytes are encrypted with: the footer key for any Parquet reader.
@@ -193,7 +209,7 @@ impl Segments {
     /// # Errors
     /// [`SegmentReadError`]; of kind [`FormatErrorKind::WrongKey`] when it is another segment than the entry's.
     pub async fn data_key(&self, org: OrgId, entry: &SegmentEntry) -> Result<SecretKey, SegmentReadError> {
-        let (_, tail) = self.tail(org, entry).await?;
+        let (_, tail) = self.tail(org, entry, TAIL_GUESS_BYTES).await?;
         self.unwrap(org, entry, &tail).await
     }
 
@@ -225,11 +241,7 @@ impl Segments {
         let name = entry.object_key(org);
         let read = self.store.get_ranges(&object_path(&name), ranges).await;
         let read = read.map_err(|source| store_error(name, source))?;
-        for (range, bytes) in ranges.iter().zip(&read) {
-            check_length(range, bytes)
-                .and_then(|()| check_modules(bytes, range.start))
-                .map_err(|source| SegmentReadError::Object { name, source })?;
-        }
+        check_ranges(name, ranges, &read)?;
         Ok(read)
     }
 
@@ -242,11 +254,16 @@ impl Segments {
     }
 
     /// The end of the object, with the whole tail in it, and the tail.
-    async fn tail(&self, org: OrgId, entry: &SegmentEntry) -> Result<(Bytes, SegmentTail), SegmentReadError> {
+    async fn tail(
+        &self,
+        org: OrgId,
+        entry: &SegmentEntry,
+        guess: u64,
+    ) -> Result<(Bytes, SegmentTail), SegmentReadError> {
         let name = entry.object_key(org);
         let wrong = |source| SegmentReadError::Object { name, source };
         let path = object_path(&name);
-        let (end, length) = self.end(&path, &name, TAIL_GUESS_BYTES).await?;
+        let (end, length) = self.end(&path, &name, guess).await?;
         if length != entry.bytes {
             let detail = format!("it has {length} bytes, the manifest says {}", entry.bytes);
             return Err(wrong(FormatError::new(FileKind::Segment, FormatErrorKind::Truncated, length, detail)));
@@ -282,6 +299,16 @@ fn store_error(name: ObjectKey, source: Error) -> SegmentReadError {
         Error::NotFound { .. } => SegmentReadError::Missing { name },
         source => SegmentReadError::Store { name, source },
     }
+}
+
+/// Checks bytes for damage in what parquet-rs would trust.
+fn check_ranges(name: ObjectKey, ranges: &[std::ops::Range<u64>], read: &[Bytes]) -> Result<(), SegmentReadError> {
+    for (range, bytes) in ranges.iter().zip(read) {
+        check_length(range, bytes)
+            .and_then(|()| check_modules(bytes, range.start))
+            .map_err(|source| SegmentReadError::Object { name, source })?;
+    }
+    Ok(())
 }
 
 fn check_length(range: &std::ops::Range<u64>, bytes: &Bytes) -> Result<(), FormatError> {

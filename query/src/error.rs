@@ -138,7 +138,7 @@ fn detail(error: &DataFusionError) -> String {
     // What everybody types first.
     let hints = [
         ("to value of UInt64 type", "loggers and gateways are numbers: write logger = eui64('00124B000A6E0001')"),
-        ("' not found", "the tables are readings, conflicts and totals"),
+        ("' not found", "the tables are readings, last_readings, conflicts and totals"),
         ("plan array literal", "there are no arrays here: write lists of values as IN (…), or as rows with VALUES"),
     ];
     for (sign, hint) in hints {

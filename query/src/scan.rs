@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use engine::Snapshot;
+use engine::{Engine, Snapshot};
 
 pub(crate) use buffer::reserve;
 pub(crate) use layout::{Layout, MergePart};
@@ -33,6 +33,7 @@ pub(crate) struct SortHint {
 /// What all tables of one query share: one snapshot, one way to open segments.
 #[derive(Debug)]
 pub(crate) struct ScanContext {
+    pub(crate) engine: Arc<Engine>,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) readers: Arc<SegmentReaderFactory>,
     pub(crate) store_url: ObjectStoreUrl,

@@ -1,6 +1,6 @@
 //! One caller's way to one organisation's readings.
 //!
-//! A session sees what it is given and nothing else: a catalog with that organisation's three tables, readers of that
+//! A session sees what it is given and nothing else: a catalog with that organisation's four tables, readers of that
 //! organisation's segments, no store, memory and disk that are bounded, functions that reach no file. Each query gets
 //! all of this anew, over one snapshot. There is no session of two organisations.
 
@@ -273,6 +273,7 @@ impl Session {
         let snapshot = shared.engine.snapshot(self.org).await.map_err(|error| unavailable(&error))?;
         let codes: Vec<_> = channels().iter().map(|channel| channel.code).collect();
         Ok(ScanContext {
+            engine: Arc::clone(&shared.engine),
             snapshot: Arc::new(snapshot),
             readers: Arc::new(SegmentReaderFactory::new(
                 self.org,

@@ -266,7 +266,7 @@ impl Visitor for Checker {
         let parts: Vec<String> =
             relation.0.iter().map(|part| part.to_string().trim_matches(['"', '`', '\'']).to_lowercase()).collect();
         if parts.iter().any(|part| part == "information_schema" || part == "pg_catalog") {
-            return refuse("information_schema; the tables are readings, conflicts and totals");
+            return refuse("information_schema; the tables are readings, last_readings, conflicts and totals");
         }
         let name = parts.last().cloned().unwrap_or_default();
         let relations = if parts.len() == 1 { self.behind.get(&name).copied().unwrap_or(1).max(1) } else { 1 };
@@ -282,16 +282,18 @@ impl Visitor for Checker {
                     part.as_ident().is_none_or(|ident| ident.quote_style.is_some_and(|quote| quote == '\''))
                 });
                 if quoted_as_text {
-                    return refuse("files as tables; the tables are readings, conflicts and totals");
+                    return refuse("files as tables; the tables are readings, last_readings, conflicts and totals");
                 }
                 ControlFlow::Continue(())
             }
             TableFactor::Table { args: Some(_), name, .. } => {
                 let name: String = name.to_string().chars().take(64).collect();
-                refuse(format!("table functions such as {name}(…); the tables are readings, conflicts and totals"))
+                refuse(format!(
+                    "table functions such as {name}(…); the tables are readings, last_readings, conflicts and totals"
+                ))
             }
             TableFactor::Derived { .. } | TableFactor::NestedJoin { .. } => ControlFlow::Continue(()),
-            _ => refuse("this kind of table; the tables are readings, conflicts and totals"),
+            _ => refuse("this kind of table; the tables are readings, last_readings, conflicts and totals"),
         }
     }
 }

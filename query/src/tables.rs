@@ -1,6 +1,7 @@
-//! The tables that a session has: `readings`, `conflicts`, `totals`. All of one query read one snapshot.
+//! The tables that a session has: `readings`, `last_readings`, `conflicts`, `totals`. All of one query read one snapshot.
 
 mod conflicts;
+mod last_readings;
 mod readings;
 mod resolve;
 mod totals;
@@ -15,6 +16,11 @@ use crate::scan::ScanContext;
 /// The table of readings.
 pub(crate) fn readings(context: &Arc<ScanContext>) -> Arc<dyn TableProvider> {
     Arc::new(readings::ReadingsTable::new(Arc::clone(context)))
+}
+
+/// The table of each logger's last reading.
+pub(crate) fn last_readings(context: &Arc<ScanContext>) -> Arc<dyn TableProvider> {
+    Arc::new(last_readings::LastReadingsTable::new(Arc::clone(context)))
 }
 
 /// The table of refused values.

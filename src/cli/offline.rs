@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use engine::{ManifestStore, MasterKey, OrgKeys, SystemClock, SystemRandom};
+use engine::{EngineParts, ManifestStore, MasterKey, OrgKeys, RealFiles, SystemClock, SystemRandom};
 use object_store::local::LocalFileSystem;
 use storage_format::encryption::SecretKey;
 
@@ -43,13 +43,23 @@ pub(super) fn master_key(data: &DataDir) -> Result<SecretKey> {
     master_key::load_master_key(&data.keys()).advise()
 }
 
-/// The manifests and organisations' keys of a data directory.
-pub(super) fn manifests(data: &DataDir) -> Result<ManifestStore> {
+/// What an engine would be opened with. Nothing is opened or changed by this.
+pub(super) fn parts(data: &DataDir) -> Result<EngineParts> {
     let store = LocalFileSystem::new_with_prefix(data.store())
         .context(|| format!("cannot open the object store {}", data.store().display()))?;
-    let store = Arc::new(store);
     let random = Arc::new(SystemRandom);
-    let provider = Arc::new(MasterKey::new(master_key(data)?, random.clone()));
-    let keys = Arc::new(OrgKeys::new(store.clone(), provider, random.clone()));
-    Ok(ManifestStore::new(store, keys, random, Arc::new(SystemClock::new())))
+    Ok(EngineParts {
+        files: Arc::new(RealFiles),
+        store: Arc::new(store),
+        keys: Arc::new(MasterKey::new(master_key(data)?, random.clone())),
+        clock: Arc::new(SystemClock::new()),
+        random,
+    })
+}
+
+/// The manifests and organisations' keys of a data directory.
+pub(super) fn manifests(data: &DataDir) -> Result<ManifestStore> {
+    let EngineParts { store, keys, clock, random, .. } = parts(data)?;
+    let keys = Arc::new(OrgKeys::new(Arc::clone(&store), keys, Arc::clone(&random)));
+    Ok(ManifestStore::new(store, keys, random, clock))
 }

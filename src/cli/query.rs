@@ -34,9 +34,10 @@ fn tables() -> String {
     let channels: Vec<_> = channels().iter().map(|channel| channel.name).collect();
     format!(
         "Tables:\n  \
-         readings   logger, time, a column per channel, gateway, received\n  \
-         conflicts  {}\n  \
-         totals     readings, duplicates, conflicts, unflushed: one row of counts\n\n\
+         readings       logger, time, a column per channel, gateway, received\n  \
+         last_readings  the same columns: the newest reading of each logger\n  \
+         conflicts      {}\n  \
+         totals         readings, duplicates, conflicts, unflushed: one row of counts\n\n\
          Channels: {}.\n\n\
          Loggers and gateways are numbers. eui64('00124B000A6E0001') makes a logger's number of its EUI-64, \
          eui64_text(logger) the other way round. An EUI-64 without a letter is written with 0x, because it could be a \

@@ -85,6 +85,7 @@ pub(super) struct RawEngine {
     pub(super) compaction_interval: Span,
     pub(super) compaction_bytes_max: ByteSize,
     pub(super) compaction_rate_bytes_max: ByteSize,
+    pub(super) last_readings_bytes_max: ByteSize,
     pub(super) schedule_interval: Span,
     pub(super) flush_at_close: bool,
 }

@@ -215,6 +215,7 @@ fn http(raw: &RawHttp) -> Result<HttpConfig, Rule> {
 }
 
 fn engine_config(raw: &RawEngine) -> Result<EngineConfig, Rule> {
+    let last_readings_bytes_max = size("engine.last_readings_bytes_max", raw.last_readings_bytes_max)?;
     let config = EngineConfig {
         wal_file_bytes: raw.wal_file_bytes.0,
         wal_bytes_max: raw.wal_bytes_max.0,
@@ -236,6 +237,7 @@ fn engine_config(raw: &RawEngine) -> Result<EngineConfig, Rule> {
         compaction_interval: raw.compaction_interval.0,
         compaction_bytes_max: raw.compaction_bytes_max.0,
         compaction_rate_bytes_max: raw.compaction_rate_bytes_max.0,
+        last_readings_bytes_max,
         schedule_interval: raw.schedule_interval.0,
         flush_at_close: raw.flush_at_close,
         ..EngineConfig::new("")

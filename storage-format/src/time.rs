@@ -79,6 +79,17 @@ impl Millis {
         }
     }
 
+    /// Returns the same time of day this many calendar months earlier, in UTC, limited to [`Millis::MIN`]. A day that
+    /// the earlier month does not have becomes its last one: a year before 29 February is 28 February.
+    #[must_use]
+    pub fn months_before(self, months: u32) -> Self {
+        let span = jiff::Span::new().try_months(i64::from(months));
+        let earlier = span.and_then(|span| self.utc().checked_sub(span));
+        let ms = earlier.and_then(|date| TimeZone::UTC.to_timestamp(date)).map(jiff::Timestamp::as_millisecond);
+        // What the calendar does not reach is before every reading.
+        ms.map_or(Self::MIN, |ms| Self(ms.max(Self::MIN.0)))
+    }
+
     fn utc(self) -> DateTime {
         // The years 1 to 9998 are inside jiff's range.
         let timestamp = jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
@@ -322,6 +333,18 @@ mod tests {
         for bad in ["", "-", "2016020100-2016020100", "2016023000-2016030100", "20160201-20160301"] {
             assert!(bad.parse::<Window>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn months_before_are_those_of_the_calendar() {
+        let before = |text: &str, months| text.parse::<Millis>().expect("a time").months_before(months).to_string();
+        assert_eq!(before("2026-11-27T05:40:36.123Z", 24), "2024-11-27T05:40:36.123Z");
+        assert_eq!(before("2028-02-29T00:00:00Z", 12), "2027-02-28T00:00:00.000Z");
+        assert_eq!(before("2028-02-29T00:00:00Z", 48), "2024-02-29T00:00:00.000Z");
+        assert_eq!(before("2025-03-31T12:00:00Z", 1), "2025-02-28T12:00:00.000Z");
+        assert_eq!(before("2025-03-31T12:00:00Z", 0), "2025-03-31T12:00:00.000Z");
+        assert_eq!(before("2025-03-31T12:00:00Z", 12 * 3000), Millis::MIN.to_string());
+        assert_eq!(before("2025-03-31T12:00:00Z", u32::MAX), Millis::MIN.to_string());
     }
 
     proptest! {

@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 type Room<'a> = (&'a str, &'a [&'a str]);
 
 const ENGINE: &[Room<'static>] = &[
+    ("doctor", &["engine", "keys", "manifest", "segments"]),
     (
         "engine",
         &[
-            "append", "buffer", "commit", "compact", "config", "error", "flush", "garbage", "health", "keys",
-            "maintain", "manifest", "metrics", "org", "recover", "segments", "snapshot", "wal",
+            "append", "buffer", "commit", "compact", "config", "error", "flush", "garbage", "health", "keys", "last",
+            "maintain", "manifest", "metrics", "org", "recover", "retain", "segments", "snapshot", "wal",
         ],
     ),
     ("append", &["apply", "error", "health", "org", "planted", "sync", "wal"]),
@@ -35,6 +36,7 @@ const ENGINE: &[Room<'static>] = &[
             "segments",
         ],
     ),
+    ("retain", &["commit", "error", "first_wins", "limits", "manifest", "metrics", "org", "planted", "segments"]),
     ("rollup", &["error", "segments"]),
     ("garbage", &["commit", "error", "maintain", "metrics", "org", "planted"]),
     (
@@ -46,6 +48,7 @@ const ENGINE: &[Room<'static>] = &[
             "error",
             "first_wins",
             "health",
+            "last",
             "maintain",
             "metrics",
             "manifest",
@@ -55,6 +58,7 @@ const ENGINE: &[Room<'static>] = &[
             "wal",
         ],
     ),
+    ("last", &["buffer", "error", "planted", "segments", "snapshot"]),
     ("commit", &["buffer", "error", "health", "manifest", "org", "planted"]),
     ("maintain", &["error"]),
     ("snapshot", &["buffer", "org"]),
@@ -63,7 +67,7 @@ const ENGINE: &[Room<'static>] = &[
     ("org", &["buffer", "planted", "sync"]),
     ("buffer", &["limits", "sync"]),
     ("segments", &["error", "first_wins", "limits", "manifest"]),
-    ("manifest", &["error", "keys", "planted"]),
+    ("manifest", &["error", "keys", "limits", "planted"]),
     ("first_wins", &["planted"]),
     ("metrics", &["error"]),
     ("config", &["error", "limits"]),

@@ -132,7 +132,7 @@ impl BufferView {
     }
 
     /// Calls `take` with each row's number, the number of its frame, its logger and its time.
-    fn each_row(&self, mut take: impl FnMut(u32, u32, u64, i64)) {
+    pub(super) fn each_row(&self, mut take: impl FnMut(u32, u32, u64, i64)) {
         let buffer = &*self.buffer;
         let frames = buffer.extent.frames();
         let start_of = |frame: usize| if frame < frames { buffer.frame_starts.get(frame) } else { u64::MAX };
@@ -311,11 +311,11 @@ impl Gather<'_> {
     }
 }
 
-fn times(values: Vec<i64>) -> TimestampMillisecondArray {
+pub(super) fn times(values: Vec<i64>) -> TimestampMillisecondArray {
     TimestampMillisecondArray::from(values).with_timezone("UTC")
 }
 
-fn channel(values: Vec<f64>) -> Float64Array {
+pub(super) fn channel(values: Vec<f64>) -> Float64Array {
     let nulls = values.iter().any(|value| value.is_nan()).then(|| {
         let measured = BooleanBuffer::collect_bool(values.len(), |index| !values[index].is_nan());
         NullBuffer::new(measured)

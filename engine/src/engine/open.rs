@@ -23,12 +23,14 @@ use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
 use crate::garbage::GarbageStep;
 use crate::health::Health;
+use crate::last::LastReadings;
 use crate::maintain::Maintenance;
 use crate::manifest::OrgKeys;
 use crate::manifest::{ManifestError, ManifestStore};
 use crate::metrics;
 use crate::org::{Orgs, WriterCommand, Writers};
 use crate::recover::{RecoveryHost, RecoveryParts, RecoveryReport, WalSettings, recover};
+use crate::retain::Retention;
 use crate::segments::Segments;
 use crate::wal::WalPrepareStep;
 
@@ -89,7 +91,8 @@ impl Opened {
         let loader = Arc::new(Loader::new(Arc::clone(&orgs), Arc::clone(&manifests)));
         let health = Arc::new(Health::new(Arc::clone(clock)));
         let commits = Arc::new(Committer::new(Arc::clone(&manifests), loader.log_end(), Arc::clone(&health)));
-        let flusher = Flusher::new(&config, &commits, &segments, Arc::clone(&spawn_flush));
+        let last = Arc::new(LastReadings::new(Arc::clone(&segments), config.last_readings_bytes_max));
+        let flusher = Flusher::new(&config, &commits, &segments, &last, Arc::clone(&spawn_flush));
 
         let settings = WalSettings {
             dir: wal_dir,
@@ -131,6 +134,7 @@ impl Opened {
         let append = AppendStep::new(inbox, recovered.wal, recovered.writers, clock, Arc::clone(&health), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
         let compaction = CompactionStep::new(&orgs, &commits, &segments, spawn_flush, (&parts.clock, &health), &config);
+        let retention = Retention::new(&commits, &segments, &parts.clock);
         let garbage = GarbageStep::new(
             Arc::clone(&orgs),
             commits,
@@ -160,8 +164,10 @@ impl Opened {
             health,
             maintenance,
             wal,
+            retention,
             manifests,
             segments,
+            last,
             store: parts.store,
             recovery: recovered.report,
             clock: parts.clock,

@@ -18,6 +18,7 @@ use crate::buffer::{SortedBatches, WriteBuffer};
 use crate::commit::{Commit, CommitReason, Committer, Turn};
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
+use crate::last::LastReadings;
 use crate::manifest::ManifestChange;
 use crate::org::{Frontier, Org};
 use crate::segments::Segments;
@@ -26,6 +27,7 @@ use crate::segments::Segments;
 #[derive(Clone)]
 pub(crate) struct Flusher {
     commits: Arc<Committer>,
+    last: Arc<LastReadings>,
     pub(super) segments: Arc<Segments>,
     pub(super) segment_bytes_max: u64,
     pub(super) merge_runs_max: usize,
@@ -72,6 +74,7 @@ impl Flusher {
         config: &EngineConfig,
         commits: &Arc<Committer>,
         segments: &Arc<Segments>,
+        last: &Arc<LastReadings>,
         spawn: Arc<dyn Spawn>,
     ) -> Self {
         Self {
@@ -79,6 +82,7 @@ impl Flusher {
             parts_max: config.flush_concurrency,
             part_rows: config.flush_part_rows,
             commits: Arc::clone(commits),
+            last: Arc::clone(last),
             segments: Arc::clone(segments),
             segment_bytes_max: config.segment_bytes_max,
             merge_runs_max: config.merge_runs_max,
@@ -137,7 +141,8 @@ impl Flusher {
             spools: spools(buffer, &manifest),
             totals,
         };
-        turn.commit(Commit { reason: CommitReason::Flush, change, flushed: Some(buffer) }).await?;
+        let committed = turn.commit(Commit { reason: CommitReason::Flush, change, flushed: Some(buffer) }).await?;
+        self.last.flushed(org, &manifest, &committed, &buffer.view());
         Ok(report)
     }
 

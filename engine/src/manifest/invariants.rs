@@ -3,11 +3,12 @@
 //! `storage-format` checks each delta's form when it is applied. Here is what only the writer can break: precedence,
 //! counts, and what a flush means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use storage_format::manifest::{ApplyError, Manifest, ManifestDelta, SegmentEntry, SegmentKind};
 use storage_format::{FlushNumber, SegmentId, Window};
 
+use crate::limits::KEEP_MONTHS_MIN;
 use crate::planted::{self, PlantedBug};
 
 /// A rule that a commit would break: a defect of this program.
@@ -44,6 +45,14 @@ pub enum InvariantError {
         /// Rows of the segments removed.
         removed: u64,
     },
+    /// Readings go without others in their place, and not as retention lets them go.
+    #[error("window {window} loses readings: {detail}")]
+    Drop {
+        /// The window.
+        window: Window,
+        /// The rule that is broken.
+        detail: &'static str,
+    },
     /// The conflicts that are added are not those that are counted.
     #[error("{rows} conflicts are added, and {conflicts} counted")]
     Conflicts {
@@ -68,8 +77,15 @@ pub enum InvariantError {
 type Predicate = fn(&Manifest, &ManifestDelta, &Manifest) -> Result<(), InvariantError>;
 
 /// The rules, each by itself.
-const PREDICATES: [Predicate; 6] =
-    [precedence_is_total, rows_are_counted, merges_keep_rows, conflicts_are_counted, flushes_are_new, rows_are_covered];
+const PREDICATES: [Predicate; 7] = [
+    precedence_is_total,
+    rows_are_counted,
+    merges_keep_rows,
+    drops_are_old_and_whole,
+    conflicts_are_counted,
+    flushes_are_new,
+    rows_are_covered,
+];
 
 /// The state after this commit, if every rule holds.
 pub(super) fn check(before: &Manifest, delta: &ManifestDelta) -> Result<Manifest, InvariantError> {
@@ -122,13 +138,46 @@ fn rows_are_counted(_: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result
     }
 }
 
-/// What replaces segments has as many rows as they have.
+/// What replaces segments has as many rows as they have. A drop replaces nothing: see the next rule.
 fn merges_keep_rows(before: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
     let readings = |entry: &&SegmentEntry| entry.kind == SegmentKind::Readings;
     let added = delta.added.iter().filter(readings).map(|entry| entry.rows).sum();
     let replaced = before.segments().iter().filter(|entry| delta.removed.contains(&entry.id));
     let removed = replaced.map(|entry| entry.rows).sum();
-    if delta.removed.is_empty() || added == removed { Ok(()) } else { Err(InvariantError::Merged { added, removed }) }
+    if delta.removed.is_empty() || added == removed || is_drop(delta) {
+        Ok(())
+    } else {
+        Err(InvariantError::Merged { added, removed })
+    }
+}
+
+/// Does the commit let readings go for good?
+const fn is_drop(delta: &ManifestDelta) -> bool {
+    delta.totals.dropped > 0
+}
+
+/// A drop adds nothing, takes whole windows, and only those that ended two years ago or earlier, by the writer's clock.
+fn drops_are_old_and_whole(before: &Manifest, delta: &ManifestDelta, after: &Manifest) -> Result<(), InvariantError> {
+    if !is_drop(delta) || planted::has(PlantedBug::DropEarly) {
+        return Ok(());
+    }
+    let removed: HashSet<SegmentId> = delta.removed.iter().copied().collect();
+    let windows: BTreeSet<Window> =
+        before.objects().filter(|entry| removed.contains(&entry.id)).map(|entry| entry.window).collect();
+    let cutoff = delta.created.months_before(KEEP_MONTHS_MIN);
+    for &window in &windows {
+        let broken = |detail| Err(InvariantError::Drop { window, detail });
+        if !delta.added.is_empty() {
+            return broken("something is added in the same commit");
+        }
+        if window.range().end() > cutoff {
+            return broken("it ended less than two years ago");
+        }
+        if after.objects().any(|entry| entry.window == window) {
+            return broken("a part of it stays");
+        }
+    }
+    Ok(())
 }
 
 /// Every conflict counted is kept, and the other way round.

@@ -3,12 +3,16 @@
 
 mod compaction;
 mod crash;
+mod doctor;
 mod fairness;
 mod faults;
 mod first_wins;
 mod garbage;
 mod health;
+mod last;
 mod open;
 mod pressure;
 mod read;
+mod requests;
+mod retention;
 mod rig;

@@ -12,9 +12,17 @@ pub(crate) async fn check_rows(engine: &Engine, org: OrgId, model: &FirstWins) {
     assert_eq!(found, model.rows);
 }
 
+/// The last readings must be those of the model.
+pub(crate) async fn check_last(engine: &Engine, org: OrgId, model: &FirstWins) {
+    let snapshot = engine.snapshot(org).await.expect("a snapshot");
+    let found = kit::rig::last_readings(engine, &snapshot).await.expect("they are read");
+    assert_eq!(found, model.last(), "last readings");
+}
+
 /// After everything is flushed, counts and conflicts must be the model's, too.
 pub(crate) async fn check_flushed(engine: &Engine, org: OrgId, model: &FirstWins) {
     check_rows(engine, org, model).await;
+    check_last(engine, org, model).await;
     let snapshot = engine.snapshot(org).await.expect("a snapshot");
     assert_eq!(snapshot.buffered_rows(), 0, "everything is flushed");
     let totals = snapshot.manifest.totals();

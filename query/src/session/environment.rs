@@ -1,4 +1,4 @@
-//! What DataFusion gets for one query: settings, functions, memory, disk, one store, three tables.
+//! What DataFusion gets for one query: settings, functions, memory, disk, one store, four tables.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -126,6 +126,7 @@ fn runtime(
 fn catalogs(context: &Arc<ScanContext>) -> Result<Arc<dyn CatalogProviderList>> {
     let schema = MemorySchemaProvider::new();
     schema.register_table("readings".to_owned(), tables::readings(context))?;
+    schema.register_table("last_readings".to_owned(), tables::last_readings(context))?;
     schema.register_table("conflicts".to_owned(), tables::conflicts(context)?)?;
     schema.register_table("totals".to_owned(), tables::totals(context))?;
     let catalog = MemoryCatalogProvider::new();

@@ -106,6 +106,7 @@ async fn check(house: &House, file: &str, text: &str) {
 async fn all_cases() {
     let house = fixture().await;
     check(&house, "readings.txt", include_str!("cases/readings.txt")).await;
+    check(&house, "last_readings.txt", include_str!("cases/last_readings.txt")).await;
     check(&house, "conflicts.txt", include_str!("cases/conflicts.txt")).await;
     check(&house, "functions.txt", include_str!("cases/functions.txt")).await;
     check(&house, "errors.txt", include_str!("cases/errors.txt")).await;

@@ -40,6 +40,7 @@ async fn each_sees_its_own() {
             format!("2|{value}|{value}")
         );
         assert_eq!(one(&session, "SELECT readings FROM totals").await, "2");
+        assert_eq!(one(&session, "SELECT temperature FROM last_readings").await, value);
     }
 }
 

@@ -19,6 +19,7 @@ mod audit;
 mod doors;
 mod gateways;
 mod orgs;
+mod retention;
 mod schema;
 mod tokens;
 
@@ -26,6 +27,7 @@ pub use audit::AuditEntry;
 use doors::Doors;
 pub use gateways::Gateway;
 pub use orgs::Org;
+pub use retention::{DropId, DropOutcome, OpenDrop};
 pub(crate) use schema::Schema;
 pub(crate) use tokens::PREFIX as TOKEN_PREFIX;
 pub use tokens::{Token, TokenSecret};

@@ -44,6 +44,8 @@ pub enum Subject {
     MasterKey,
     /// A certificate, or the authority that signs it.
     Certificate,
+    /// How long readings are kept, or a record of what was dropped.
+    Retention,
     /// The private key of the server's certificate.
     ServerKey,
     /// The file at this path.

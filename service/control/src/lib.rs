@@ -8,13 +8,15 @@ pub mod data_dir;
 mod database;
 mod enrolment;
 mod error;
+mod keep;
 pub mod master_key;
 pub mod pki;
 pub mod private_file;
 mod standings;
 
 pub use caller::{Actor, ActorKind, Caller, Via, ViaKind};
-pub use database::{AuditEntry, Control, Gateway, Org, Token, TokenSecret, check_name};
+pub use database::{AuditEntry, Control, DropId, DropOutcome, Gateway, OpenDrop, Org, Token, TokenSecret, check_name};
 pub use enrolment::{Enrolment, Identity, NewGateway};
 pub use error::{Error, ErrorKind, Result, Subject};
+pub use keep::{KEEP_MONTHS_MIN, Keep};
 pub use standings::{GatewayStanding, Standing, Standings};

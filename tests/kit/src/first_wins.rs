@@ -104,6 +104,17 @@ impl FirstWins {
         }
     }
 
+    /// Returns the last reading of each logger: its row with the newest time.
+    #[must_use]
+    pub fn last(&self) -> BTreeMap<Key, Row> {
+        let mut last: BTreeMap<LoggerId, (Key, Row)> = BTreeMap::new();
+        for (key, row) in &self.rows {
+            // By ascending key, so that the newest time comes last.
+            last.insert(key.0, (*key, row.clone()));
+        }
+        last.into_values().collect()
+    }
+
     /// Returns the number of samples that came again, with the same value or another. The engine may count a refused
     /// value that is sent again as a duplicate or as a conflict, depending on whether a flush came between; this sum does
     /// not depend on it.

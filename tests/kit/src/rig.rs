@@ -16,7 +16,7 @@ use crate::ids::spool;
 use crate::reading::Sent;
 
 pub use acks::Acks;
-pub use read::{Rows, Unread, conflicts, rows};
+pub use read::{Rows, Unread, conflicts, last_readings, rows};
 
 /// Returns the master key of every rig, the same in each process, so that one opens what another left.
 #[must_use]

@@ -236,6 +236,7 @@ fn config(d: &mut Draw) -> EngineConfig {
         compaction_interval: Duration::from_millis(d.spread(5, 5000)),
         compaction_bytes_max: d.spread(16 * KIB, 1024 * KIB),
         compaction_rate_bytes_max: d.spread(64 * KIB, 64 * 1024 * KIB),
+        last_readings_bytes_max: 1 << 20,
         flush_at_close: false,
     }
 }

@@ -23,7 +23,7 @@ pub struct Org {
     pub suspended: Option<Millis>,
 }
 
-const BY_NAME: &str = "SELECT id, name, created_ms, suspended_ms FROM orgs WHERE name = ?";
+pub(super) const BY_NAME: &str = "SELECT id, name, created_ms, suspended_ms FROM orgs WHERE name = ?";
 
 pub(super) fn from_row(row: &SqliteRow) -> Result<Org> {
     let suspended: Option<i64> = row.get("suspended_ms");

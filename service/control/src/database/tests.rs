@@ -7,6 +7,7 @@ use storage_format::GatewayId;
 use super::doors::Entry;
 use super::*;
 use crate::Caller;
+use crate::Keep;
 use crate::caller::{Actor, ActorKind, Via, ViaKind};
 use crate::enrolment::{Identity, NewGateway};
 
@@ -122,6 +123,61 @@ async fn a_gateways_name_is_free_again_once_it_is_revoked() {
     add(&control, "north", "dock", 4).await.expect("a revoked one's name is free again");
     assert_eq!(control.gateways().await.expect("listed").len(), 3);
     assert_eq!(add(&control, "west", "x", 5).await.expect_err("none").subject(), &Subject::Org);
+}
+
+#[tokio::test]
+async fn readings_are_kept_for_ever_until_a_policy_says_less() {
+    let (_dir, control) = fresh().await;
+    let org = control.create_org(&caller(), "north", NOW).await.expect("made").id;
+    control.create_org(&caller(), "south", NOW).await.expect("made");
+    assert_eq!(control.retention(org).await.expect("read"), Keep::ForEver);
+    let set = async |keep: &str| {
+        let keep = keep.parse().expect("a policy");
+        control.set_retention(&caller(), "North", keep, NOW).await.expect("set").1.to_string()
+    };
+    assert_eq!(set("3y").await, "for ever");
+    assert_eq!(set("30mo").await, "3y");
+    assert_eq!(control.retention(org).await.expect("read"), Keep::Months(30));
+    assert_eq!(control.retentions().await.expect("read"), [(org, Keep::Months(30))]);
+    assert_eq!(set("for ever").await, "30mo");
+    assert_eq!(control.retentions().await.expect("read"), []);
+    let none = control.set_retention(&caller(), "west", Keep::Years(3), NOW).await.expect_err("none");
+    assert_eq!((none.kind(), none.subject()), (ErrorKind::NotFound, &Subject::Org));
+    // A value that did not come through the parser meets the database's own rule, and leaves nothing behind.
+    let before = entries(&control).await.len();
+    assert!(control.set_retention(&caller(), "north", Keep::Months(23), NOW).await.is_err());
+    assert_eq!(control.retention(org).await.expect("read"), Keep::ForEver);
+    let audit = entries(&control).await;
+    assert_eq!(audit.len(), before);
+    let last = audit.last().expect("entries");
+    assert_eq!((last.action.as_str(), &last.before), ("retention.set", &Some(json!({"keep": "30mo"}))));
+}
+
+#[tokio::test]
+async fn a_drop_is_recorded_before_and_after() {
+    let (_dir, control) = fresh().await;
+    let org = control.create_org(&caller(), "north", NOW).await.expect("made").id;
+    let other = control.create_org(&caller(), "south", NOW).await.expect("made").id;
+    let plan = json!({"segments": ["000102030405060708090a0b0c0d0e0f"], "version": 7});
+    let first = control.begin_drop(&caller(), org, &plan, NOW).await.expect("begun");
+    let second = control.begin_drop(&caller(), org, &plan, NOW).await.expect("begun");
+    assert_ne!(first, second);
+    let open = async |org| control.open_drops(org).await.expect("read");
+    assert_eq!(open(org).await, [first, second].map(|id| OpenDrop { id, plan: plan.clone() }));
+    assert_eq!(open(other).await, []);
+    let end = async |id, outcome| control.end_drop(&caller(), id, outcome, NOW).await;
+    end(first, DropOutcome::Dropped).await.expect("ended");
+    end(second, DropOutcome::Void).await.expect("ended");
+    let audit = entries(&control).await;
+    end(first, DropOutcome::Void).await.expect("stays as it is");
+    assert_eq!(entries(&control).await, audit);
+    assert_eq!(open(org).await, []);
+    assert_eq!(end(99, DropOutcome::Void).await.expect_err("none").kind(), ErrorKind::NotFound);
+    let actions: Vec<_> = audit.iter().skip(2).map(|entry| (entry.action.as_str(), entry.org)).collect();
+    let expected = ["retention.drop", "retention.drop", "retention.dropped", "retention.void"];
+    assert_eq!(actions, expected.map(|action| (action, Some(org))));
+    assert_eq!(audit[2].before.as_ref(), Some(&plan), "for ever");
+    assert_eq!(audit[4].target, json!({"org": org.to_string(), "drop": first}));
 }
 
 #[tokio::test]

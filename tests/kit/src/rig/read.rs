@@ -88,6 +88,21 @@ fn collect(batch: &RecordBatch, all: &mut Rows) -> Result<(), Unread> {
     Ok(())
 }
 
+/// Reads the last reading of each logger of a snapshot.
+///
+/// # Errors
+/// [`Unread`].
+pub async fn last_readings(engine: &Engine, snapshot: &Snapshot) -> Result<Rows, Unread> {
+    let batch = engine.last_readings(snapshot).await.map_err(failed)?;
+    let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
+    if !loggers.is_sorted_by(|a, b| a < b) {
+        return Err(wrong("the last readings are not by ascending logger, one for each"));
+    }
+    let mut all = Rows::new();
+    collect(&batch, &mut all)?;
+    Ok(all)
+}
+
 /// Reads every conflict that the snapshot's objects keep.
 ///
 /// # Errors
