@@ -32,6 +32,7 @@ mod offline;
 mod org;
 mod output;
 mod query;
+mod retention;
 mod segment;
 mod send;
 mod serve;
@@ -86,6 +87,8 @@ enum Command {
     Wal(wal::WalArgs),
     /// Show an organisation's manifest: its segments, totals, what is covered
     Manifest(manifest::ManifestArgs),
+    /// Show and set how long readings are kept; drop what was kept long enough
+    Retention(retention::RetentionArgs),
     /// Look whether all that is stored is there and whole (works beside a running server)
     Doctor(doctor::DoctorArgs),
     /// Show or check the configuration
@@ -128,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Segment(args) => segment::run(&args),
         Command::Wal(args) => wal::run(&args),
         Command::Manifest(args) => manifest::run(&args),
+        Command::Retention(args) => retention::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args),

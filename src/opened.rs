@@ -36,7 +36,6 @@ pub(crate) async fn open_engine(
 }
 
 /// A data directory that a command has for itself.
-#[allow(dead_code, reason = "the first command that may open the directory itself comes with compaction by hand")]
 pub(crate) struct Opened {
     /// What the command works with.
     pub(crate) resources: Resources,
@@ -44,7 +43,6 @@ pub(crate) struct Opened {
     _lock: DirLock,
 }
 
-#[allow(dead_code, reason = "the first command that may open the directory itself comes with compaction by hand")]
 impl Opened {
     /// Opens a directory whose lock this process has.
     pub(crate) async fn open(data: &DataDir, lock: DirLock, config: &Path) -> Result<Self> {

@@ -43,6 +43,7 @@ pub struct Running {
     config: Config,
     upkeep: JoinHandle<()>,
     renewal: JoinHandle<()>,
+    retention: JoinHandle<()>,
     // Last: released after everything else has ended.
     _lock: DirLock,
 }
@@ -144,10 +145,12 @@ impl Running {
             engine: Arc::clone(&engine),
             query,
         }));
-        commands.send_replace(Some(Resources { engine: Arc::clone(&engine), control: control.clone(), clock }));
+        let resources = Resources { engine: Arc::clone(&engine), control: control.clone(), clock };
+        let retention = tokio::spawn(local::retention::every_day(resources.clone()));
+        commands.send_replace(Some(resources));
         let upkeep = tokio::spawn(upkeep(metrics, backend));
         tracing::info!(http = %http.addr, ingest = %ingest.local_addr(), "ready");
-        Ok(Self { engine, ingest, http, door, standings, control, config, upkeep, renewal, _lock: lock })
+        Ok(Self { engine, ingest, http, door, standings, control, config, upkeep, renewal, retention, _lock: lock })
     }
 
     fn start_ingest(
@@ -219,6 +222,8 @@ impl Running {
     pub async fn stop(self) -> Result<()> {
         tracing::info!("stopping");
         self.renewal.abort();
+        // As a crash would end it: what it has begun, the next pass settles.
+        self.retention.abort();
         if let Some(door) = self.door {
             door.close().await;
         }

@@ -24,7 +24,6 @@ pub(super) struct LocalArgs {
     config: Option<PathBuf>,
 }
 
-#[allow(dead_code, reason = "the first command that may open the directory itself comes with compaction by hand")]
 impl LocalArgs {
     pub(super) fn open(&self) -> DataDir {
         self.data_dir.open()

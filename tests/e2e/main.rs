@@ -6,6 +6,7 @@ mod bench;
 mod certificate;
 mod damage;
 mod disk;
+mod keeping;
 mod kills;
 mod lifecycle;
 mod load;

@@ -40,6 +40,8 @@ fn help(kind: ErrorKind, subject: &Subject) -> Option<String> {
             "`icecore org list` shows those that are there, `icecore org create NAME` makes one"
         }
         (ErrorKind::Taken, Subject::Org) => "choose another name; `icecore org list` shows those in use",
+        (ErrorKind::Invalid, Subject::Retention) => "`icecore retention set --org NAME --keep 3y`, or --for-ever",
+        (ErrorKind::Forbidden, Subject::Retention) => "run it again: the policy that is in force now counts",
         (ErrorKind::NotFound, Subject::Gateway) => "`icecore gateway list` shows all of them",
         (ErrorKind::Taken, Subject::Gateway) => {
             "choose another name, or take the old one's certificate back first: `icecore gateway revoke`"

@@ -12,6 +12,7 @@ use storage_format::Millis;
 use crate::event::Events;
 use crate::limits::CALL_BYTES_MAX;
 use crate::manifest::{self, ManifestRequest};
+use crate::retention::{self, RetentionRequest};
 
 /// A command with its request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ use crate::manifest::{self, ManifestRequest};
 pub enum Command {
     /// `icecore manifest show`.
     ManifestShow(ManifestRequest),
+    /// `icecore retention run`.
+    RetentionRun(RetentionRequest),
 }
 
 /// What a command's process asks of the server.
@@ -106,6 +109,7 @@ impl CommandContext {
 pub async fn run(context: &CommandContext, command: Command, events: &Events) -> Result<()> {
     match command {
         Command::ManifestShow(request) => manifest::run(context, &request, events).await,
+        Command::RetentionRun(request) => retention::run(context, &request, events).await,
     }
 }
 

@@ -14,6 +14,7 @@ mod event;
 mod limits;
 mod manifest;
 mod reach;
+pub mod retention;
 mod socket;
 
 pub use command::{Call, Command, CommandContext, Resources, decode_call, run};

@@ -9,6 +9,10 @@ pub(crate) const EVENT_BYTES_MAX: usize = 256 << 20;
 /// Events between a command and whoever prints them. A command waits while they are taken slowly; only progress is left
 /// out then.
 pub(crate) const EVENTS_WAITING_MAX: usize = 64;
+/// How long after its start a server drops what was kept long enough for the first time: not while it catches up.
+pub(crate) const RETENTION_FIRST: Duration = Duration::from_secs(10 * 60);
+/// How often a server does so.
+pub(crate) const RETENTION_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Connections at once. More wait in the kernel's backlog.
 pub(crate) const CONNECTIONS_MAX: usize = 64;
 /// Commands that run at once in a server; more are refused, since one may take hours.

@@ -104,12 +104,25 @@ impl Control {
         Ok((org, before))
     }
 
-    /// Records for ever that what `plan` says is about to be dropped. Whoever drops does so only after this.
+    /// Records for ever that what `plan` says is about to be dropped, because `keep` is the policy. Whoever drops does
+    /// so only after this.
     ///
     /// # Errors
-    /// When the database cannot be written; then nothing may be dropped.
-    pub async fn begin_drop(&self, caller: &Caller, org: OrgId, plan: &Value, now: Millis) -> Result<DropId> {
+    /// When the policy is another one by now, or the database cannot be written; then nothing may be dropped.
+    pub async fn begin_drop(
+        &self,
+        caller: &Caller,
+        org: OrgId,
+        keep: Keep,
+        plan: &Value,
+        now: Millis,
+    ) -> Result<DropId> {
         let mut act = self.doors.act(caller, now).await?;
+        let in_force = keep_of(act.look_up(sqlx::query(BY_ORG).bind(org.to_string())).await?.as_ref())?;
+        if in_force != keep || in_force == Keep::ForEver {
+            let message = format!("the policy is now {in_force}, and not {keep}");
+            return Err(Error::new(ErrorKind::Forbidden, Subject::Retention, message));
+        }
         // Nobody else begins one meanwhile, and none is ever removed.
         let row = act.look_up(sqlx::query("SELECT coalesce(max(id), 0) + 1 AS id FROM retention_drops")).await?;
         let id: DropId = row.map_or(1, |row| row.get("id"));

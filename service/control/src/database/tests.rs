@@ -159,8 +159,13 @@ async fn a_drop_is_recorded_before_and_after() {
     let org = control.create_org(&caller(), "north", NOW).await.expect("made").id;
     let other = control.create_org(&caller(), "south", NOW).await.expect("made").id;
     let plan = json!({"segments": ["000102030405060708090a0b0c0d0e0f"], "version": 7});
-    let first = control.begin_drop(&caller(), org, &plan, NOW).await.expect("begun");
-    let second = control.begin_drop(&caller(), org, &plan, NOW).await.expect("begun");
+    let begin = async |keep| control.begin_drop(&caller(), org, keep, &plan, NOW).await;
+    // Only under the policy that is in force, which for ever never is.
+    assert_eq!(begin(Keep::ForEver).await.expect_err("no policy").kind(), ErrorKind::Forbidden);
+    control.set_retention(&caller(), "north", Keep::Years(2), NOW).await.expect("set");
+    assert_eq!(begin(Keep::Years(3)).await.expect_err("another policy").kind(), ErrorKind::Forbidden);
+    let first = begin(Keep::Years(2)).await.expect("begun");
+    let second = begin(Keep::Years(2)).await.expect("begun");
     assert_ne!(first, second);
     let open = async |org| control.open_drops(org).await.expect("read");
     assert_eq!(open(org).await, [first, second].map(|id| OpenDrop { id, plan: plan.clone() }));
@@ -173,11 +178,11 @@ async fn a_drop_is_recorded_before_and_after() {
     assert_eq!(entries(&control).await, audit);
     assert_eq!(open(org).await, []);
     assert_eq!(end(99, DropOutcome::Void).await.expect_err("none").kind(), ErrorKind::NotFound);
-    let actions: Vec<_> = audit.iter().skip(2).map(|entry| (entry.action.as_str(), entry.org)).collect();
+    let actions: Vec<_> = audit.iter().skip(3).map(|entry| (entry.action.as_str(), entry.org)).collect();
     let expected = ["retention.drop", "retention.drop", "retention.dropped", "retention.void"];
     assert_eq!(actions, expected.map(|action| (action, Some(org))));
-    assert_eq!(audit[2].before.as_ref(), Some(&plan), "for ever");
-    assert_eq!(audit[4].target, json!({"org": org.to_string(), "drop": first}));
+    assert_eq!(audit[3].before.as_ref(), Some(&plan), "for ever");
+    assert_eq!(audit[5].target, json!({"org": org.to_string(), "drop": first}));
 }
 
 #[tokio::test]

@@ -28,7 +28,6 @@ fn handler<F: Future<Output = Result<()>> + Send + 'static>(
     run: impl Fn(String, Events) -> F + Send + Sync + 'static,
 ) -> Handler {
     Arc::new(move |call, events| {
-        #[allow(irrefutable_let_patterns, reason = "there will be others")]
         let Command::ManifestShow(request) = call.command else { panic!("another command") };
         Box::pin(run(request.org, events))
     })
