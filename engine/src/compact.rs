@@ -221,8 +221,8 @@ impl Work {
         }
         let change = ManifestChange { added: vec![merged], removed: removed.clone(), ..turn.unchanged() };
         turn.commit(Commit { reason: CommitReason::Compaction, change, flushed: None }).await?;
-        org.kept().replace(removed, clock.monotonic());
-        org.suspect();
+        let replaced = job.inputs.iter().map(|entry| (entry.id, entry.object_key(org.id())));
+        org.kept().replace_named(replaced, clock.monotonic());
         drop(turn);
         if let Some(encoded) = late {
             // As a queue of uploads would, in its own time.

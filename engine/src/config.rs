@@ -38,8 +38,8 @@ pub struct EngineConfig {
     pub buffer_bytes_max: u64,
     /// A write buffer of this size is flushed: bounds a flush's memory, and how small segments are. Default 64 MiB.
     pub flush_bytes: u64,
-    /// A write buffer whose oldest reading arrived this long ago is flushed. Hours, since every flush makes objects.
-    /// Default 4 h.
+    /// A write buffer whose oldest reading arrived this long ago is flushed; one of less than 256 KiB after three times as
+    /// long. Hours, since every flush makes objects. Default 4 h.
     pub flush_age: Duration,
     /// Organisations flushed at the same time, and parts of one flush. Each takes about three times `flush_bytes`.
     /// Default 2.

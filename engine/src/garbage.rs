@@ -1,8 +1,11 @@
 //! Orphans, found and removed: segments and conflicts objects that no manifest names: written, and a crash or a failure
 //! came in between; or replaced by a merge.
 //!
+//! What this process has replaced it knows by name: after the delay it is removed without a look, since a commit that was
+//! made says that nobody names it again. That takes one request.
+//!
 //! An organisation's objects are looked through some time after it was loaded, since an earlier process may have left
-//! orphans, and after a flush of it failed or segments were replaced, until a look finds none.
+//! orphans, and after a flush or a merge of it failed, until a look finds none.
 //!
 //! Invariant: nothing that a manifest names, or may ever name, is removed. Replaced segments stay as
 //! long as an older manifest is held, and at least for the delay (`org/kept.rs`). Whoever writes an object knows the manifest
@@ -17,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use durable::{Clock, is_fatal};
+use durable::{Clock, is_fatal, object_path};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore};
@@ -88,8 +91,22 @@ impl GarbageStep {
             let change = turn.unchanged();
             turn.commit(Commit { reason: CommitReason::Garbage, change, flushed: None }).await?;
         }
-        let count = found.len();
-        let paths = futures::stream::iter(found.into_iter().map(|(_, path)| Ok(path)));
+        self.remove(found.into_iter().map(|(_, path)| path).collect()).await
+    }
+
+    /// Removes what this process has replaced, and nobody reads any more; answers how many objects. What cannot be removed
+    /// is an orphan from then on.
+    async fn remove_replaced(&self, org: &Org) -> Result<usize, EngineError> {
+        let replaced = org.kept().take_over(self.clock.monotonic(), self.delay);
+        if replaced.is_empty() {
+            return Ok(0);
+        }
+        self.remove(replaced.iter().map(|(_, name)| object_path(name)).collect()).await
+    }
+
+    async fn remove(&self, paths: Vec<Path>) -> Result<usize, EngineError> {
+        let count = paths.len();
+        let paths = futures::stream::iter(paths.into_iter().map(Ok));
         let mut removed = self.store.delete_stream(paths.boxed());
         let mut failed = None;
         while let Some(removed) = removed.next().await {
@@ -160,7 +177,22 @@ impl Maintenance for GarbageStep {
     /// Looks through the organisations that are due, one after the other.
     async fn run_once(&self, stop: &Stop) -> Result<Progress, EngineError> {
         let due = self.take_due();
-        let progress = if due.is_empty() { Progress::Idle } else { Progress::Worked };
+        let mut progress = if due.is_empty() { Progress::Idle } else { Progress::Worked };
+        for org in self.orgs.all() {
+            match self.remove_replaced(&org).await {
+                Ok(0) => {}
+                Ok(removed) => {
+                    progress = Progress::Worked;
+                    metrics::collected(removed as u64);
+                    tracing::debug!(org = %org.id(), removed, "objects that were replaced are removed");
+                }
+                Err(error) if error.ends_the_engine() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(org = %org.id(), %error, "replaced objects are not removed now; it is tried again");
+                    org.suspect();
+                }
+            }
+        }
         for org in due {
             if *stop.borrow() {
                 break;

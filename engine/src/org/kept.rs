@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use storage_format::SegmentId;
 use storage_format::manifest::Manifest;
+use storage_format::{ObjectKey, SegmentId};
 
 use crate::planted::{self, PlantedBug};
 
@@ -21,8 +21,8 @@ pub(crate) struct Kept(Mutex<Inner>);
 struct Inner {
     /// Manifests that were the newest once, as long as somebody holds them.
     older: Vec<Weak<Manifest>>,
-    /// Replaced objects, and when they were, in monotonic time.
-    replaced: HashMap<SegmentId, Duration>,
+    /// Replaced objects, and when they were, in monotonic time; with their names, if those are known.
+    replaced: HashMap<SegmentId, (Duration, Option<ObjectKey>)>,
     writing: HashSet<SegmentId>,
 }
 
@@ -36,6 +36,17 @@ pub(crate) struct Writing<'a> {
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
         self.kept.lock().writing.remove(&self.id);
+    }
+}
+
+impl Inner {
+    /// What older manifests name that somebody holds.
+    fn read(&self) -> HashSet<SegmentId> {
+        if planted::has(PlantedBug::CollectReplaced) {
+            return HashSet::new();
+        }
+        let older: Vec<Arc<Manifest>> = self.older.iter().filter_map(Weak::upgrade).collect();
+        older.iter().flat_map(|manifest| manifest.objects()).map(|entry| entry.id).collect()
     }
 }
 
@@ -53,7 +64,28 @@ impl Kept {
 
     /// These objects are replaced now.
     pub(crate) fn replace(&self, ids: impl IntoIterator<Item = SegmentId>, now: Duration) {
-        self.lock().replaced.extend(ids.into_iter().map(|id| (id, now)));
+        self.lock().replaced.extend(ids.into_iter().map(|id| (id, (now, None))));
+    }
+
+    /// These objects are replaced now, by a commit that was made: nobody names them again, and
+    /// [`take_over`](Self::take_over) hands them out when they may go.
+    pub(crate) fn replace_named(&self, objects: impl IntoIterator<Item = (SegmentId, ObjectKey)>, now: Duration) {
+        self.lock().replaced.extend(objects.into_iter().map(|(id, name)| (id, (now, Some(name)))));
+    }
+
+    /// Takes the replaced objects whose names are known, that were replaced at least `delay` ago, and that nobody reads any
+    /// more.
+    pub(crate) fn take_over(&self, now: Duration, delay: Duration) -> Vec<(SegmentId, ObjectKey)> {
+        let mut inner = self.lock();
+        let over = |at: Duration| at.saturating_add(delay) <= now || planted::has(PlantedBug::CollectReplaced);
+        if !inner.replaced.values().any(|(at, name)| name.is_some() && over(*at)) {
+            return Vec::new();
+        }
+        let read = inner.read();
+        let taken = inner.replaced.extract_if(|id, (at, name)| name.is_some() && over(*at) && !read.contains(id));
+        let mut taken: Vec<_> = taken.filter_map(|(id, (_, name))| Some((id, name?))).collect();
+        taken.sort_unstable_by_key(|(id, _)| *id);
+        taken
     }
 
     /// An object is about to be written without the organisation's turn.
@@ -62,17 +94,18 @@ impl Kept {
         Writing { kept: self, id }
     }
 
-    /// Returns what must stay now. What was replaced at least `delay` ago stays only while somebody reads it.
+    /// Returns what must stay now. What was replaced at least `delay` ago stays only while somebody reads it, or until it is
+    /// taken over.
     pub(crate) fn now(&self, now: Duration, delay: Duration) -> HashSet<SegmentId> {
         let mut inner = self.lock();
-        inner.replaced.retain(|_, at| at.saturating_add(delay) > now);
+        // Those with names stay until they are taken over.
+        inner.replaced.retain(|_, (at, name)| name.is_some() || at.saturating_add(delay) > now);
         if planted::has(PlantedBug::CollectReplaced) {
             return inner.writing.clone();
         }
-        let older: Vec<Arc<Manifest>> = inner.older.iter().filter_map(Weak::upgrade).collect();
-        let read = older.iter().flat_map(|manifest| manifest.objects());
-        let read = read.map(|entry| entry.id);
-        read.chain(inner.replaced.keys().copied()).chain(inner.writing.iter().copied()).collect()
+        let mut kept = inner.read();
+        kept.extend(inner.replaced.keys().chain(&inner.writing));
+        kept
     }
 }
 
@@ -97,6 +130,23 @@ mod tests {
         drop(writing);
         assert_eq!(kept.now(at + DELAY, DELAY), HashSet::from([id(3)]));
         assert_eq!(kept.now(at + DELAY * 2, DELAY), HashSet::new());
+    }
+
+    #[test]
+    fn what_has_a_name_is_taken_over_once() {
+        let org = storage_format::OrgId::new(1).expect("not zero");
+        let window = storage_format::Window::month_of(storage_format::Millis::EPOCH);
+        let named = |number| (id(number), ObjectKey::Segment { org, window, id: id(number) });
+        let kept = Kept::default();
+        let at = Duration::from_secs(100);
+        kept.replace_named([named(1)], at);
+        kept.replace_named([named(2)], at + DELAY);
+        kept.replace([id(3)], at);
+        assert_eq!(kept.take_over(at + DELAY - Duration::from_secs(1), DELAY), []);
+        assert_eq!(kept.now(at + DELAY, DELAY), HashSet::from([id(1), id(2)]), "nobody has taken them");
+        assert_eq!(kept.take_over(at + DELAY, DELAY), [named(1)]);
+        assert_eq!(kept.take_over(at + DELAY, DELAY), []);
+        assert_eq!(kept.now(at + DELAY, DELAY), HashSet::from([id(2)]));
     }
 
     #[test]

@@ -85,7 +85,7 @@ async fn small_buffers_wait_for_hours_and_not_longer() {
     let engine = rig.open().await;
     let (mut sender, mut model) = (Sender::new(org(1), 1), FirstWins::default());
     sender.send(&engine, &mut model, many(0, 10)).await;
-    rig.clock.turn(Duration::from_secs(4 * 3600 - 60));
+    rig.clock.turn(Duration::from_secs(12 * 3600 - 60));
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(flushes(&engine, org(1)).await, 0);
     rig.clock.turn(Duration::from_secs(120));

@@ -23,7 +23,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Two month's ends are among them.
 const DAYS: u32 = 40;
 /// Requests a day, on an average.
-const DAY_MAX: u64 = 45;
+const DAY_MAX: u64 = 16;
 
 /// A clock whose time passes when it is told to; whoever sleeps is woken in order.
 #[derive(Debug, Default)]
