@@ -16,6 +16,7 @@ mod deep;
 mod log;
 mod log_files;
 mod objects;
+mod rollups;
 
 use std::fmt;
 use std::sync::Arc;

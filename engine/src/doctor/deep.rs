@@ -1,6 +1,9 @@
 //! Every page of every object: does it decode, and is it what the manifest says?
 //!
-//! One object at a time, as streams: a batch and a row group of memory. Reads give way to other tasks after each batch.
+//! One object at a time, a readings segment with its rollups, as streams: a batch and a row group of each in memory. Reads
+//! give way to other tasks after each batch.
+
+use std::collections::HashSet;
 
 use arrow::array::{AsArray as _, RecordBatch};
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType, UInt64Type};
@@ -15,6 +18,7 @@ use storage_format::segment::{
     FLUSH_COLUMN, RowDigest, SegmentFooter, conflicts_schema, merged_readings_schema, readings_schema,
 };
 
+use super::rollups::RollupCheck;
 use super::{Doctor, DoctorProgress, Examined, FaultKind, Finding, of_segment};
 use crate::segments::{SegmentFilter, SegmentReadError};
 
@@ -30,24 +34,55 @@ impl Doctor {
         progress: DoctorProgress<'_>,
     ) {
         let count = manifest.objects().count() as u64;
+        let mut compared = HashSet::new();
         for (done, entry) in (0..).zip(manifest.objects()) {
             progress(done, count);
-            let name = entry.object_key(org).to_string();
-            if examined.findings.iter().any(|known| known.name == name) {
+            let is_known = |entry: &SegmentEntry, examined: &Examined| {
+                let name = entry.object_key(org).to_string();
+                examined.findings.iter().any(|known| known.name == name)
+            };
+            if compared.contains(&entry.id) || is_known(entry, examined) {
                 continue;
             }
-            match self.examine_rows(org, entry).await {
+            let mut rollups = Vec::new();
+            for rollup in manifest.rollups().iter().filter(|rollup| rollup.of == Some(entry.id)) {
+                if !is_known(rollup, examined) {
+                    compared.insert(rollup.id);
+                    match RollupCheck::begin(self, org, rollup).await {
+                        Ok(check) => rollups.push(check),
+                        Err(finding) => self.find_still(org, rollup, finding, examined).await,
+                    }
+                }
+            }
+            match self.examine_rows(org, entry, &mut rollups).await {
                 Ok(rows) => examined.rows += rows,
-                // Replaced and collected meanwhile.
-                Err(_) if !self.names_still(org, entry).await => {}
-                Err(finding) => examined.find(finding),
+                Err(finding) => self.find_still(org, entry, finding, examined).await,
+            }
+            for rollup in rollups {
+                let entry = rollup.entry().clone();
+                match rollup.end().await {
+                    Ok(rows) => examined.rows += rows,
+                    Err(finding) => self.find_still(org, &entry, finding, examined).await,
+                }
             }
         }
         progress(count, count);
     }
 
+    /// Tells a finding, unless the object was replaced and collected meanwhile.
+    async fn find_still(&self, org: OrgId, entry: &SegmentEntry, finding: Finding, examined: &mut Examined) {
+        if self.names_still(org, entry).await {
+            examined.find(finding);
+        }
+    }
+
     /// Reads an object wholly; answers its rows.
-    async fn examine_rows(&self, org: OrgId, entry: &SegmentEntry) -> Result<u64, Finding> {
+    async fn examine_rows(
+        &self,
+        org: OrgId,
+        entry: &SegmentEntry,
+        rollups: &mut [RollupCheck],
+    ) -> Result<u64, Finding> {
         let name = entry.object_key(org);
         let wrong = |kind, detail: String| Finding { kind, name: name.to_string(), detail };
         let first = self.store.get_range(&object_path(&name), 0..MAGIC.len() as u64).await;
@@ -69,6 +104,9 @@ impl Doctor {
         {
             return Err(disagrees("its footer has other flushes or LSNs than the manifest".to_owned()));
         }
+        if entry.kind.is_rollup() {
+            return RollupCheck::begin(self, org, entry).await?.end().await;
+        }
         let Some(schema) = schema_of(entry, &metadata) else {
             self.segments.verify(org, entry).await.map_err(|error| of_segment(&error))?;
             return Ok(entry.rows);
@@ -78,9 +116,14 @@ impl Doctor {
         let mut stream = stream.map_err(|error| of_segment(&error))?;
         while let Some(batch) = stream.try_next().await.map_err(|error| of_segment(&error))? {
             rows.add(&batch).map_err(disagrees)?;
+            for rollup in &mut *rollups {
+                rollup.add(&batch).await;
+            }
             tokio::task::yield_now().await;
         }
-        rows.finish(entry).map_err(disagrees)
+        let count = rows.finish(entry).map_err(disagrees)?;
+        rollups.iter_mut().for_each(RollupCheck::seen_all);
+        Ok(count)
     }
 }
 
