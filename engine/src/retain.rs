@@ -233,12 +233,13 @@ impl Retention {
         let id = if late { 0 } else { log.begin(plan).await? };
         let removed: Vec<SegmentId> = plan.objects().map(|entry| entry.id).collect();
         let change = ManifestChange {
-            removed: removed.clone(),
+            removed,
             totals: Totals { dropped: plan.readings(), ..Totals::default() },
             ..turn.unchanged()
         };
         turn.commit(Commit { reason: CommitReason::Retention, change, flushed: None }).await?;
-        org.kept().replace(removed, self.clock.monotonic());
+        let gone = plan.objects().map(|entry| (entry.id, entry.object_key(org.id())));
+        org.kept().replace_named(gone, self.clock.monotonic());
         org.suspect();
         metrics::dropped(plan.readings());
         let (windows, readings) = (plan.windows.len(), plan.readings());

@@ -63,7 +63,8 @@ impl Kept {
     }
 
     /// These objects are replaced now.
-    pub(crate) fn replace(&self, ids: impl IntoIterator<Item = SegmentId>, now: Duration) {
+    #[cfg(test)]
+    fn replace(&self, ids: impl IntoIterator<Item = SegmentId>, now: Duration) {
         self.lock().replaced.extend(ids.into_iter().map(|id| (id, (now, None))));
     }
 
