@@ -30,6 +30,7 @@ fn health(engine: &EngineHealth, everybody_waits: bool) -> Health {
     Health {
         conditions: failed.into_iter().chain(troubles).collect(),
         orgs_not_flushing: engine.orgs_not_flushing.len(),
+        orgs_in_trouble: engine.orgs_in_trouble.len(),
     }
 }
 
@@ -53,6 +54,7 @@ mod tests {
             write_buffers_full: trouble("three"),
             store_unavailable: trouble("four"),
             orgs_not_flushing: Vec::new(),
+            orgs_in_trouble: Vec::new(),
             failed: Some(EngineError::new(EngineErrorKind::Failed, secret, "look")),
         };
         let found = health(&engine, true);

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use engine::{Engine, Submission, SubmitError, SubmitFailure};
+use engine::{Engine, EngineErrorKind, Submission, SubmitError, SubmitFailure};
 use ingest::{BoxFuture, FrameSink, FrameStream, GatewayDirectory, GatewayIdentity, Refusal, RefusalCode, SinkError};
 use rustls_pki_types::CertificateDer;
 use storage_format::{Frame, FrameSequence, Millis, SpoolId};
@@ -50,7 +50,12 @@ impl Directory {
             Standing::Good(org) => {
                 let loaded = self.engine.ensure_org(org).await;
                 loaded.map_err(|error| {
-                    tracing::error!(%org, %error, "an organisation cannot be loaded, so its gateway has to wait");
+                    // Of an organisation in trouble the log has it already.
+                    if error.kind() == EngineErrorKind::Corrupt {
+                        tracing::debug!(%org, %error, "a gateway of an organisation in trouble has to wait");
+                    } else {
+                        tracing::error!(%org, %error, "an organisation cannot be loaded, so its gateway has to wait");
+                    }
                     Refusal::Unavailable
                 })?;
                 Ok(GatewayIdentity { org, gateway })
@@ -106,6 +111,7 @@ fn sink_error(error: SubmitError) -> SinkError {
     match error {
         SubmitError::Full(submission) => SinkError::Full(submission.frame),
         SubmitError::Closed => SinkError::Closed,
+        SubmitError::OrgInTrouble => SinkError::InTrouble,
         SubmitError::Unavailable => SinkError::Unavailable,
     }
 }

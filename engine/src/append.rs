@@ -41,6 +41,9 @@ pub trait AckSink: Send + Sync {
 pub enum SubmitFailure {
     /// The organisation is not loaded: it is not there, or was taken away meanwhile.
     UnknownOrg,
+    /// The organisation's stored data is damaged or missing: it takes no frames until that is restored. Send it again
+    /// later.
+    OrgInTrouble,
     /// The engine stopped before, or while, it was written. It may be found durable at the next start: send it again.
     Stopped,
 }

@@ -24,7 +24,7 @@ use tokio::sync::MutexGuard;
 use crate::buffer::WriteBuffer;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::health::{Condition, Health};
-use crate::manifest::{CommitError, ManifestChange, ManifestStore};
+use crate::manifest::{CommitError, ManifestChange, ManifestError, ManifestStore, commit_name};
 use crate::org::{Frontier, Org};
 use crate::planted::{self, PlantedBug};
 
@@ -134,6 +134,27 @@ impl Turn<'_> {
         }
     }
 
+    /// Takes over the newest manifest that the store has, whatever was known before.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the store has none as new as the one that is known; [`EngineErrorKind::Fenced`] when it
+    /// covers records that are not of this log.
+    pub(crate) async fn reload(&mut self) -> Result<(), EngineError> {
+        let (current, org) = (self.manifest(), self.org.id());
+        let loaded = Arc::new(self.committer.manifests.load(org).await?);
+        if loaded.version() < current.version() {
+            let name = commit_name(org, current.version());
+            return Err(ManifestError::Missing { name }.into());
+        }
+        if loaded.lsn_covered() > current.lsn_covered() && !self.committer.is_of_this_log(org, &loaded).await? {
+            return Err(another_log(org, &loaded));
+        }
+        if loaded.version() > current.version() {
+            self.org.reloaded(&loaded);
+        }
+        Ok(())
+    }
+
     /// Makes the next version of the manifest and swaps the organisation's state; answers the new manifest.
     ///
     /// # Errors
@@ -194,12 +215,7 @@ impl Turn<'_> {
             Some(buffer) => {
                 let covered = covered(&loaded, buffer);
                 if covered != Covered::Nothing && !committer.is_of_this_log(org, &loaded).await? {
-                    return Err(EngineError::new(
-                        EngineErrorKind::Fenced,
-                        "another process has flushed other records under the same numbers",
-                        "End one of the two: only one may serve a store. What is not flushed stays in this one's WAL.",
-                    )
-                    .at(format_args!("organisation {org}, version {}", loaded.version())));
+                    return Err(another_log(org, &loaded));
                 }
                 covered == Covered::All
             }
@@ -239,6 +255,16 @@ fn covered(manifest: &Manifest, buffer: &WriteBuffer) -> Covered {
     } else {
         Covered::All
     }
+}
+
+/// Another process has taken over.
+fn another_log(org: OrgId, loaded: &Manifest) -> EngineError {
+    EngineError::new(
+        EngineErrorKind::Fenced,
+        "another process has flushed other records under the same numbers",
+        "End one of the two: only one may serve a store. What is not flushed stays in this one's WAL.",
+    )
+    .at(format_args!("organisation {org}, version {}", loaded.version()))
 }
 
 /// Some of a buffer's records are flushed and some are not, which only recovery can tell apart.

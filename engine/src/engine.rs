@@ -30,6 +30,7 @@ use storage_format::{FrameSequence, GatewayId, Millis, OrgId, SpoolId};
 use tokio::sync::{oneshot, watch};
 
 use crate::append::{AppendQueue, Submission, SubmitError, SubmitFailure};
+use crate::carried::CarriedFiles;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushReport, FlushRequest, FlushStep, writer_gone};
@@ -46,7 +47,7 @@ use crate::snapshot::Snapshot;
 use crate::wal::WalDirectory;
 
 pub(crate) use load::Loader;
-pub use status::{EngineHealth, EngineStatus, FlushTrouble};
+pub use status::{EngineHealth, EngineStatus, FlushTrouble, OrgTrouble};
 #[cfg(any(test, feature = "fault"))]
 pub use stepped::{Appended, Stepped};
 use threads::Threads;
@@ -83,6 +84,7 @@ struct Core {
     loader: Arc<Loader>,
     queue: Arc<AppendQueue>,
     flush: Arc<FlushStep>,
+    carried: Arc<CarriedFiles>,
     health: Arc<Health>,
     /// Every kind of work in the background.
     maintenance: Vec<Arc<dyn Maintenance>>,
@@ -130,6 +132,17 @@ impl Core {
         maintain(&self.maintenance, &*self.clock, stop).await
     }
 
+    /// Loads an organisation. One whose manifest cannot be read is in trouble from then on.
+    async fn load(&self, org: OrgId) -> Result<Arc<Org>, EngineError> {
+        let loaded = self.loader.load(org).await;
+        if let Err(error) = &loaded
+            && error.kind() == EngineErrorKind::Corrupt
+        {
+            self.orgs.troubles().begin(org, error, false, self.clock.now());
+        }
+        loaded
+    }
+
     fn fatal(&self) -> Option<EngineError> {
         self.fatal.borrow().clone()
     }
@@ -157,6 +170,9 @@ impl Engine {
         if core.closing.load(Ordering::Acquire) {
             return Err(if core.fatal.borrow().is_some() { SubmitError::Unavailable } else { SubmitError::Closed });
         }
+        if core.orgs.troubles().has(submission.org) {
+            return Err(SubmitError::OrgInTrouble);
+        }
         let Some(org) = core.orgs.get(submission.org) else {
             return self.submit_unloaded(submission);
         };
@@ -178,8 +194,10 @@ impl Engine {
         // Counted from now on, so that whoever waits for room waits for this.
         let load = core.loader.begin();
         self.core.spawn.spawn(Box::pin(async move {
-            match core.loader.load(org).await {
+            match core.load(org).await {
                 Ok(_) => {}
+                // The log has it, and the next submission is told.
+                Err(_) if core.orgs.troubles().has(org) => {}
                 Err(error) if error.kind() == EngineErrorKind::Invalid => {
                     tracing::warn!(%org, %error, "a gateway sends for an organisation that is not there");
                     core.unknown.lock().unwrap_or_else(PoisonError::into_inner).insert(org);
@@ -278,15 +296,23 @@ impl Engine {
     }
 
     async fn loaded(&self, org: OrgId) -> Result<Arc<Org>, EngineError> {
-        self.core.loader.load(org).await
+        match self.core.orgs.troubles().get(org).filter(|trouble| !trouble.readable) {
+            Some(trouble) => Err(trouble.answer(org)),
+            None => self.core.load(org).await,
+        }
     }
 
     /// An organisation's readings as they are now; its manifest is loaded first if need be.
     ///
     /// # Errors
-    /// As [`Engine::load`].
+    /// As [`Engine::load`]. Of an organisation in trouble, when not all of its readings are at hand.
     pub async fn snapshot(&self, org: OrgId) -> Result<Snapshot, EngineError> {
-        Ok(Snapshot::take(&*self.loaded(org).await?))
+        let loaded = self.loaded(org).await?;
+        Snapshot::take(&loaded).ok_or_else(|| match self.core.orgs.troubles().get(org) {
+            Some(trouble) => trouble.answer(org),
+            // It was mended in between.
+            None => EngineError::new(EngineErrorKind::Retry, "an organisation is being mended", "Try again.").at(org),
+        })
     }
 
     /// The last reading of each logger of this snapshot, one row each by ascending logger, with the snapshot's channels:
@@ -314,12 +340,12 @@ impl Engine {
         if let Some(org) = org {
             self.load(org).await?;
         }
-        self.request_flush(org).await
+        self.request_flush(org, false).await
     }
 
-    async fn request_flush(&self, org: Option<OrgId>) -> Result<FlushReport, EngineError> {
+    async fn request_flush(&self, org: Option<OrgId>, leaves_trouble: bool) -> Result<FlushReport, EngineError> {
         let (done, answered) = oneshot::channel();
-        self.core.flush.request(FlushRequest { org, done });
+        self.core.flush.request(FlushRequest { org, leaves_trouble, done });
         let mut ended = self.core.flush_ended.subscribe();
         tokio::select! {
             biased;
@@ -403,7 +429,8 @@ impl Engine {
                 _ = drained => {}
                 () = core.clock.sleep(DRAIN_MAX) => {}
             }
-            flushed = self.request_flush(None).await.map(drop);
+            // What organisations in trouble have stays in the log, or in carried files.
+            flushed = self.request_flush(None, true).await.map(drop);
         }
         core.queue.close();
         running.end(core).await;

@@ -108,6 +108,12 @@ impl EngineError {
         self.kind() == EngineErrorKind::Fenced
     }
 
+    /// Returns whether it concerns one organisation's stored data and stays until somebody restores that: an object is
+    /// damaged or missing, while the store as a whole responds.
+    pub(crate) fn is_of_one_org(&self) -> bool {
+        matches!(self.kind(), EngineErrorKind::Corrupt | EngineErrorKind::Invalid) && !self.ends_the_engine()
+    }
+
     /// Does it come from the object store: a response that it gave, or that it did not give?
     pub(crate) fn is_of_the_store(&self) -> bool {
         let mut cause = self.source();

@@ -4,7 +4,8 @@
 //! uses the [`Flusher`] alone when memory runs short. It owns the order of these things and what
 //! is done after failures (the frozen buffer stays, is tried again after a pause, and nothing is lost). It does not own
 //! the swap of the active buffer (the single writer does, when asked) nor the WAL: it tells up to which LSN that may
-//! go.
+//! go. A buffer that cannot be flushed because its organisation's stored data is damaged or missing is not tried again
+//! here: the organisation is in trouble, which is for `trouble` to mend.
 //!
 //! Crash consistency, WAL and objects: until the manifest commit the flush never happened: the WAL holds every record,
 //! and replay builds the buffer again; objects already written are orphans, named by nobody, for garbage collection to
@@ -83,6 +84,8 @@ pub(crate) trait Freezer: Send + Sync {
 pub(crate) struct FlushRequest {
     /// Of one organisation, or of all.
     pub(crate) org: Option<OrgId>,
+    /// Whether organisations in trouble are left out without an error.
+    pub(crate) leaves_trouble: bool,
     /// Told what happened.
     pub(crate) done: oneshot::Sender<Result<FlushReport, EngineError>>,
 }
@@ -208,8 +211,15 @@ impl FlushStep {
                 Err(error) => outcome.failed.push((*org, error.clone())),
             }
         }
+        let troubles = self.orgs.troubles().all();
+        for (org, trouble) in &troubles {
+            // Not those alone that are loaded.
+            results.entry(*org).or_insert_with(|| Err(trouble.answer(*org)));
+        }
         for request in requests {
-            let _gone = request.done.send(answer(request.org, &results));
+            let is_left = |org: OrgId| request.leaves_trouble && troubles.iter().any(|(of, _)| *of == org);
+            let answer = answer(request.org, &results, is_left);
+            let _gone = request.done.send(answer);
         }
         self.trim(&mut outcome);
         outcome
@@ -239,6 +249,9 @@ impl FlushStep {
             }
         }
         let (candidates, pressure) = (self.candidates(), self.pressure());
+        if self.orgs.troubles().len() > 0 && (pressure.wal_cut.is_some() || pressure.memory_is_high()) {
+            self.orgs.troubles().want_room();
+        }
         for (org, reason) in plan(&candidates, &pressure) {
             if let Some(org) = self.orgs.get(org)
                 && requests.iter().all(|request| request.org != Some(org.id()))
@@ -252,6 +265,9 @@ impl FlushStep {
     fn candidates(&self) -> Vec<Candidate> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let candidate = |org: &Arc<Org>| {
+            if self.orgs.troubles().has(org.id()) {
+                return None;
+            }
             let state = org.state();
             Some(Candidate {
                 org: org.id(),
@@ -280,6 +296,9 @@ impl FlushStep {
     }
 
     async fn flush(&self, org: &Org, reason: FlushReason) -> Result<FlushReport, EngineError> {
+        if let Some(trouble) = self.orgs.troubles().get(org.id()) {
+            return Err(trouble.answer(org.id()));
+        }
         let start = self.clock.monotonic();
         let result = async {
             // What was full is frozen already, and what came since may grow.
@@ -313,6 +332,11 @@ impl FlushStep {
     fn failed(&self, org: &Org, reason: FlushReason, error: &EngineError) {
         org.suspect();
         metrics::flush_failed(error);
+        if error.is_of_one_org() {
+            self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&org.id());
+            // Its buffers are still in memory.
+            return self.orgs.troubles().begin(org.id(), error, true, self.clock.now());
+        }
         let of_the_store = error.is_of_the_store();
         if of_the_store {
             self.health.begin_with(Condition::StoreUnavailable, error);
@@ -361,15 +385,18 @@ impl Maintenance for FlushStep {
     }
 }
 
-/// What to tell somebody who asked for `org` (or for all).
+/// What to tell somebody who asked for `org` (or for all), without those that are left out when they fail.
 fn answer(
     org: Option<OrgId>,
     results: &BTreeMap<OrgId, Result<FlushReport, EngineError>>,
+    is_left: impl Fn(OrgId) -> bool,
 ) -> Result<FlushReport, EngineError> {
     let mut report = FlushReport::default();
     for (id, result) in results {
-        if org.is_none_or(|org| org == *id) {
-            report.add(result.clone()?);
+        match result {
+            _ if org.is_some_and(|org| org != *id) => {}
+            Err(_) if is_left(*id) => {}
+            result => report.add(result.clone()?),
         }
     }
     Ok(report)

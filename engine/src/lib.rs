@@ -1,8 +1,9 @@
 //! icecore's storage core: makes frames durable (WAL), readable (write buffers), and lasting (segments, manifest).
 //!
-//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush`, `compact`, `retain` and `garbage` do the
-//! work, each in steps that threads and `maintain` merely call. Below these: `commit`, the one door through which manifests
-//! change; `last`, `snapshot`, `apply`, `wal`, `org`; then `buffer`, `segments`, `manifest`, `first_wins`; at the bottom what all
+//! Rooms, from the top: `engine` puts everything together. Below it `append`, `recover`, `flush`, `compact`, `retain` and
+//! `garbage` do the work, and `trouble` keeps an organisation with damaged data from holding up the others, each in steps
+//! that threads and `maintain` merely call. Below these: `commit`, the one door through which manifests change; `last`,
+//! `snapshot`, `apply`, `wal`, `org`; then `buffer`, `segments`, `manifest`, `first_wins`; at the bottom what all
 //! use. A room imports only rooms below it: which, is a table in `tests/tidy/rooms.rs` that a test holds. This crate
 //! knows no QUIC, no HTTP and no SQL. Clock, randomness, files, object store and tasks are handed in (`durable`).
 
@@ -12,6 +13,7 @@
 mod append;
 mod apply;
 mod buffer;
+mod carried;
 mod commit;
 mod compact;
 mod config;
@@ -37,10 +39,12 @@ mod rollup;
 mod segments;
 mod snapshot;
 mod sync;
+mod trouble;
 mod wal;
 
 pub use append::{AckSink, Ordered, Submission, SubmitError, SubmitFailure};
 pub use buffer::{BufferView, SortedBatches, WriteBuffer};
+pub use carried::CarriedFile;
 pub use config::EngineConfig;
 pub use doctor::{Doctor, DoctorProgress, Examined, FaultKind, Finding, LogState};
 pub use durable::{
@@ -51,7 +55,7 @@ pub use durable::{
 pub use durable::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};
 #[cfg(any(test, feature = "fault"))]
 pub use engine::{Appended, Stepped};
-pub use engine::{Engine, EngineHealth, EngineParts, EngineStatus, FlushTrouble};
+pub use engine::{Engine, EngineHealth, EngineParts, EngineStatus, FlushTrouble, OrgTrouble};
 pub use error::{EngineError, EngineErrorKind};
 pub use first_wins::{
     MERGE_BATCH_ROWS, Merge, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,

@@ -33,8 +33,8 @@ pub(crate) const KEEP_MONTHS_MIN: u32 = 24;
 /// Objects that one commit of retention drops, unless a single window has more: bounds the record of a drop.
 pub(crate) const DROP_OBJECTS_MAX: usize = 4096;
 
-/// Reads of the same bytes of a segment that must find damage before it is reported. What an operator is told then is to
-/// restore the segment from a backup, which a bit that flipped on the way does not call for.
+/// Reads of the same bytes of a segment, or of a manifest, that must find damage before it is reported. What an operator
+/// is told then is to restore the object from a backup, which a bit that flipped on the way does not call for.
 pub(crate) const READ_ATTEMPTS: u32 = 3;
 
 const _: () = assert!(BUFFER_ROWS_MAX > FRAME_READINGS_MAX && BUFFER_ROWS_MAX < u32::MAX as usize);

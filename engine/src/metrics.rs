@@ -29,6 +29,7 @@ const WAL_WITHOUT_FILE: &str = "icecore_wal_without_file";
 const WRITE_BUFFERS_FULL: &str = "icecore_write_buffers_full";
 const STORE_UNAVAILABLE: &str = "icecore_store_unavailable";
 const ORGS_NOT_FLUSHING: &str = "icecore_orgs_not_flushing";
+const ORGS_IN_TROUBLE: &str = "icecore_orgs_in_trouble";
 
 /// Tells a recorder what the names mean.
 pub(crate) fn describe() {
@@ -60,6 +61,7 @@ pub(crate) fn describe() {
     describe_gauge!(WRITE_BUFFERS_FULL, Unit::Count, "1 while frames are not taken because write buffers are full");
     describe_gauge!(STORE_UNAVAILABLE, Unit::Count, "1 while the object store does not take objects");
     describe_gauge!(ORGS_NOT_FLUSHING, Unit::Count, "Organisations whose last flush failed");
+    describe_gauge!(ORGS_IN_TROUBLE, Unit::Count, "Organisations whose stored data is damaged or missing");
 }
 
 pub(crate) fn flushed(reason: &'static str, seconds: f64) {
@@ -107,7 +109,14 @@ pub(crate) fn sizes(buffer_bytes: u64, wal_bytes: u64, orgs: usize) {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "gauges are f64; organisations are few")]
-pub(crate) fn health(wal_full: bool, wal_without_file: bool, buffers_full: bool, store: bool, orgs: usize) {
+pub(crate) fn health(
+    wal_full: bool,
+    wal_without_file: bool,
+    buffers_full: bool,
+    store: bool,
+    orgs: usize,
+    trouble: usize,
+) {
     let gauges = [
         (WAL_FULL, wal_full),
         (WAL_WITHOUT_FILE, wal_without_file),
@@ -118,4 +127,5 @@ pub(crate) fn health(wal_full: bool, wal_without_file: bool, buffers_full: bool,
         gauge!(name).set(if holds { 1.0 } else { 0.0 });
     }
     gauge!(ORGS_NOT_FLUSHING).set(orgs as f64);
+    gauge!(ORGS_IN_TROUBLE).set(trouble as f64);
 }

@@ -7,6 +7,8 @@ mod frontier;
 mod kept;
 mod registry;
 mod state;
+mod troubles;
 
 pub(crate) use frontier::Frontier;
-pub(crate) use registry::{Org, OrgWriter, Orgs, WriterCommand, Writers};
+pub(crate) use registry::{Org, OrgWriter, Orgs, WriterCommand, WriterWork, Writers};
+pub(crate) use troubles::InTrouble;

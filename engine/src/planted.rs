@@ -37,12 +37,16 @@ pub enum PlantedBug {
     DropUnrecorded,
     /// Flush without bringing the last readings in memory up to date.
     ForgetLast,
+    /// Apply each record of a carried file twice.
+    ApplyCarriedTwice,
+    /// Take the records of a carried file for applied.
+    ForgetCarried,
 }
 
 #[cfg(any(test, feature = "fault"))]
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::AcknowledgeBeforeSync,
         Self::ForgetDirectorySync,
         Self::TrimBeforeCommit,
@@ -59,6 +63,8 @@ impl PlantedBug {
         Self::DropEarly,
         Self::DropUnrecorded,
         Self::ForgetLast,
+        Self::ApplyCarriedTwice,
+        Self::ForgetCarried,
     ];
 }
 

@@ -11,12 +11,15 @@
 //! in both; which, the manifest tells (`lsn_covered`), and records that it covers are skipped. A crash during recovery
 //! leaves what was there before, and perhaps flushes that stand on their own. The end of the log is made durable
 //! before anything is built on it. A record that cannot be applied is kept in a file of its own, under its LSN, before
-//! recovery goes on; the same again at the next start changes nothing.
+//! recovery goes on; the same again at the next start changes nothing. Records of an organisation in trouble (its manifest
+//! cannot be read, or an earlier process has carried records of it on that are not applied again yet) are carried on, file
+//! by file of the log, before anything lets the log go; those that carried files hold are passed over.
 
 mod set_aside;
 mod shard;
 mod table;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,10 +29,11 @@ use durable::{Clock, Files, Random, Spawn, beside};
 use storage_format::wal::WalEnd;
 use storage_format::{Lsn, OrgId, WalFileId};
 
+use crate::carried::CarriedFiles;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::keys::KeyProvider;
 use crate::org::Writers;
-use crate::wal::{WalDirectory, WalFile, WalFileEnd, WalFileScan, WalReader, WalWriter, corrupt};
+use crate::wal::{FrameOfLog, WalDirectory, WalFile, WalFileEnd, WalFileScan, WalReader, WalWriter, corrupt};
 use set_aside::SetAside;
 use shard::{Shard, Sharded, Unfit, by_shard, shard_of};
 use table::{FileAction, FileEnd, LogAction, LogState, ManifestsState, NextFile, on_file, on_log};
@@ -37,8 +41,8 @@ use table::{FileAction, FileEnd, LogAction, LogState, ManifestsState, NextFile, 
 /// What recovery needs of the layers beside it.
 #[async_trait]
 pub(crate) trait RecoveryHost: Send + Sync {
-    /// Sees to it that the organisation is loaded; `false` when there is no such organisation.
-    async fn load(&self, org: OrgId) -> Result<bool, EngineError>;
+    /// Sees to it that the organisation is loaded. Errors of its own ([`EngineError::is_of_one_org`]) leave it in trouble.
+    async fn load(&self, org: OrgId) -> Result<(), EngineError>;
 
     /// The highest LSN that any organisation's manifest covers. Only asked when there is no WAL at all.
     async fn covered_max(&self) -> Result<Lsn, EngineError>;
@@ -66,6 +70,8 @@ pub(crate) struct RecoveryParts {
     pub(crate) keys: Arc<dyn KeyProvider>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Where records of organisations in trouble go.
+    pub(crate) carried: Arc<CarriedFiles>,
 }
 
 /// What a start found and did.
@@ -83,6 +89,8 @@ pub struct RecoveryReport {
     pub skipped: u64,
     /// Records that could not be applied, and are kept aside.
     pub set_aside: u64,
+    /// Records of organisations in trouble that were copied into carried files.
+    pub carried: u64,
     /// Blocks that a crash had torn, and that were cut; nothing in them was acknowledged.
     pub torn: u64,
     /// The LSN that the log goes on with: every record before it was found.
@@ -114,6 +122,11 @@ pub(crate) async fn recover(
     host: &dyn RecoveryHost,
 ) -> Result<Recovered, EngineError> {
     let start = parts.clock.monotonic();
+    let mut carried_max = Lsn::ZERO;
+    for (org, files) in parts.carried.find()? {
+        carried_max = files.iter().map(|file| file.last).max().unwrap_or_default().max(carried_max);
+        writers.orgs().troubles().found(org, files, parts.clock.now());
+    }
     let reader = WalReader::open(Arc::clone(&parts.files), Arc::clone(&parts.keys), settings.dir.clone())?;
     let reader = Arc::new(reader);
     let scan = |index: usize| {
@@ -131,7 +144,9 @@ pub(crate) async fn recover(
         host,
         spawn: Arc::clone(&spawn),
         set_aside,
-        covered_max: Lsn::ZERO,
+        carried: Arc::clone(&parts.carried),
+        clock: Arc::clone(&parts.clock),
+        covered_max: carried_max,
         report: RecoveryReport::default(),
     };
     let mut found = Vec::new();
@@ -163,7 +178,7 @@ pub(crate) async fn recover(
     let Replay { writers, mut report, .. } = replay;
     report.next_lsn = next_lsn;
     report.took = parts.clock.monotonic().saturating_sub(start);
-    let RecoveryParts { files, keys, random, clock } = parts;
+    let RecoveryParts { files, keys, random, clock, carried: _ } = parts;
     let directory = WalDirectory::new(files, settings.dir.clone(), found, settings.file_bytes, settings.bytes_max);
     let wal = WalWriter::new(directory, keys, random, clock, next_id, next_lsn, settings.block_bytes_max);
     Ok(Recovered { writers, wal, report })
@@ -175,7 +190,9 @@ struct Replay<'a> {
     host: &'a dyn RecoveryHost,
     spawn: Arc<dyn Spawn>,
     set_aside: SetAside,
-    /// The highest LSN that a manifest seen so far covers.
+    carried: Arc<CarriedFiles>,
+    clock: Arc<dyn Clock>,
+    /// The highest LSN that a manifest seen so far covers, or that a carried file holds.
     covered_max: Lsn,
     report: RecoveryReport,
 }
@@ -234,11 +251,12 @@ impl Replay<'_> {
     async fn apply(&mut self, Sharded { mut shards, orgs, last }: Sharded) -> Result<(), EngineError> {
         for org in orgs {
             if self.writers.org(org).is_none() {
-                self.host.load(org).await?;
+                self.load(org).await?;
             }
             let covered = self.writers.org(org).map(|writer| writer.lsn_covered());
             self.covered_max = self.covered_max.max(covered.unwrap_or(Lsn::ZERO));
         }
+        let mut to_carry: BTreeMap<OrgId, Vec<FrameOfLog>> = BTreeMap::new();
         while shards.iter().any(|records| records.len() > 0) {
             if self.writers.orgs().budget().is_high() {
                 self.host.relieve(&mut self.writers).await?;
@@ -255,15 +273,23 @@ impl Replay<'_> {
                 self.report.readings += shard.readings;
                 self.report.skipped += shard.skipped;
                 unfit.extend(shard.unfit);
+                for record in shard.to_carry {
+                    to_carry.entry(record.org).or_default().push(record);
+                }
                 shards.push(shard.records);
             }
-            unfit.sort_unstable_by_key(|unfit| unfit.lsn);
-            for Unfit { lsn, org, gateway, received, frame, why } in unfit {
-                let path = self.set_aside.keep(lsn, org, gateway, received, &frame)?;
+            unfit.sort_unstable_by_key(|unfit| unfit.record.lsn);
+            for Unfit { record, why } in unfit {
+                let path = self.set_aside.keep(&record)?;
                 self.report.set_aside += 1;
-                tracing::error!(%lsn, file = %path.display(), detail = why,
+                tracing::error!(lsn = %record.lsn, file = %path.display(), detail = why,
                     "a WAL record that is whole cannot be applied; it is kept aside and the start goes on");
             }
+        }
+        for (org, records) in to_carry {
+            let file = self.carried.write(&records)?;
+            self.writers.orgs().troubles().carried(org, file);
+            self.report.carried += records.len() as u64;
         }
         if let Some(last) = last {
             self.writers.orgs().set_applied(last);
@@ -271,11 +297,23 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Loads an organisation, or finds that it is in trouble: that must not stop the start for the others.
+    async fn load(&self, org: OrgId) -> Result<(), EngineError> {
+        match self.host.load(org).await {
+            // The log has records of it, so that it was there.
+            Err(error) if error.is_of_one_org() => {
+                self.writers.orgs().troubles().begin(org, &error, false, self.clock.now());
+                Ok(())
+            }
+            loaded => loaded,
+        }
+    }
+
     /// Looks up what log and manifests together mean; answers the LSN to go on with.
     async fn judge_log(&mut self, found: &[WalFile], next_lsn: Lsn) -> Result<Lsn, EngineError> {
         let log = if found.is_empty() { LogState::None } else { LogState::Some };
         if log == LogState::None {
-            self.covered_max = self.host.covered_max().await?;
+            self.covered_max = self.host.covered_max().await?.max(self.covered_max);
         }
         let manifests = match self.covered_max {
             Lsn::ZERO => ManifestsState::CoverNothing,

@@ -25,10 +25,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn take(org: &Org) -> Self {
+    /// Looks at the organisation now; `None` while some of its readings are in carried files.
+    pub(crate) fn take(org: &Org) -> Option<Self> {
         let state = org.state();
+        if !state.whole {
+            return None;
+        }
         let buffers = state.buffers().map(WriteBuffer::view).filter(|view| !view.is_empty()).collect();
-        Self { org: org.id(), manifest: Arc::clone(&state.manifest), buffers }
+        Some(Self { org: org.id(), manifest: Arc::clone(&state.manifest), buffers })
     }
 
     /// Every channel that the organisation has used, by ascending code.

@@ -12,11 +12,13 @@
 mod directory;
 mod prepare;
 mod reader;
+mod whole;
 mod writer;
 
 pub(crate) use directory::{WalDirectory, WalFile};
 pub(crate) use prepare::WalPrepareStep;
 pub(crate) use reader::{WalFileEnd, WalFileScan, WalReader, corrupt};
+pub(crate) use whole::{FrameOfLog, WholeFile};
 pub(crate) use writer::{SealedBlock, WalRoom, WalWait, WalWriter};
 
 #[cfg(test)]

@@ -86,6 +86,8 @@ pub enum SinkError {
     Closed,
     /// The sink cannot store anything, for example because a disk failed.
     Unavailable,
+    /// The sink takes nothing of this organisation until an operator has restored a part of its stored data.
+    InTrouble,
 }
 
 /// Stores frames.

@@ -10,7 +10,7 @@ mod record;
 mod scan;
 
 pub use block::{WalBlockBuilder, WalFileKey};
-pub use file_header::WalFileHeader;
+pub use file_header::{WalFileHeader, WalFileKind};
 pub use record::{WalRecord, WalRecordKind};
 pub use scan::{UnwrapKey, WalBlock, WalEnd, WalScan, scan_wal};
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use storage_format::encryption::{SecretKey, WrappedKey, org_key_aad, unwrap_key, wrap_key};
-use storage_format::wal::{WalBlockBuilder, WalEnd, WalFileHeader, WalFileKey, WalRecordKind, scan_wal};
+use storage_format::wal::{WalBlockBuilder, WalEnd, WalFileHeader, WalFileKey, WalFileKind, WalRecordKind, scan_wal};
 use storage_format::{
     ChannelCode, FormatError, Frame, FrameBuilder, FrameSequence, GatewayId, LoggerId, Lsn, Millis, OrgId, SpoolId,
     WalFileId,
@@ -77,13 +77,32 @@ fn wrapped_key() -> Vec<u8> {
     wrap_key(&master(), &SecretKey::from_bytes([0x44; 32]), [0x55; 12], &org_key_aad(org(), 1)).as_bytes().to_vec()
 }
 
+fn wal_header(kind: WalFileKind, key: &SecretKey, id: WalFileId, first_lsn: Lsn, file_bytes: u64) -> Vec<u8> {
+    let aad = WalFileHeader::key_aad(kind, id, first_lsn, file_bytes, received());
+    let key = wrap_key(&master(), key, [0x33; 12], &aad);
+    WalFileHeader { kind, id, first_lsn, file_bytes, created: received(), key }.encode().to_vec()
+}
+
+/// Creates a file of carried records, in two blocks.
+fn carried() -> Vec<u8> {
+    let (key, id, first) = (SecretKey::from_bytes([0x22; 32]), WalFileId::new(7).expect("an id"), Lsn::new(7));
+    let (file_key, frame, mut builder, mut body) = (WalFileKey::new(&key), frame(), WalBlockBuilder::new(), Vec::new());
+    for lsns in [&[7, 9][..], &[20]] {
+        for lsn in lsns {
+            builder.push_frame(Lsn::new(*lsn), org(), gateway(), received(), &frame);
+        }
+        body.extend_from_slice(builder.seal(&file_key, 4096 + body.len() as u64));
+    }
+    let mut file = wal_header(WalFileKind::Carried, &key, id, first, 4096 + body.len() as u64);
+    file.extend_from_slice(&body);
+    file
+}
+
 /// Creates a file of two blocks, with one frame and with six. With `torn`, the second lost a sector; otherwise the
 /// record of a clean close follows.
 fn wal(torn: bool) -> Vec<u8> {
     let (key, id, first) = (SecretKey::from_bytes([0x22; 32]), WalFileId::FIRST, Lsn::new(7));
-    let wrapped = wrap_key(&master(), &key, [0x33; 12], &WalFileHeader::key_aad(id, first, FILE_BYTES, received()));
-    let header = WalFileHeader { id, first_lsn: first, file_bytes: FILE_BYTES, created: received(), key: wrapped };
-    let mut file = header.encode().to_vec();
+    let mut file = wal_header(WalFileKind::Log, &key, id, first, FILE_BYTES);
     let (file_key, frame) = (WalFileKey::new(&key), frame());
     let mut builder = WalBlockBuilder::new();
     builder.push_frame(Lsn::new(7), org(), gateway(), received(), &frame);
@@ -104,8 +123,14 @@ fn wal(torn: bool) -> Vec<u8> {
     file
 }
 
-fn all() -> [(&'static str, Vec<u8>); 4] {
-    [("frame.bin", frame()), ("wrapped-key.bin", wrapped_key()), ("closed.wal", wal(false)), ("torn.wal", wal(true))]
+fn all() -> [(&'static str, Vec<u8>); 5] {
+    [
+        ("frame.bin", frame()),
+        ("wrapped-key.bin", wrapped_key()),
+        ("closed.wal", wal(false)),
+        ("torn.wal", wal(true)),
+        ("../v2/carried.wal", carried()),
+    ]
 }
 
 #[test]
@@ -152,14 +177,17 @@ fn wrapped_key_opens() {
 
 #[test]
 fn wal_files_open() {
-    for (name, lsns, end) in
-        [("closed.wal", 7..=14, WalEnd::Closed), ("torn.wal", 7..=7, WalEnd::TornTail { offset: 4608, bytes: 1536 })]
-    {
+    let carried_bytes = open("../v2/carried.wal").len() as u64;
+    for (name, lsns, end) in [
+        ("closed.wal", (7..=14).collect::<Vec<_>>(), WalEnd::Closed),
+        ("torn.wal", vec![7], WalEnd::TornTail { offset: 4608, bytes: 1536 }),
+        ("../v2/carried.wal", vec![7, 9, 20], WalEnd::Open { offset: carried_bytes }),
+    ] {
         let file = open(name);
         let mut scan = scan_wal(&file, &unwrap).expect("a header");
         let records: Vec<_> = (&mut scan).flat_map(|block| block.expect("a valid block").records).collect();
         assert_eq!(scan.end(), Some(end), "{name}");
-        assert_eq!(records.iter().map(|record| record.lsn.get()).collect::<Vec<_>>(), lsns.collect::<Vec<_>>());
+        assert_eq!(records.iter().map(|record| record.lsn.get()).collect::<Vec<_>>(), lsns);
         match &records[0].kind {
             WalRecordKind::Frame { org: o, gateway: g, received: r, frame } => {
                 assert_eq!((*o, *g, *r, &frame[..]), (org(), gateway(), received(), &open("frame.bin")[..]));
@@ -174,7 +202,17 @@ fn wal_files_open() {
 fn pages_and_code_agree() {
     for (page, needles) in [
         ("frame.md", &["\"ICEF\"", "version = 1", "fixtures/v1/frame.bin", "65,536", "1,048,576", "262,144"][..]),
-        ("wal.md", &["\"ICEW\"", "\"ICEB\"", "fixtures/v1/closed.wal", "fixtures/v1/torn.wal", "  4096     …  blocks"]),
+        (
+            "wal.md",
+            &[
+                "\"ICEW\"",
+                "\"ICEB\"",
+                "fixtures/v1/closed.wal",
+                "fixtures/v1/torn.wal",
+                "fixtures/v2/carried.wal",
+                "  4096     …  blocks",
+            ],
+        ),
         (
             "encryption.md",
             &["icecore org key 1", "icecore wal file key 1", "icecore data key 1", "fixtures/v1/wrapped-key.bin"],

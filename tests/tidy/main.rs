@@ -174,7 +174,8 @@ const PAGES: &[Page] = &[
         module: "wal",
         constants: &[
             ("wal/file_header.rs", "MAGIC", "{}"),
-            ("wal/file_header.rs", "VERSION", "version = {}"),
+            ("wal/file_header.rs", "LOG", "version = {} in the log"),
+            ("wal/file_header.rs", "CARRIED", "version = {} for carried records"),
             ("wal/block.rs", "MAGIC", "{}"),
         ],
     },

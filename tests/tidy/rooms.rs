@@ -13,12 +13,17 @@ const ENGINE: &[Room<'static>] = &[
     (
         "engine",
         &[
-            "append", "buffer", "commit", "compact", "config", "error", "flush", "garbage", "health", "keys", "last",
-            "maintain", "manifest", "metrics", "org", "recover", "retain", "segments", "snapshot", "wal",
+            "append", "buffer", "carried", "commit", "compact", "config", "error", "flush", "garbage", "health", "keys",
+            "last", "limits", "maintain", "manifest", "metrics", "org", "recover", "retain", "segments", "snapshot",
+            "trouble", "wal",
         ],
     ),
     ("append", &["apply", "error", "health", "org", "planted", "sync", "wal"]),
-    ("recover", &["apply", "error", "keys", "org", "planted", "wal"]),
+    ("recover", &["apply", "carried", "error", "keys", "org", "planted", "wal"]),
+    (
+        "trouble",
+        &["apply", "carried", "commit", "config", "error", "flush", "keys", "maintain", "org", "planted", "wal"],
+    ),
     (
         "compact",
         &[
@@ -63,8 +68,9 @@ const ENGINE: &[Room<'static>] = &[
     ("maintain", &["error"]),
     ("snapshot", &["buffer", "org"]),
     ("apply", &["org"]),
+    ("org", &["buffer", "carried", "error", "planted", "sync"]),
+    ("carried", &["error", "keys", "wal"]),
     ("wal", &["error", "keys", "planted"]),
-    ("org", &["buffer", "planted", "sync"]),
     ("buffer", &["limits", "sync"]),
     ("segments", &["error", "first_wins", "limits", "manifest"]),
     ("manifest", &["error", "keys", "limits", "planted"]),

@@ -70,6 +70,8 @@ pub enum SubmitError {
     Closed,
     /// The engine has stopped after an error.
     Unavailable,
+    /// The organisation's stored data is damaged or missing: it takes no frames until that is restored. Others go on.
+    OrgInTrouble,
 }
 
 /// The sending half: what callers and the engine have.

@@ -340,11 +340,16 @@ impl AppendStep {
             self.next.permits += queued.cost as usize;
             self.taken += queued.cost as usize;
             // Whatever could be wrong must be found before the record is written: a durable record is applied.
+            if self.writers.orgs().troubles().has(submission.org) {
+                submission.acks.failed(submission.frame.sequence(), SubmitFailure::OrgInTrouble);
+                continue;
+            }
             if self.writers.org(submission.org).is_none() {
                 submission.acks.failed(submission.frame.sequence(), SubmitFailure::UnknownOrg);
                 continue;
             }
             let lsn = self.wal.push(submission.org, submission.gateway, submission.received, frame);
+            self.writers.orgs().set_logged(lsn);
             if let Some(order) = &mut self.order {
                 let Submission { org, gateway, frame, .. } = submission;
                 let (spool, sequence) = (frame.spool(), frame.sequence());

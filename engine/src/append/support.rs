@@ -18,7 +18,8 @@ use super::{
     AckSink, AppendProgress, AppendQueue, AppendStep, GroupLimits, Submission, SubmitError, SubmitFailure, append_queue,
 };
 use crate::buffer::Budget;
-use crate::error::EngineError;
+use crate::carried::CarriedFiles;
+use crate::error::{EngineError, EngineErrorKind};
 use crate::health::Health;
 use crate::keys::{KeyProvider, MasterKey};
 use crate::org::{Orgs, Writers};
@@ -185,6 +186,13 @@ impl Rig {
             keys: Arc::clone(&self.keys),
             random: Arc::clone(&self.random),
             clock: Arc::<TestClock>::clone(&self.clock),
+            carried: Arc::new(CarriedFiles::new(
+                self.settings.dir.with_file_name("carried"),
+                Arc::clone(&self.files),
+                Arc::clone(&self.keys),
+                Arc::clone(&self.random),
+                Arc::<TestClock>::clone(&self.clock),
+            )),
         }
     }
 
@@ -226,12 +234,11 @@ struct Host<'a> {
 
 #[async_trait]
 impl RecoveryHost for Host<'_> {
-    async fn load(&self, org: OrgId) -> Result<bool, EngineError> {
+    async fn load(&self, org: OrgId) -> Result<(), EngineError> {
         let covered = self.rig.orgs.lock().expect("no panic").get(&org).copied();
-        if let Some(covered) = covered {
-            self.orgs.add(org, Arc::new(covering(covered)));
-        }
-        Ok(covered.is_some())
+        let none = || EngineError::new(EngineErrorKind::Invalid, "there is no such organisation", "");
+        self.orgs.add(org, Arc::new(covering(covered.ok_or_else(none)?)));
+        Ok(())
     }
 
     async fn covered_max(&self) -> Result<Lsn, EngineError> {
@@ -293,7 +300,7 @@ impl Process {
     pub(crate) fn frames(&self, of: u64) -> BTreeSet<u64> {
         let mut times = BTreeSet::new();
         if let Some(org) = self.orgs.get(org(of)) {
-            for view in Snapshot::take(&org).buffers {
+            for view in Snapshot::take(&org).expect("whole").buffers {
                 view.each_key(|_, time| assert!(times.insert(time), "a reading twice"));
             }
         }

@@ -205,7 +205,7 @@ fn who_holds_little_again_goes_on_though_readers_hold_the_memory() {
     let (orgs, loaded, mut writers) = filled(bytes + bytes / 16);
     assert!(loaded.must_wait(orgs.budget()), "only the reserve is left");
     assert!(writers.org(org).expect("loaded").freeze());
-    let reader = Snapshot::take(&loaded);
+    let reader = Snapshot::take(&loaded).expect("whole");
     let mut room = std::pin::pin!(loaded.room(orgs.budget()));
     let (woken, wake) = waker();
     assert!(room.as_mut().poll(&mut Context::from_waker(&wake)).is_pending());
@@ -229,7 +229,7 @@ fn a_full_buffer_is_frozen_and_snapshots_see_all_once() {
         let record = FrameRecord { lsn: Lsn::new(number), gateway: gateway(1), received: millis(0), frame: &frame };
         apply(&record, writers.org(org).expect("loaded"));
         orgs.set_applied(Lsn::new(number));
-        assert_eq!(Snapshot::take(&loaded).buffered_rows() as u64, number * 10);
+        assert_eq!(Snapshot::take(&loaded).expect("whole").buffered_rows() as u64, number * 10);
         assert_eq!(orgs.first_unflushed().get(), 1);
         assert_eq!(loaded.durable_sequence(gateway(1), spool(9)).get(), number);
     }

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use storage_format::manifest::Manifest;
 use storage_format::{Lsn, OrgId};
 use tokio::sync::Notify;
 
 use crate::error::{EngineError, EngineErrorKind};
+use crate::limits::READ_ATTEMPTS;
 use crate::manifest::ManifestStore;
 use crate::org::{Org, Orgs};
 
@@ -87,7 +89,7 @@ impl Loader {
     }
 
     async fn read(&self, id: OrgId) -> Result<Arc<Org>, EngineError> {
-        let manifest = self.manifests.load(id).await?;
+        let manifest = self.read_manifest(id).await?;
         // Recovery has seen only the organisations that the log has records of. A manifest that covers more than the
         // log ever held would let new records be taken for flushed ones at the next start: it must not be served.
         if let Some(&end) = self.log_end.get()
@@ -102,6 +104,17 @@ impl Loader {
         }
         tracing::debug!(org = %id, version = %manifest.version(), "organisation loaded");
         Ok(self.orgs.add(id, Arc::new(manifest)))
+    }
+
+    /// Damage is reported only when several reads find it.
+    async fn read_manifest(&self, id: OrgId) -> Result<Manifest, EngineError> {
+        let mut attempt = 1;
+        loop {
+            match self.manifests.load(id).await.map_err(EngineError::from) {
+                Err(error) if error.kind() == EngineErrorKind::Corrupt && attempt < READ_ATTEMPTS => attempt += 1,
+                read => return read,
+            }
+        }
     }
 
     /// Waits until some load that was announced has ended; returns at once if none is.

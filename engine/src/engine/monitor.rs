@@ -45,6 +45,7 @@ impl Maintenance for MonitorStep {
             holds(Condition::WriteBuffersFull),
             holds(Condition::StoreUnavailable),
             self.flush.failing(),
+            self.orgs.troubles().len(),
         );
         Ok(Progress::Idle)
     }

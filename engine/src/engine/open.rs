@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use durable::Spawn;
+use durable::{Clock, Spawn};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
 use storage_format::{Lsn, OrgId};
@@ -16,10 +16,11 @@ use super::threads::{FlushThreads, Threads};
 use super::{Core, Engine, EngineParts, Loader, io_error};
 use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
 use crate::buffer::Budget;
+use crate::carried::CarriedFiles;
 use crate::commit::Committer;
 use crate::compact::CompactionStep;
 use crate::config::EngineConfig;
-use crate::error::{EngineError, EngineErrorKind};
+use crate::error::EngineError;
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
 use crate::garbage::GarbageStep;
 use crate::health::Health;
@@ -28,10 +29,11 @@ use crate::maintain::Maintenance;
 use crate::manifest::OrgKeys;
 use crate::manifest::{ManifestError, ManifestStore};
 use crate::metrics;
-use crate::org::{Orgs, WriterCommand, Writers};
+use crate::org::{Org, Orgs, WriterCommand, WriterWork, Writers};
 use crate::recover::{RecoveryHost, RecoveryParts, RecoveryReport, WalSettings, recover};
 use crate::retain::Retention;
 use crate::segments::Segments;
+use crate::trouble::{CarryOn, TroubleHost, TroubleParts, TroubleStep};
 use crate::wal::WalPrepareStep;
 
 /// The part of the queue that must be full for a group to be filled while another is on its way: 256 KiB by default,
@@ -46,8 +48,8 @@ impl Engine {
     /// runtime, which the engine uses to load organisations in the background.
     ///
     /// # Errors
-    /// [`EngineErrorKind::Retry`] while another process has the directory, [`EngineErrorKind::Corrupt`] with file and
-    /// offset for damage that no crash leaves, [`EngineErrorKind::Invalid`] for settings that do not fit together or a
+    /// [`Retry`](crate::EngineErrorKind::Retry) while another process has the directory, [`Corrupt`](crate::EngineErrorKind::Corrupt) with file and
+    /// offset for damage that no crash leaves, [`Invalid`](crate::EngineErrorKind::Invalid) for settings that do not fit together or a
     /// wrong master key; others from the file layer and the store.
     pub async fn open(config: EngineConfig, parts: EngineParts) -> Result<Arc<Self>, EngineError> {
         config.check()?;
@@ -94,6 +96,20 @@ impl Opened {
         let last = Arc::new(LastReadings::new(Arc::clone(&segments), config.last_readings_bytes_max));
         let flusher = Flusher::new(&config, &commits, &segments, &last, Arc::clone(&spawn_flush));
 
+        let carried = Arc::new(CarriedFiles::new(
+            data_dir.join("carried"),
+            Arc::clone(&parts.files),
+            Arc::clone(&parts.keys),
+            Arc::clone(&parts.random),
+            Arc::clone(&parts.clock),
+        ));
+        let carry = CarryOn {
+            orgs: Arc::clone(&orgs),
+            carried: Arc::clone(&carried),
+            files: Arc::clone(&parts.files),
+            keys: Arc::clone(&parts.keys),
+            wal_dir: wal_dir.clone(),
+        };
         let settings = WalSettings {
             dir: wal_dir,
             set_aside_dir: data_dir.join("set-aside"),
@@ -106,8 +122,9 @@ impl Opened {
             keys: Arc::clone(&parts.keys),
             random: Arc::clone(&parts.random),
             clock: Arc::clone(&parts.clock),
+            carried: Arc::clone(&carried),
         };
-        let host = Host { orgs: &orgs, loader: &loader, manifests: &manifests, flusher: &flusher };
+        let host = Host { loader: &loader, manifests: &manifests, flusher: &flusher, carry: &carry, clock };
         let recovered =
             recover(&settings, recovery, Arc::clone(&spawn), Writers::new(Arc::clone(&orgs)), &host).await?;
         tell(&config, &recovered.report);
@@ -117,6 +134,21 @@ impl Opened {
         let (queue, inbox) = append_queue(config.queue_bytes_max);
         let appender_ended = watch::Sender::new(false);
         let freezer = QueueFreezer { queue: Arc::clone(&queue), ended: appender_ended.subscribe() };
+        let trouble = TroubleParts {
+            orgs: Arc::clone(&orgs),
+            host: Box::new(MendingHost {
+                loader: Arc::clone(&loader),
+                queue: Arc::clone(&queue),
+                ended: appender_ended.subscribe(),
+            }),
+            carry,
+            commits: Arc::clone(&commits),
+            flusher: flusher.clone(),
+            wal: Arc::clone(&wal),
+            clock: Arc::clone(&parts.clock),
+            spawn: Arc::clone(&spawn_flush),
+        };
+        let trouble = TroubleStep::new(trouble, &config);
         let flush = FlushStep::new(
             Arc::clone(&orgs),
             flusher,
@@ -151,7 +183,7 @@ impl Opened {
             interval: config.schedule_interval,
         };
         let mut maintenance: Vec<Arc<dyn Maintenance>> =
-            vec![Arc::clone(&flush) as _, Arc::new(garbage), Arc::new(monitor)];
+            vec![Arc::clone(&flush) as _, Arc::new(garbage), Arc::new(monitor), Arc::new(trouble)];
         if config.compaction {
             maintenance.push(Arc::new(compaction));
         }
@@ -161,6 +193,7 @@ impl Opened {
             loader,
             queue,
             flush,
+            carried,
             health,
             maintenance,
             wal,
@@ -191,27 +224,24 @@ fn tell(config: &EngineConfig, report: &RecoveryReport) {
         tracing::info!(%data_dir, wal_files = report.files, "engine opened: cleanly closed, nothing to replay");
     } else {
         tracing::info!(%data_dir, clean = report.clean, wal_files = report.files, records = report.applied,
-            readings = report.readings, skipped = report.skipped, torn = report.torn, set_aside = report.set_aside,
+            readings = report.readings, skipped = report.skipped, torn = report.torn, set_aside = report.set_aside, carried = report.carried,
             took = ?report.took, "engine opened: readings that were not flushed are back in memory");
     }
 }
 
 /// What recovery asks for.
 struct Host<'a> {
-    orgs: &'a Arc<Orgs>,
     loader: &'a Arc<Loader>,
     manifests: &'a Arc<ManifestStore>,
     flusher: &'a Flusher,
+    carry: &'a CarryOn,
+    clock: &'a Arc<dyn Clock>,
 }
 
 #[async_trait]
 impl RecoveryHost for Host<'_> {
-    async fn load(&self, org: OrgId) -> Result<bool, EngineError> {
-        match self.loader.load(org).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == EngineErrorKind::Invalid => Ok(false),
-            Err(error) => Err(error),
-        }
+    async fn load(&self, org: OrgId) -> Result<(), EngineError> {
+        self.loader.load(org).await.map(drop)
     }
 
     async fn covered_max(&self) -> Result<Lsn, EngineError> {
@@ -231,18 +261,57 @@ impl RecoveryHost for Host<'_> {
     }
 
     async fn relieve(&self, writers: &mut Writers) -> Result<(), EngineError> {
-        let budget = Arc::clone(self.orgs.budget());
+        let orgs = &self.carry.orgs;
+        let budget = Arc::clone(orgs.budget());
         while budget.is_high() {
-            let largest = self.orgs.all().into_iter().max_by_key(|org| (org.state().buffer_bytes(), org.id()));
+            let largest = orgs.all().into_iter().max_by_key(|org| (org.state().buffer_bytes(), org.id()));
             let Some(largest) = largest.filter(|org| org.state().first_unflushed().is_some()) else {
                 return Ok(());
             };
             if let Some(writer) = writers.org(largest.id()) {
                 writer.freeze();
             }
-            self.flusher.flush_frozen(&largest).await?;
+            match self.flusher.flush_frozen(&largest).await {
+                Ok(_) => {}
+                // Its part of the log is carried on, what was read of it and what comes.
+                Err(error) if error.is_of_one_org() => {
+                    orgs.troubles().begin(largest.id(), &error, true, self.clock.now());
+                    self.carry.run(&largest).await?;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
+    }
+}
+
+/// What mending asks for.
+struct MendingHost {
+    loader: Arc<Loader>,
+    queue: Arc<AppendQueue>,
+    ended: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl TroubleHost for MendingHost {
+    async fn load(&self, org: OrgId) -> Result<Arc<Org>, EngineError> {
+        self.loader.load(org).await
+    }
+
+    async fn write(&self, WriterWork(work): WriterWork) -> Result<(), EngineError> {
+        let (done, told) = oneshot::channel();
+        let work = move |writers: &mut Writers| {
+            work(writers);
+            // Whoever asked may have gone away.
+            let _gone = done.send(());
+        };
+        self.queue.command(WriterCommand::Run(WriterWork(Box::new(work))));
+        let mut ended = self.ended.clone();
+        tokio::select! {
+            biased;
+            told = told => told.map_err(|_| writer_gone()),
+            _ = ended.wait_for(|ended| *ended) => Err(writer_gone()),
+        }
     }
 }
 

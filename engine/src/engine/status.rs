@@ -1,11 +1,15 @@
 //! What the engine is doing, and what keeps it from it: for people, `/readyz` and `/metrics`.
 
+use std::path::PathBuf;
+
 use storage_format::{Lsn, Millis, OrgId};
 
 use super::Engine;
+use crate::carried::CarriedFile;
 use crate::error::EngineError;
 use crate::flush::FlushFailure;
 use crate::health::{Condition, Trouble};
+use crate::org::InTrouble;
 
 /// What the engine is doing.
 #[derive(Debug, Clone)]
@@ -47,6 +51,24 @@ pub struct FlushTrouble {
     pub error: EngineError,
 }
 
+/// An organisation whose stored data is damaged or missing. Its frames are refused, what it has sent is kept, and it is
+/// tried again and again whether it is well.
+#[derive(Debug, Clone)]
+pub struct OrgTrouble {
+    /// Whose.
+    pub org: OrgId,
+    /// Since when.
+    pub since: Millis,
+    /// What is wrong, with the object's name; `None` while it was not tried yet what an earlier process has carried on.
+    pub error: Option<EngineError>,
+    /// Whether queries see all of its acknowledged readings, as far as the objects that they need can be read.
+    pub readable: bool,
+    /// Files in `carried/` with records of it that are in no segment and not in the log any more.
+    pub carried: Vec<CarriedFile>,
+    /// Their paths.
+    pub carried_paths: Vec<PathBuf>,
+}
+
 /// What keeps the engine from taking, acknowledging or flushing readings now. Nothing acknowledged is in danger.
 #[derive(Debug, Clone, Default)]
 pub struct EngineHealth {
@@ -60,6 +82,8 @@ pub struct EngineHealth {
     pub store_unavailable: Option<Trouble>,
     /// Organisations whose last flush failed, for whatever reason, by their ids.
     pub orgs_not_flushing: Vec<FlushTrouble>,
+    /// Organisations whose stored data is damaged or missing, by their ids.
+    pub orgs_in_trouble: Vec<OrgTrouble>,
     /// Why the engine has stopped, if it has.
     pub failed: Option<EngineError>,
 }
@@ -76,7 +100,7 @@ impl EngineHealth {
         ]
     }
 
-    /// Returns whether frames of every organisation are taken and acknowledged.
+    /// Returns whether frames of every organisation that is not in trouble are taken and acknowledged.
     #[must_use]
     pub fn takes_frames(&self) -> bool {
         let full = [&self.wal_full, &self.wal_without_file, &self.write_buffers_full];
@@ -86,7 +110,10 @@ impl EngineHealth {
     /// Returns whether nothing at all is wrong.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        self.takes_frames() && self.store_unavailable.is_none() && self.orgs_not_flushing.is_empty()
+        self.takes_frames()
+            && self.store_unavailable.is_none()
+            && self.orgs_not_flushing.is_empty()
+            && self.orgs_in_trouble.is_empty()
     }
 }
 
@@ -101,6 +128,7 @@ impl Engine {
             write_buffers_full: health.get(Condition::WriteBuffersFull),
             store_unavailable: health.get(Condition::StoreUnavailable),
             orgs_not_flushing: self.flush_troubles(),
+            orgs_in_trouble: self.org_troubles(),
             failed: self.core.fatal(),
         }
     }
@@ -113,6 +141,16 @@ impl Engine {
         let mut troubles: Vec<_> = self.core.flush.failures().into_iter().map(trouble).collect();
         troubles.sort_by_key(|trouble| trouble.org);
         troubles
+    }
+
+    fn org_troubles(&self) -> Vec<OrgTrouble> {
+        let all = self.core.orgs.troubles().all();
+        let trouble = |(org, trouble): (OrgId, InTrouble)| {
+            let InTrouble { since, error, readable, carried } = trouble;
+            let carried_paths = carried.iter().map(|file| self.core.carried.path(file)).collect();
+            OrgTrouble { org, since, error, readable, carried, carried_paths }
+        };
+        all.into_iter().map(trouble).collect()
     }
 
     /// What the engine is doing now.

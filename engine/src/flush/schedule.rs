@@ -76,6 +76,13 @@ pub(crate) struct Pressure {
     pub(crate) flush_age: Duration,
 }
 
+impl Pressure {
+    /// Do write buffers take too much memory?
+    pub(crate) fn memory_is_high(&self) -> bool {
+        self.memory_used >= self.memory_high
+    }
+}
+
 #[derive(Default)]
 struct Chosen {
     flushes: Vec<(OrgId, FlushReason)>,
@@ -110,7 +117,7 @@ pub(crate) fn plan(candidates: &[Candidate], pressure: &Pressure) -> Vec<(OrgId,
     for candidate in ready.iter().filter(|candidate| candidate.has_frozen) {
         chosen.add(candidate, FlushReason::Size);
     }
-    if pressure.memory_used >= pressure.memory_high {
+    if pressure.memory_is_high() {
         // Down to two thirds of the mark, so that it is not passed again at once.
         let surplus = pressure.memory_used - pressure.memory_high / 3 * 2;
         let mut largest = ready.clone();

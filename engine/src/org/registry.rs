@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
@@ -20,6 +20,7 @@ use tokio::sync::{Notify, oneshot};
 use super::Frontier;
 use super::kept::Kept;
 use super::state::State;
+use super::troubles::Troubles;
 use crate::buffer::{Budget, BufferWriter, WriteBuffer};
 use crate::planted::{self, PlantedBug};
 use crate::sync::Applied;
@@ -118,6 +119,19 @@ impl Org {
         self.state.rcu(|state| state.flushed(manifest, buffer));
         buffer.budget().let_look_again();
     }
+
+    /// The records of these frozen buffers are in carried files: their memory is free, and so is their part of the log.
+    pub(crate) fn carried(&self, buffers: &[Arc<WriteBuffer>]) {
+        self.state.rcu(|state| state.carried(buffers));
+        if let Some(buffer) = buffers.first() {
+            buffer.budget().let_look_again();
+        }
+    }
+
+    /// What was carried is in segments: all acknowledged readings are in the state again.
+    pub(crate) fn mended(&self) {
+        self.state.rcu(|state| state.mended());
+    }
 }
 
 /// All loaded organisations of an engine.
@@ -127,6 +141,9 @@ pub(crate) struct Orgs {
     budget: Arc<Budget>,
     flush_bytes: u64,
     applied: Applied,
+    /// The last LSN that the appender has put into the log, durable or not.
+    logged: AtomicU64,
+    troubles: Troubles,
     /// Told when a buffer was frozen because it was full, or when memory runs high: the flush has work.
     flush_wanted: Notify,
 }
@@ -139,6 +156,8 @@ impl Orgs {
             budget,
             flush_bytes,
             applied: Applied::new(),
+            logged: AtomicU64::new(0),
+            troubles: Troubles::default(),
             flush_wanted: Notify::new(),
         })
     }
@@ -155,12 +174,13 @@ impl Orgs {
 
     /// Adds an organisation whose manifest was just loaded. If somebody else was faster, theirs stays.
     pub(crate) fn add(&self, org: OrgId, manifest: Arc<Manifest>) -> Arc<Org> {
+        let whole = self.troubles.get(org).is_none_or(|trouble| trouble.readable);
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
         let added = loaded.entry(org).or_insert_with(|| {
             let (active, writer) = WriteBuffer::create(&self.budget);
             Arc::new(Org {
                 id: org,
-                state: ArcSwap::from_pointee(OrgState { manifest, frozen: Vec::new(), active }),
+                state: ArcSwap::from_pointee(OrgState { manifest, frozen: Vec::new(), active, whole }),
                 writer: Mutex::new(Some(writer)),
                 waiting: tokio::sync::Mutex::new(()),
                 turn: tokio::sync::Mutex::new(Frontier::new()),
@@ -189,6 +209,21 @@ impl Orgs {
     /// The last LSN that is applied.
     pub(crate) fn applied(&self) -> Lsn {
         Lsn::new(self.applied.get())
+    }
+
+    /// The appender has given this LSN to a frame.
+    pub(crate) fn set_logged(&self, lsn: Lsn) {
+        self.logged.store(lsn.get(), Ordering::Release);
+    }
+
+    /// The last LSN that the appender has given to a frame since the start; zero if none.
+    pub(crate) fn logged(&self) -> Lsn {
+        Lsn::new(self.logged.load(Ordering::Acquire))
+    }
+
+    /// The organisations in trouble.
+    pub(crate) fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// The first LSN that the WAL must keep: every record before it is in segments.
@@ -260,6 +295,17 @@ pub(crate) enum WriterCommand {
         /// Told when it is done.
         done: oneshot::Sender<bool>,
     },
+    /// Do this: whoever sends it knows when it is done. It must not take long, since the log waits.
+    Run(WriterWork),
+}
+
+/// Work for the single writer.
+pub(crate) struct WriterWork(pub(crate) Box<dyn FnOnce(&mut Writers) + Send>);
+
+impl std::fmt::Debug for WriterWork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WriterWork")
+    }
 }
 
 /// Every organisation's writer that was needed so far. There is one `Writers` in an engine: recovery fills it and
@@ -315,6 +361,7 @@ impl Writers {
                 // Whoever asked may have gone away.
                 let _gone = done.send(frozen);
             }
+            WriterCommand::Run(WriterWork(work)) => work(self),
         }
     }
 }

@@ -7,13 +7,11 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use durable::replace_file;
-use storage_format::encryption::SecretKey;
-use storage_format::limits::WAL_FILE_HEADER_BYTES;
-use storage_format::wal::{WalBlockBuilder, WalFileHeader, WalFileKey};
-use storage_format::{GatewayId, Lsn, Millis, OrgId, WalFileId};
+use storage_format::wal::WalFileKind;
 
 use super::RecoveryParts;
 use crate::error::{EngineError, EngineErrorKind};
+use crate::wal::{FrameOfLog, WholeFile};
 
 /// Where such records go.
 pub(super) struct SetAside {
@@ -29,15 +27,8 @@ impl SetAside {
     }
 
     /// Keeps one record, durably; answers where. One that an earlier start kept is there already.
-    pub(super) fn keep(
-        &self,
-        lsn: Lsn,
-        org: OrgId,
-        gateway: GatewayId,
-        received: Millis,
-        frame: &[u8],
-    ) -> Result<PathBuf, EngineError> {
-        let name = format!("{:020}.wal", lsn.get());
+    pub(super) fn keep(&self, record: &FrameOfLog) -> Result<PathBuf, EngineError> {
+        let name = format!("{:020}.wal", record.lsn.get());
         let path = self.dir.join(&name);
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
             EngineError::new(
@@ -67,19 +58,9 @@ impl SetAside {
         if kept.as_ref().is_some_and(|kept| kept.contains(&name)) {
             return Ok(path);
         }
-        let mut key = [0; 32];
-        self.parts.random.fill(&mut key);
-        let key = SecretKey::from_bytes(key);
-        let id = WalFileId::new(lsn.get()).map_err(|error| failed(error.into()))?;
-        let mut block = WalBlockBuilder::new();
-        block.push_frame(lsn, org, gateway, received, frame);
-        let file_bytes = (WAL_FILE_HEADER_BYTES + block.bytes_len()) as u64;
-        let created = self.parts.clock.now();
-        let aad = WalFileHeader::key_aad(id, lsn, file_bytes, created);
-        let wrapped = self.parts.keys.wrap(&key, &aad).map_err(|error| failed(error.into()))?;
-        let mut bytes = WalFileHeader { id, first_lsn: lsn, file_bytes, created, key: wrapped }.encode().to_vec();
-        bytes.extend_from_slice(block.seal(&WalFileKey::new(&key), WAL_FILE_HEADER_BYTES as u64));
-
+        let mut file = WholeFile::new(WalFileKind::Log, &*self.parts.random);
+        file.push(record);
+        let bytes = file.finish(&*self.parts.keys, &*self.parts.clock).map_err(|error| failed(error.into()))?;
         replace_file(&*self.parts.files, &path, &bytes).map_err(|error| failed(error.into()))?;
         Ok(path)
     }

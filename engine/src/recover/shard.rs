@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 
 use storage_format::wal::{WalBlock, WalRecord, WalRecordKind};
-use storage_format::{Frame, GatewayId, Lsn, Millis, OrgId};
+use storage_format::{Frame, Lsn, OrgId};
 
 use super::table::{FrameState, OrgState, RecordAction, on_record};
 use crate::apply::{FrameRecord, apply};
 use crate::org::Writers;
 use crate::planted::{self, PlantedBug};
+use crate::wal::FrameOfLog;
 
 /// More than there are cores, so that these have something to do although organisations differ in size. Each has a
 /// decoded frame in memory, and may go over the write buffers' budget by one.
@@ -36,11 +37,7 @@ pub(super) type Records = std::vec::IntoIter<WalRecord>;
 
 /// A record that cannot be applied, and why.
 pub(super) struct Unfit {
-    pub(super) lsn: Lsn,
-    pub(super) org: OrgId,
-    pub(super) gateway: GatewayId,
-    pub(super) received: Millis,
-    pub(super) frame: bytes::Bytes,
+    pub(super) record: FrameOfLog,
     pub(super) why: String,
 }
 
@@ -53,6 +50,8 @@ pub(super) struct Shard {
     pub(super) readings: u64,
     pub(super) skipped: u64,
     pub(super) unfit: Vec<Unfit>,
+    /// Records of organisations in trouble.
+    pub(super) to_carry: Vec<FrameOfLog>,
 }
 
 /// Sorts a file's records.
@@ -75,7 +74,7 @@ pub(super) fn shard_of(org: OrgId) -> usize {
 
 impl Shard {
     pub(super) fn new(writers: Writers, records: Records) -> Self {
-        Self { writers, records, applied: 0, readings: 0, skipped: 0, unfit: Vec::new() }
+        Self { writers, records, applied: 0, readings: 0, skipped: 0, unfit: Vec::new(), to_carry: Vec::new() }
     }
 
     /// Applies records, at least one, until none is left or the write buffers take too much memory.
@@ -84,7 +83,7 @@ impl Shard {
         while let Some(WalRecord { lsn, kind }) = self.records.next() {
             if let WalRecordKind::Frame { org, gateway, received, frame } = kind {
                 bytes += frame.len();
-                self.record(lsn, org, gateway, received, frame);
+                self.record(FrameOfLog { lsn, org, gateway, received, frame });
             }
             if self.writers.orgs().budget().is_high() {
                 break;
@@ -97,24 +96,29 @@ impl Shard {
         self
     }
 
-    fn record(&mut self, lsn: Lsn, org: OrgId, gateway: GatewayId, received: Millis, bytes: bytes::Bytes) {
-        let writer = self.writers.org(org);
-        let org_state = match writer.as_ref().map(|writer| writer.lsn_covered()) {
-            None => OrgState::Missing,
-            Some(covered) if lsn <= covered && !planted::has(PlantedBug::ForgetCovered) => OrgState::Covered,
-            Some(_) => OrgState::Open,
+    fn record(&mut self, record: FrameOfLog) {
+        let FrameOfLog { lsn, org, gateway, received, ref frame } = record;
+        let covered = self.writers.org(org).map(|writer| writer.lsn_covered());
+        let trouble = self.writers.orgs().troubles().get(org);
+        let org_state = match (covered, trouble) {
+            (Some(covered), _) if lsn <= covered && !planted::has(PlantedBug::ForgetCovered) => OrgState::Covered,
+            (_, Some(trouble)) if lsn <= trouble.carried_up_to() => OrgState::Covered,
+            (_, Some(_)) => OrgState::InTrouble,
+            (Some(_), None) => OrgState::Open,
+            (None, None) => OrgState::Missing,
         };
         let decoded = match org_state {
             // Nobody will look at it: not worth decoding.
             OrgState::Covered => None,
-            OrgState::Missing | OrgState::Open => Some(Frame::decode(bytes.clone())),
+            OrgState::Missing | OrgState::InTrouble | OrgState::Open => Some(Frame::decode(frame.clone())),
         };
         let frame_state = match decoded {
             Some(Err(_)) => FrameState::Bad,
             Some(Ok(_)) | None => FrameState::Good,
         };
-        match (on_record(org_state, frame_state), decoded, writer) {
+        match (on_record(org_state, frame_state), decoded, self.writers.org(org)) {
             (RecordAction::Skip, ..) => self.skipped += 1,
+            (RecordAction::CarryOn, ..) => self.to_carry.push(record),
             (RecordAction::Apply, Some(Ok(frame)), Some(writer)) => {
                 apply(&FrameRecord { lsn, gateway, received, frame: &frame }, writer);
                 self.applied += 1;
@@ -125,7 +129,7 @@ impl Shard {
                     Some(Err(error)) => error.to_string(),
                     Some(Ok(_)) | None => "there is no such organisation in the store".to_owned(),
                 };
-                self.unfit.push(Unfit { lsn, org, gateway, received, frame: bytes, why });
+                self.unfit.push(Unfit { record, why });
             }
         }
     }

@@ -57,9 +57,11 @@ const FILES: [(FileEnd, NextFile, FileAction); 12] = [
 /// What is known of a record's organisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OrgState {
-    /// There is none.
+    /// There is none, and nobody knows why.
     Missing,
-    /// Its manifest covers the record.
+    /// Its manifest cannot be read, or is not looked at before its carried records are applied.
+    InTrouble,
+    /// Its manifest covers the record, or a carried file holds it.
     Covered,
     /// Its manifest does not cover the record.
     Open,
@@ -79,15 +81,19 @@ pub(super) enum FrameState {
 pub(super) enum RecordAction {
     /// Into the write buffer.
     Apply,
-    /// Segments hold it.
+    /// Segments hold it, or a carried file does.
     Skip,
+    /// Into a carried file, to be applied when the organisation is mended.
+    CarryOn,
     /// Keep it in a file of its own, loudly.
     SetAside,
 }
 
-const RECORDS: [(OrgState, FrameState, RecordAction); 6] = [
+const RECORDS: [(OrgState, FrameState, RecordAction); 8] = [
     (OrgState::Missing, FrameState::Good, RecordAction::SetAside),
     (OrgState::Missing, FrameState::Bad, RecordAction::SetAside),
+    (OrgState::InTrouble, FrameState::Good, RecordAction::CarryOn),
+    (OrgState::InTrouble, FrameState::Bad, RecordAction::SetAside),
     (OrgState::Covered, FrameState::Good, RecordAction::Skip),
     (OrgState::Covered, FrameState::Bad, RecordAction::Skip),
     (OrgState::Open, FrameState::Good, RecordAction::Apply),
@@ -170,7 +176,8 @@ mod tests {
     fn every_combination_has_one_row() {
         use FileEnd::{Closed, Corrupt, Open, Torn};
         rows(&FILES, &[Closed, Open, Torn, Corrupt], &[NextFile::None, NextFile::Continues, NextFile::Gap]);
-        rows(&RECORDS, &[OrgState::Missing, OrgState::Covered, OrgState::Open], &[FrameState::Good, FrameState::Bad]);
+        use OrgState::{Covered, InTrouble, Missing};
+        rows(&RECORDS, &[Missing, InTrouble, Covered, OrgState::Open], &[FrameState::Good, FrameState::Bad]);
         use ManifestsState::{BeyondLog, CoverNothing, WithinLog};
         rows(&LOG, &[LogState::None, LogState::Some], &[CoverNothing, WithinLog, BeyondLog]);
     }
@@ -188,6 +195,10 @@ mod tests {
             assert_eq!(action == RecordAction::Skip, org == OrgState::Covered, "{org:?} {frame:?}");
             if action == RecordAction::Apply {
                 assert_eq!((org, frame), (OrgState::Open, FrameState::Good));
+            }
+            // What is carried on is applied some day: it must be a frame.
+            if action == RecordAction::CarryOn {
+                assert_eq!((org, frame), (OrgState::InTrouble, FrameState::Good));
             }
         }
         for (log, manifests, action) in LOG {

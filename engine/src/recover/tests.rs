@@ -7,22 +7,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use durable::{FaultyFiles, Files, Loss};
+use durable::{FaultyFiles, Files, Loss, replace_file};
 use futures::FutureExt as _;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use storage_format::encryption::{SecretKey, WrappedKey};
-use storage_format::wal::{WalRecordKind, scan_wal};
+use storage_format::wal::{WalFileKind, WalRecordKind, scan_wal};
 use storage_format::{FormatErrorKind, FrameSequence, Lsn, Millis, OrgId};
 
 use super::{RecoveryHost, recover};
 use crate::append::support::{Answer, Process, Rig, frame, gateway, org};
 use crate::append::{AppendProgress, SubmitFailure};
 use crate::buffer::Budget;
+use crate::carried::CarriedFile;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::keys::{KeyError, KeyProvider, MasterKey};
 use crate::org::{Orgs, Writers};
 use crate::snapshot::Snapshot;
+use crate::wal::{FrameOfLog, WholeFile};
 
 fn rig() -> (FaultyFiles, Rig) {
     let files = FaultyFiles::new();
@@ -271,16 +273,16 @@ fn a_log_that_does_not_belong_to_the_manifests() {
 #[test]
 fn records_that_cannot_be_applied_are_set_aside() {
     let (files, rig) = rig();
-    rig.cover(org(3), Lsn::ZERO);
-    let mut process = rig.start().expect("starts");
-    process.submit(1, frame(1, 1)).expect("room");
-    process.submit(3, frame(2, 1)).expect("room");
-    process.submit(1, frame(3, 1)).expect("room");
-    // Organisation by organisation.
-    assert_eq!(process.run().expect("runs"), [Answer::Durable(3), Answer::Durable(2)]);
-    drop(process);
-    // Somebody took the organisation away.
-    rig.orgs.lock().expect("no panic").remove(&org(3));
+    // A frame that this program does not know: one of a newer one, say.
+    let mut log = WholeFile::new(WalFileKind::Log, &*rig.random);
+    let bytes = |number: u64| if number == 2 { vec![7; 90].into() } else { frame(number, 1).bytes().clone() };
+    for lsn in 1..4 {
+        let (org, gateway, received) = (org(1), gateway(), Millis::EPOCH);
+        log.push(&FrameOfLog { lsn: Lsn::new(lsn), org, gateway, received, frame: bytes(lsn) });
+    }
+    let log = log.finish(&*rig.keys, &*rig.clock).expect("the key is there");
+    files.create_dir_all(Path::new("data/wal")).expect("a directory");
+    replace_file(&files, &wal_path(1), &log).expect("written");
     for _ in 0..2 {
         files.restart(Loss::Unsynced);
         let process = rig.start().expect("starts all the same");
@@ -301,10 +303,10 @@ fn records_that_cannot_be_applied_are_set_aside() {
     };
     let block = scan_wal(&kept, &unwrap).expect("a header").next().expect("a block").expect("whole");
     assert_eq!(block.records[0].lsn, Lsn::new(2));
-    let WalRecordKind::Frame { org: of, gateway: by, received, frame: bytes } = &block.records[0].kind else {
+    let WalRecordKind::Frame { org: of, gateway: by, received, frame: kept } = &block.records[0].kind else {
         panic!("a frame")
     };
-    assert_eq!((*of, *by, *received, bytes), (org(3), gateway(), Millis::EPOCH, frame(2, 1).bytes()));
+    assert_eq!((*of, *by, *received, kept), (org(1), gateway(), Millis::EPOCH, &bytes(2)));
     let mut process = rig.start().expect("starts");
     process.submit(3, frame(4, 1)).expect("room");
     assert_eq!(process.run().expect("runs"), [Answer::Failed(4, SubmitFailure::UnknownOrg)]);
@@ -314,11 +316,74 @@ fn records_that_cannot_be_applied_are_set_aside() {
 }
 
 #[test]
+fn records_of_an_organisation_that_cannot_be_loaded_are_carried_on() {
+    let (files, rig) = rig();
+    rig.cover(org(3), Lsn::ZERO);
+    let mut process = rig.start().expect("starts");
+    for (to, number) in [(3, 1), (1, 2), (3, 3), (1, 4), (3, 5)] {
+        process.submit(to, frame(number, 1)).expect("room");
+        process.run().expect("runs");
+    }
+    drop(process);
+    let file = CarriedFile { org: org(3), first: Lsn::new(2), last: Lsn::new(5), bytes: 4096 + 512 };
+    // Its manifest covers the first record, and cannot be read now; at the second start the file is there already.
+    rig.orgs.lock().expect("no panic").remove(&org(3));
+    for copied in [3, 0] {
+        files.restart(Loss::Unsynced);
+        let mut process = rig.start().expect("starts all the same");
+        assert_eq!((process.frames(1), process.report.carried, process.report.set_aside), ([2, 4].into(), copied, 0));
+        let trouble = process.orgs.troubles().get(org(3)).expect("in trouble");
+        assert_eq!((trouble.readable, trouble.carried_up_to()), (false, Lsn::new(5)));
+        process.submit(3, frame(6, 1)).expect("room");
+        assert_eq!(process.run().expect("runs"), [Answer::Failed(6, SubmitFailure::OrgInTrouble)]);
+    }
+    let carried = rig.recovery_parts().carried;
+    let found = carried.find().expect("lists");
+    let [first] = found[&org(3)][..] else { panic!("one file: {found:?}") };
+    assert_eq!(first, CarriedFile { first: Lsn::new(1), ..file });
+    let records = carried.read(&first).expect("reads");
+    assert_eq!(records.iter().map(|record| record.lsn.get()).collect::<Vec<_>>(), [1, 3, 5]);
+    assert_eq!(records[1].frame, *frame(3, 1).bytes());
+    // It is back, and waits for its carried records, which no new record may come before.
+    rig.cover(org(3), Lsn::new(1));
+    let process = rig.start().expect("starts");
+    let org_3 = process.orgs.get(org(3)).expect("loaded");
+    assert!(Snapshot::take(&org_3).is_none() && process.orgs.troubles().has(org(3)));
+    assert_eq!((process.report.carried, org_3.state().first_unflushed()), (0, None));
+}
+
+#[test]
+fn a_log_that_ends_before_carried_records_is_refused() {
+    let (files, rig) = rig();
+    rig.cover(org(3), Lsn::ZERO);
+    let mut process = rig.start().expect("starts");
+    process.submit(3, frame(1, 1)).expect("room");
+    process.run().expect("runs");
+    drop(process);
+    let before = files.fork();
+    rig.orgs.lock().expect("no panic").remove(&org(3));
+    rig.start().expect("starts");
+    let log = before.open(&wal_path(1)).expect("opens").read_all().expect("reads");
+    let gone = files.fork();
+    // The carried file stays, and the log is another one without its record.
+    gone.remove(&wal_path(1)).expect("removed");
+    let process = rig.with_files(Arc::new(gone.clone())).start().expect("a log that is wholly gone begins anew");
+    assert_eq!(process.report.next_lsn, Lsn::new(2), "after what is carried");
+    let mut short = log;
+    short[4096..].fill(0);
+    let gone = files.fork();
+    gone.remove(&wal_path(1)).expect("removed");
+    replace_file(&gone, &wal_path(1), &short).expect("written");
+    let error = rig.with_files(Arc::new(gone)).start().expect_err("a hole");
+    assert_eq!(error.kind(), EngineErrorKind::Corrupt, "{error}");
+}
+
+#[test]
 fn each_file_is_judged_when_the_one_before_is_applied() {
     let (files, rig) = rig();
     rig.cover(org(3), Lsn::ZERO);
     let mut process = rig.start().expect("starts");
-    // Frame 1 cannot be applied at the next start, which shows that the file it is in was.
+    // Frame 1 is carried on at the next start, which shows that the file it is in was.
     process.submit(3, frame(1, 1)).expect("room");
     process.run().expect("runs");
     let last = (2..).find(|&number| {
@@ -335,7 +400,7 @@ fn each_file_is_judged_when_the_one_before_is_applied() {
         let image = files.fork();
         spoil(&image);
         let error = rig.with_files(Arc::new(image.clone())).start().expect_err("must not start");
-        let applied = !image.list(Path::new("data/set-aside")).unwrap_or_default().is_empty();
+        let applied = !image.list(Path::new("data/carried")).unwrap_or_default().is_empty();
         (error.place().expect("a place").to_owned(), applied)
     };
     let start = |spoil: &dyn Fn(&FaultyFiles)| start_of(&files, spoil);
@@ -351,7 +416,7 @@ fn each_file_is_judged_when_the_one_before_is_applied() {
     // The end of the log is written again when all before it is applied: the first write that fails is another one.
     let unwritten = |f: &FaultyFiles| f.fail_writes(1);
     let (place, _) = start_of(&two, &unwritten);
-    assert!(place.starts_with("data/set-aside"), "{place}");
+    assert!(place.starts_with("data/carried"), "{place}");
     rig.orgs.lock().expect("no panic").insert(org(3), Lsn::ZERO);
     assert_eq!(start_of(&two, &unwritten).0, wal_path(2).display().to_string());
 }
@@ -415,7 +480,7 @@ struct StuckHost;
 
 #[async_trait]
 impl RecoveryHost for StuckHost {
-    async fn load(&self, _: OrgId) -> Result<bool, EngineError> {
+    async fn load(&self, _: OrgId) -> Result<(), EngineError> {
         std::future::pending().await
     }
 
@@ -462,7 +527,7 @@ fn shards_keep_the_order_of_every_organisation() {
         prop_assert_eq!(process.orgs.applied(), Lsn::new(all));
         for id in 1..12 {
             let mut times = Vec::new();
-            for view in process.orgs.get(org(id)).iter().flat_map(|org| Snapshot::take(org).buffers) {
+            for view in process.orgs.get(org(id)).iter().flat_map(|org| Snapshot::take(org).expect("whole").buffers) {
                 view.each_key(|_, time| times.push(time.cast_unsigned()));
             }
             let expected: Vec<u64> = applied

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use durable::{File, Files};
 use storage_format::encryption::SecretKey;
-use storage_format::wal::{WalBlock, WalEnd, WalScan, scan_wal};
+use storage_format::wal::{WalBlock, WalEnd, WalFileKind, WalScan, scan_wal};
 use storage_format::{FormatError, Lsn, WalFileId};
 
 use super::directory::{Name, WalFile, file_path, parse_name};
@@ -80,6 +80,18 @@ impl WalReader {
         Ok(Self { files, keys, dir, ids })
     }
 
+    /// Lists the directory beside a writer, and changes nothing.
+    pub(crate) fn look(files: Arc<dyn Files>, keys: Arc<dyn KeyProvider>, dir: PathBuf) -> Result<Self, EngineError> {
+        let names = files.list(&dir).map_err(|error| unreadable(&dir, error))?;
+        let id = |name: &String| match parse_name(name) {
+            Name::File(id) => Some(id),
+            Name::Temporary | Name::Other => None,
+        };
+        let mut ids: Vec<_> = names.iter().filter_map(id).collect();
+        ids.sort_unstable();
+        Ok(Self { files, keys, dir, ids })
+    }
+
     /// The files, oldest first.
     pub(crate) fn ids(&self) -> &[WalFileId] {
         &self.ids
@@ -114,6 +126,11 @@ impl WalReader {
             let detail = format!("the header says that this is file {}", header.id);
             let kind = storage_format::FormatErrorKind::Invalid;
             return Err(corrupt(&path, &FormatError::new(storage_format::FileKind::Wal, kind, 16, detail)));
+        }
+        if header.kind != WalFileKind::Log {
+            let kind = storage_format::FormatErrorKind::Invalid;
+            let detail = "a file of carried records, in the log's place".to_owned();
+            return Err(corrupt(&path, &FormatError::new(storage_format::FileKind::Wal, kind, 4, detail)));
         }
         let mut blocks = Vec::new();
         let mut end = None;

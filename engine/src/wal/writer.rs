@@ -12,7 +12,7 @@ use std::sync::Arc;
 use durable::{Clock, Dir, File, Random};
 use storage_format::encryption::SecretKey;
 use storage_format::limits::{WAL_BLOCK_BYTES_MAX, WAL_FILE_HEADER_BYTES};
-use storage_format::wal::{WalBlockBuilder, WalFileHeader, WalFileKey};
+use storage_format::wal::{WalBlockBuilder, WalFileHeader, WalFileKey, WalFileKind};
 use storage_format::{GatewayId, Lsn, Millis, OrgId, WalFileId};
 
 use super::directory::{WalDirectory, WalFile};
@@ -187,16 +187,17 @@ impl WalWriter {
         self.random.fill(&mut key);
         let key = SecretKey::from_bytes(key);
         let created = self.clock.now();
-        let wrapped = match self.keys.wrap(&key, &WalFileHeader::key_aad(id, first_lsn, bytes, created)) {
-            Ok(wrapped) => wrapped,
-            Err(error) => {
-                if let Some(second) = self.directory.put_prepared(prepared) {
-                    let _remains = self.directory.files().remove(&second.path);
+        let wrapped =
+            match self.keys.wrap(&key, &WalFileHeader::key_aad(WalFileKind::Log, id, first_lsn, bytes, created)) {
+                Ok(wrapped) => wrapped,
+                Err(error) => {
+                    if let Some(second) = self.directory.put_prepared(prepared) {
+                        let _remains = self.directory.files().remove(&second.path);
+                    }
+                    return Ok(WalRoom::Wait(WalWait::NoFile(error.into())));
                 }
-                return Ok(WalRoom::Wait(WalWait::NoFile(error.into())));
-            }
-        };
-        let header = WalFileHeader { id, first_lsn, file_bytes: bytes, created, key: wrapped };
+            };
+        let header = WalFileHeader { kind: WalFileKind::Log, id, first_lsn, file_bytes: bytes, created, key: wrapped };
         let path = self.directory.file_path(id);
         let dir = match self.name_file(&prepared, &header) {
             Ok(dir) => dir,

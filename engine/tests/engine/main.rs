@@ -16,3 +16,4 @@ mod read;
 mod requests;
 mod retention;
 mod rig;
+mod trouble;

@@ -57,7 +57,7 @@ struct Org {
 impl Org {
     fn new() -> Self {
         let active = Buffer::new();
-        let state = OrgState { manifest: Plain::default(), frozen: Vec::new(), active };
+        let state = OrgState { manifest: Plain::default(), frozen: Vec::new(), active, whole: true };
         Self { state: Pointer(Mutex::new(Plain::new(state))), applied: Applied::new() }
     }
 

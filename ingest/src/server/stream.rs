@@ -287,6 +287,10 @@ impl StreamReader<'_> {
             return Err(match error {
                 SinkError::Closed => Abort::Close(CloseCode::ShuttingDown, String::from("the sink is closed")),
                 SinkError::Full(_) | SinkError::Unavailable => unavailable("the sink is unavailable"),
+                SinkError::InTrouble => unavailable(
+                    "a part of the organisation's stored data is damaged or missing: keep the frames and send them \
+                     again; the operator of the server must restore it",
+                ),
             });
         }
         self.shared.counters.accepted(readings, bytes);

@@ -34,6 +34,8 @@ pub struct Health {
     pub conditions: Vec<Condition>,
     /// Organisations whose last flush failed. They do not make the server unready: others are served.
     pub orgs_not_flushing: usize,
+    /// Organisations whose stored data is damaged or missing. Nor do they: others are served.
+    pub orgs_in_trouble: usize,
 }
 
 /// Reads the health without waiting for anything. The program makes one from what it has started.
@@ -75,7 +77,9 @@ pub(crate) async fn ready(state: HttpState) -> Result<Response, HttpError> {
 fn readiness(health: Option<Health>) -> Result<Response, HttpError> {
     let health = health.ok_or_else(HttpError::starting)?;
     if health.conditions.is_empty() {
-        return Ok(Json(json!({"ready": true, "orgs_not_flushing": health.orgs_not_flushing})).into_response());
+        let Health { orgs_not_flushing, orgs_in_trouble, .. } = health;
+        let ready = json!({"ready": true, "orgs_not_flushing": orgs_not_flushing, "orgs_in_trouble": orgs_in_trouble});
+        return Ok(Json(ready).into_response());
     }
     let reason = |condition: Condition| Reason {
         condition: condition.name,
@@ -112,9 +116,9 @@ mod tests {
         assert_eq!(starting.status(), 503);
         assert!(body(starting).await.get("reasons").is_none());
 
-        let organisations = Health { orgs_not_flushing: 3, ..Health::default() };
+        let organisations = Health { orgs_not_flushing: 3, orgs_in_trouble: 2, ..Health::default() };
         let response = readiness(Some(organisations)).expect("ready, whatever an organisation is like");
-        assert_eq!(body(response).await, json!({"ready": true, "orgs_not_flushing": 3}));
+        assert_eq!(body(response).await, json!({"ready": true, "orgs_not_flushing": 3, "orgs_in_trouble": 2}));
 
         let full = Condition {
             name: "wal_full",
@@ -122,7 +126,7 @@ mod tests {
             detail: "the WAL is full".to_owned(),
             hint: "see why nothing is flushed",
         };
-        let unready = refused(Some(Health { conditions: vec![full], orgs_not_flushing: 0 })).expect("refused");
+        let unready = refused(Some(Health { conditions: vec![full], ..Health::default() })).expect("refused");
         assert_eq!(unready.status(), 503);
         assert!(unready.headers().contains_key(header::RETRY_AFTER));
         let document = body(unready).await;

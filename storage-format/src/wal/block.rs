@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 
+use super::file_header::WalFileKind;
 use super::record;
 use crate::checksum::crc32c;
 use crate::coding::Cursor;
@@ -57,7 +58,7 @@ impl WalBlockBuilder {
         (BLOCK_HEADER_BYTES + record::frame_record_bytes(frame_bytes)).next_multiple_of(WAL_SECTOR_BYTES)
     }
 
-    /// Adds a frame's record. LSNs must be consecutive.
+    /// Adds a frame's record. LSNs must be consecutive, in a file of carried records only ascending.
     pub fn push_frame(&mut self, lsn: Lsn, org: OrgId, gateway: GatewayId, received: Millis, frame: &[u8]) {
         self.begin(lsn);
         record::put_frame(&mut self.bytes, lsn, org, gateway, received, frame);
@@ -194,9 +195,10 @@ impl BlockHeader {
     /// Decodes the records of a decrypted block.
     pub(super) fn records(
         plaintext: &Bytes,
+        kind: WalFileKind,
         first_lsn: Lsn,
         offset: u64,
     ) -> Result<Vec<record::WalRecord>, FormatError> {
-        record::decode_all(plaintext, first_lsn, offset)
+        record::decode_all(plaintext, kind, first_lsn, offset)
     }
 }

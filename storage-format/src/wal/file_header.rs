@@ -10,16 +10,45 @@ use FormatErrorKind::{Damaged, Invalid, TooLarge, UnknownVersion};
 
 /// "ICEW"
 const MAGIC: [u8; 4] = *b"ICEW";
-/// The only version that is written.
-const VERSION: u16 = 1;
+/// Version of a file of the log.
+const LOG: u16 = 1;
+/// Version of a file of carried records.
+const CARRIED: u16 = 2;
 /// Offset from which the checksum covers everything.
 const CHECKED_FROM: usize = 12;
 const FIELDS_FROM: usize = 16;
 const KEY_FROM: usize = 48;
 
+/// What a WAL file holds. The version in the header states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WalFileKind {
+    /// A part of the log: every record's LSN is one more than that of the record before it.
+    Log,
+    /// Records of one organisation, copied out of the log: LSNs ascend, with gaps. Written completely or not at all.
+    Carried,
+}
+
+impl WalFileKind {
+    const fn version(self) -> u16 {
+        match self {
+            Self::Log => LOG,
+            Self::Carried => CARRIED,
+        }
+    }
+
+    const fn key_name(self) -> &'static [u8] {
+        match self {
+            Self::Log => b"icecore wal file key 1",
+            Self::Carried => b"icecore wal file key 2",
+        }
+    }
+}
+
 /// Header of a WAL file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalFileHeader {
+    /// What the file holds.
+    pub kind: WalFileKind,
     /// Number of the file.
     pub id: WalFileId,
     /// LSN of the file's first record.
@@ -36,8 +65,8 @@ impl WalFileHeader {
     /// Returns the additional data of the data key's wrapping: all other fields of the header, so that the key does not
     /// unwrap when one of them was altered.
     #[must_use]
-    pub fn key_aad(id: WalFileId, first_lsn: Lsn, file_bytes: u64, created: Millis) -> Vec<u8> {
-        let mut aad = b"icecore wal file key 1".to_vec();
+    pub fn key_aad(kind: WalFileKind, id: WalFileId, first_lsn: Lsn, file_bytes: u64, created: Millis) -> Vec<u8> {
+        let mut aad = kind.key_name().to_vec();
         put_fields(&mut aad, id, first_lsn, file_bytes, created);
         aad
     }
@@ -45,7 +74,7 @@ impl WalFileHeader {
     /// Returns [`WalFileHeader::key_aad`] of this header.
     #[must_use]
     pub fn aad(&self) -> Vec<u8> {
-        Self::key_aad(self.id, self.first_lsn, self.file_bytes, self.created)
+        Self::key_aad(self.kind, self.id, self.first_lsn, self.file_bytes, self.created)
     }
 
     /// Encodes the first page of the file.
@@ -55,7 +84,7 @@ impl WalFileHeader {
         put_fields(&mut fields, self.id, self.first_lsn, self.file_bytes, self.created);
         let mut page = [0; WAL_FILE_HEADER_BYTES];
         page[..4].copy_from_slice(&MAGIC);
-        page[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        page[4..6].copy_from_slice(&self.kind.version().to_le_bytes());
         page[FIELDS_FROM..KEY_FROM].copy_from_slice(&fields);
         page[KEY_FROM..KEY_FROM + WRAPPED_KEY_BYTES].copy_from_slice(self.key.as_bytes());
         let checksum = crc32c(&page[CHECKED_FROM..]);
@@ -75,9 +104,14 @@ impl WalFileHeader {
             return Err(error(Invalid, 0, "not a WAL file: the first four bytes are not ICEW".into()));
         }
         let version = cursor.u16()?;
-        if version != VERSION {
-            return Err(error(UnknownVersion, 4, format!("WAL version {version}, this program reads {VERSION}")));
-        }
+        let kind = match version {
+            LOG => WalFileKind::Log,
+            CARRIED => WalFileKind::Carried,
+            _ => {
+                let detail = format!("WAL version {version}, this program reads {LOG} and {CARRIED}");
+                return Err(error(UnknownVersion, 4, detail));
+            }
+        };
         let reserved = cursor.u16()?;
         let checksum = cursor.u32()?;
         if crc32c(&page[CHECKED_FROM..]) != checksum {
@@ -102,7 +136,7 @@ impl WalFileHeader {
         if file_bytes < WAL_FILE_HEADER_BYTES as u64 || !file_bytes.is_multiple_of(WAL_SECTOR_BYTES as u64) {
             return Err(error(Invalid, 32, format!("{file_bytes} bytes are not a whole number of sectors")));
         }
-        Ok(Self { id, first_lsn, file_bytes, created, key })
+        Ok(Self { kind, id, first_lsn, file_bytes, created, key })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::file_header::WalFileKind;
 use crate::checksum::crc32c;
 use crate::coding::Cursor;
 use crate::limits::FRAME_BYTES_MAX;
@@ -87,9 +88,14 @@ fn checksum_matches(head: &[u8]) -> bool {
     crc32c(copy).to_le_bytes() == head[4..8]
 }
 
-/// Decodes all records of a decrypted block, whose LSNs must be consecutive from `lsn` on. Errors carry `offset`, the
-/// block's offset in the file.
-pub(super) fn decode_all(plaintext: &Bytes, lsn: Lsn, offset: u64) -> Result<Vec<WalRecord>, FormatError> {
+/// Decodes all records of a decrypted block, the first of which has this LSN; the others follow as the file's kind says.
+/// Errors carry `offset`, the block's offset in the file.
+pub(super) fn decode_all(
+    plaintext: &Bytes,
+    file: WalFileKind,
+    lsn: Lsn,
+    offset: u64,
+) -> Result<Vec<WalRecord>, FormatError> {
     let error = |kind, detail: String| FormatError::new(FileKind::Wal, kind, offset, detail);
     let at = |e: FormatError| FormatError { offset, detail: format!("record: {}", e.detail), ..e };
     let mut records = Vec::new();
@@ -119,8 +125,15 @@ pub(super) fn decode_all(plaintext: &Bytes, lsn: Lsn, offset: u64) -> Result<Vec
         }
         head.take(4).map_err(at)?;
         let lsn = Lsn::new(head.u64().map_err(at)?);
-        if lsn != expected {
+        let follows = match file {
+            WalFileKind::Carried if !records.is_empty() => lsn >= expected,
+            WalFileKind::Log | WalFileKind::Carried => lsn == expected,
+        };
+        if !follows {
             return Err(error(Invalid, format!("LSN {lsn} where {expected} was expected")));
+        }
+        if kind == KIND_CLOSED && file == WalFileKind::Carried {
+            return Err(error(Invalid, "a record of a clean close among carried records".into()));
         }
         let kind = if kind == KIND_CLOSED {
             WalRecordKind::Closed

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use super::block::{BlockHeader, WalFileKey};
-use super::file_header::WalFileHeader;
+use super::file_header::{WalFileHeader, WalFileKind};
 use super::record::{WalRecord, WalRecordKind};
 use crate::encryption::{SecretKey, WrappedKey};
 use crate::limits::{WAL_FILE_HEADER_BYTES, WAL_SECTOR_BYTES};
@@ -29,7 +29,7 @@ pub struct WalBlock {
     pub offset: u64,
     /// Size of the block.
     pub bytes: u64,
-    /// Records of the block, at least one, with consecutive LSNs.
+    /// Records of the block, at least one, with consecutive LSNs, or in a file of carried records with ascending ones.
     pub records: Vec<WalRecord>,
 }
 
@@ -133,10 +133,14 @@ impl WalScan<'_> {
         if self.closed {
             return Err(error("a block follows the record of a clean close".into()));
         }
-        if header.first_lsn != self.next_lsn {
+        let follows = match self.header.kind {
+            WalFileKind::Carried if self.last_block.is_some() => header.first_lsn >= self.next_lsn,
+            WalFileKind::Log | WalFileKind::Carried => header.first_lsn == self.next_lsn,
+        };
+        if !follows {
             return Err(error(format!("LSN {} where {} was expected", header.first_lsn, self.next_lsn)));
         }
-        let records = BlockHeader::records(&plaintext, header.first_lsn, offset as u64)?;
+        let records = BlockHeader::records(&plaintext, self.header.kind, header.first_lsn, offset as u64)?;
         if let Some(last) = records.last() {
             self.closed = last.kind == WalRecordKind::Closed;
             self.next_lsn = last.lsn.next().ok_or_else(|| error("the LSN is the last possible one".into()))?;
@@ -155,6 +159,9 @@ impl WalScan<'_> {
             let end = if self.closed { WalEnd::Closed } else { WalEnd::Open { offset: offset as u64 } };
             return Ok(end);
         };
+        if self.header.kind == WalFileKind::Carried {
+            return damaged("no valid block, in a file that is written completely or not at all".into());
+        }
         if let Some(later) = self.later_block(offset) {
             return damaged(format!(
                 "no valid block, although one follows at byte {later}: damaged after it was written"

@@ -58,10 +58,11 @@ fn wal_file(blocks: &[Vec<usize>], closed: bool, spare_sectors: usize) -> (Vec<u
     }
     offsets.push(WAL_FILE_HEADER_BYTES + body.len());
     let file_bytes = (WAL_FILE_HEADER_BYTES + body.len() + spare_sectors * WAL_SECTOR_BYTES) as u64;
+    let kind = WalFileKind::Log;
     let (id, first_lsn, created) = (WalFileId::FIRST, Lsn::new(FIRST_LSN), Millis::EPOCH);
-    let aad = WalFileHeader::key_aad(id, first_lsn, file_bytes, created);
-    let header =
-        WalFileHeader { id, first_lsn, file_bytes, created, key: wrap_key(&master(), &key, [0x33; NONCE_BYTES], &aad) };
+    let aad = WalFileHeader::key_aad(kind, id, first_lsn, file_bytes, created);
+    let wrapped = wrap_key(&master(), &key, [0x33; NONCE_BYTES], &aad);
+    let header = WalFileHeader { kind, id, first_lsn, file_bytes, created, key: wrapped };
     let mut file = header.encode().to_vec();
     assert_eq!(WalFileHeader::decode(&file).as_ref(), Ok(&header));
     file.extend_from_slice(&body);
@@ -293,4 +294,46 @@ proptest! {
             prop_assert_eq!(&file[offsets[block]..offsets[block + 1]], &original[offsets[block]..offsets[block + 1]]);
         }
     }
+}
+
+/// Creates a file of carried records with these LSNs, block by block.
+fn carried(blocks: &[&[u64]], spare_sectors: usize) -> Vec<u8> {
+    let (key, mut builder, mut body) = (SecretKey::from_bytes([0x22; 32]), WalBlockBuilder::new(), Vec::new());
+    for lsns in blocks {
+        for &lsn in *lsns {
+            let (org, gateway) = (OrgId::new(5).expect("id"), GatewayId::new(7).expect("id"));
+            builder.push_frame(Lsn::new(lsn), org, gateway, Millis::EPOCH, &frame_bytes(700, 1));
+        }
+        let offset = (WAL_FILE_HEADER_BYTES + body.len()) as u64;
+        body.extend_from_slice(builder.seal(&WalFileKey::new(&key), offset));
+    }
+    body.resize(body.len() + spare_sectors * WAL_SECTOR_BYTES, 0);
+    let (kind, id, first_lsn) =
+        (WalFileKind::Carried, WalFileId::new(blocks[0][0]).expect("id"), Lsn::new(blocks[0][0]));
+    let (file_bytes, created) = ((WAL_FILE_HEADER_BYTES + body.len()) as u64, Millis::EPOCH);
+    let aad = WalFileHeader::key_aad(kind, id, first_lsn, file_bytes, created);
+    let wrapped = wrap_key(&master(), &key, [0x33; NONCE_BYTES], &aad);
+    let mut file = WalFileHeader { kind, id, first_lsn, file_bytes, created, key: wrapped }.encode().to_vec();
+    file.extend_from_slice(&body);
+    file
+}
+
+#[test]
+fn carried_records_leave_out_numbers_and_never_go_back() {
+    let file = carried(&[&[4, 5, 9], &[12]], 0);
+    let mut blocks = scan_wal(&file, &unwrap).expect("a header");
+    let lsns: Vec<u64> = blocks.by_ref().flat_map(|block| block.expect("valid").records).map(|r| r.lsn.get()).collect();
+    assert_eq!((lsns.as_slice(), blocks.header().kind), (&[4, 5, 9, 12][..], WalFileKind::Carried));
+    assert!(matches!(blocks.end(), Some(WalEnd::Open { offset }) if offset == file.len() as u64));
+    for wrong in [&[&[4, 5, 5][..]][..], &[&[4, 9], &[8]], &[&[4, 9], &[9]]] {
+        assert!(scan(&carried(wrong, 0)).1.is_err(), "{wrong:?}");
+    }
+    let mut cut = file.clone();
+    cut[WAL_FILE_HEADER_BYTES..].fill(0);
+    cut[WAL_FILE_HEADER_BYTES + 700] = 1;
+    expect_damage(scan(&cut), 0, WAL_FILE_HEADER_BYTES);
+    // The same bytes in the log would have a gap: the version is bound to the key.
+    let mut log = file;
+    log[4] = 1;
+    assert!(scan(&log).1.is_err());
 }
