@@ -13,9 +13,9 @@ const ENGINE: &[Room<'static>] = &[
     (
         "engine",
         &[
-            "append", "buffer", "carried", "commit", "compact", "config", "error", "flush", "garbage", "health", "keys",
-            "last", "limits", "maintain", "manifest", "metrics", "org", "recover", "retain", "segments", "snapshot",
-            "trouble", "wal",
+            "append", "buffer", "carried", "commit", "compact", "config", "error", "flush", "garbage", "health",
+            "keys", "last", "limits", "maintain", "manifest", "metrics", "org", "recover", "retain", "segments",
+            "snapshot", "trouble", "wal",
         ],
     ),
     ("append", &["apply", "error", "health", "org", "planted", "sync", "wal"]),

@@ -254,7 +254,13 @@ impl RecoveryHost for Host<'_> {
                 Ok(manifest) => max = max.max(manifest.lsn_covered()),
                 // Half made: a crash came between its key and its first manifest. Nothing of it was ever flushed.
                 Err(ManifestError::NotFound(_)) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => match EngineError::from(error) {
+                    // If it covers more than the new log's beginning, it is not served before the log is past that.
+                    error if error.is_of_one_org() => {
+                        tracing::warn!(%error, "how far an organisation was flushed cannot be read; the log begins without it");
+                    }
+                    error => return Err(error),
+                },
             }
         }
         Ok(max)
