@@ -1,14 +1,31 @@
 #!/usr/bin/env bash
-# What the tests need beyond a Rust toolchain and a C compiler: DuckDB, as a Parquet reader that is not ours.
-# It goes into a virtual environment in the user's cache, once; `tests/e2e` finds it by the same path.
+# What the tests need beyond a Rust toolchain and a C compiler: DuckDB, as a Parquet reader that is not ours, and
+# VersityGW, as an S3 server. They go into the user's cache, once; the tests find them by the same paths.
 set -euo pipefail
 
-venv="${XDG_CACHE_HOME:-$HOME/.cache}/icecore/test-venv"
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/icecore"
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# An S3 server that refuses conditional writes as Amazon's does. Pinned: earlier ones overwrote.
+versitygw=v1.8.0
+if [ "$(cat "$cache/bin/versitygw.version" 2>/dev/null)" != "$versitygw" ] || [ ! -x "$cache/bin/versitygw" ]; then
+    if ! command -v go >/dev/null; then
+        echo "installing Go (for the S3 server that the tests use)"
+        as_root apt-get update -qq
+        as_root apt-get install -y -qq golang-go
+    fi
+    echo "installing VersityGW $versitygw into $cache/bin (a few minutes)"
+    mkdir -p "$cache/bin"
+    GOBIN="$cache/bin" go install "github.com/versity/versitygw/cmd/versitygw@$versitygw"
+    echo "$versitygw" >"$cache/bin/versitygw.version"
+fi
+
+venv="$cache/test-venv"
 if [ -x "$venv/bin/python" ] && "$venv/bin/python" -c 'import duckdb' 2>/dev/null; then
     exit 0
 fi
 
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     echo "installing Python with venv (for the DuckDB reader that the tests use)"
     as_root apt-get update -qq

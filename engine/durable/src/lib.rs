@@ -19,6 +19,8 @@ pub use files::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};
 pub use random::{Random, SystemRandom};
 pub use spawn::Spawn;
 pub use store::{
-    Fault, FaultStore, LocalDurable, LocalDurableError, Operation, PutError, PutOutcome, is_fatal, object_path,
-    put_create, read_object,
+    BindingError, CacheCounts, CachedStore, CountedStore, Fault, FaultStore, LocalDurable, LocalDurableError,
+    Operation, Provider, PutError, PutOutcome, RemoteSettings, RequestCounts, RequestKind, StoreRequests,
+    StoreSetupError, StoreUrl, StoreUrlError, bind, check_address, check_unbound, is_fatal, object_path, open_remote,
+    past_cache, put_create, read_object,
 };

@@ -3,13 +3,14 @@
 //! Crash consistency: an object is made with create-if-absent, so it is there whole or not at all. A put that was
 //! answered with an error may have been applied: the name is read back and compared byte for byte (what is written
 //! holds a fresh nonce or key, so equal bytes are ours). Only what is known not to be there is put again, and only a
-//! few times: the clients of remote stores have their own patience and back-off inside one call.
+//! few times: remote stores have their own patience and pauses inside one call (`remote.rs`).
 
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
 use super::local_durable::LocalDurableError;
+use super::remote::is_tried_enough;
 
 /// How often one put is tried.
 const ATTEMPTS_MAX: u32 = 3;
@@ -108,7 +109,7 @@ pub async fn put_create(store: &dyn ObjectStore, path: &Path, bytes: &Bytes) -> 
                 Err(_) => return Err(PutError::MayHaveHappened { path: name(), source: error }),
             }
         }
-        if attempt == ATTEMPTS_MAX || is_permanent(&error) {
+        if attempt == ATTEMPTS_MAX || is_permanent(&error) || is_tried_enough(&error) {
             // Not there now; but what was under way may still arrive.
             return Err(if certain {
                 PutError::DidNotHappen { path: name(), source: error }

@@ -1,0 +1,118 @@
+//! The HTTP beneath a remote store: counts each request, and gives each a time that grows with its bytes.
+//!
+//! Requests run on the runtime of the network, because flushes and queries run on runtimes that can wait but not talk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+    SpawnService,
+};
+use object_store::{ClientOptions, HeaderValue};
+use tokio::runtime::Handle;
+
+use super::requests::{RequestKind, StoreRequests};
+
+/// The slowest connection that a large object still goes through: 1 MiB a second.
+const BYTES_PER_SECOND_MIN: u64 = 1024 * 1024;
+
+/// Makes clients that count.
+#[derive(Debug, Clone)]
+pub(super) struct CountingConnector {
+    pub(super) requests: Arc<StoreRequests>,
+    /// Time of a request without bytes.
+    pub(super) request_time_max: Duration,
+    pub(super) runtime: Handle,
+    /// Whether an upload in parts is completed only if its name is free. The library has no way to ask for that.
+    pub(super) create_only: bool,
+}
+
+impl HttpConnector for CountingConnector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let client = ReqwestConnector::default().connect(options)?;
+        let counting = Counting { client, connector: self.clone() };
+        Ok(HttpClient::new(SpawnService::new(counting, self.runtime.clone())))
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Counting {
+    client: HttpClient,
+    connector: CountingConnector,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no response within {0:?}")]
+struct TimedOut(Duration);
+
+#[async_trait]
+impl HttpService for Counting {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if self.connector.create_only && completes_upload(&request) {
+            // Not among the headers that are signed, which need not be all.
+            request.headers_mut().insert("if-none-match", HeaderValue::from_static("*"));
+        }
+        let kind = kind_of(&request);
+        let requests = &self.connector.requests;
+        let bytes = request.body().content_length() as u64;
+        if matches!(kind, RequestKind::Put) {
+            requests.sent(kind, bytes);
+        }
+        let time_max = self.connector.request_time_max + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
+        let called = tokio::time::timeout(time_max, self.client.execute(request)).await;
+        let response = called.unwrap_or_else(|_| Err(HttpError::new(HttpErrorKind::Timeout, TimedOut(time_max))));
+        let ok = response.as_ref().is_ok_and(|response| is_answer(response.status().as_u16()));
+        requests.count(kind, ok);
+        if let (RequestKind::Get, Ok(response)) = (kind, &response)
+            && response.status().is_success()
+        {
+            requests.received(kind, content_length(response));
+        }
+        response
+    }
+}
+
+/// Does a response with this status say how things stand: done, not there, there already, not changed?
+fn is_answer(status: u16) -> bool {
+    matches!(status, 200..=299 | 304 | 404 | 409 | 412)
+}
+
+fn content_length(response: &HttpResponse) -> u64 {
+    let length = response.headers().get("content-length").and_then(|length| length.to_str().ok());
+    length.and_then(|length| length.parse().ok()).unwrap_or(0)
+}
+
+fn completes_upload(request: &HttpRequest) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    request.method().as_str() == "POST" && query.split('&').any(|part| part.starts_with("uploadId="))
+}
+
+/// What a request is billed as, by its method and query. Requests for credentials go elsewhere, to paths of their own,
+/// and are told apart as far as their form allows.
+fn kind_of(request: &HttpRequest) -> RequestKind {
+    let query = request.uri().query().unwrap_or_default();
+    let asks = |name: &str| query.split('&').any(|part| part.split('=').next() == Some(name));
+    let headers = request.headers();
+    let copies = ["x-amz-copy-source", "x-goog-copy-source", "x-ms-copy-source"];
+    match request.method().as_str() {
+        "PUT" if copies.iter().any(|name| headers.contains_key(*name)) => RequestKind::Copy,
+        "PUT" => RequestKind::Put,
+        "GET" if asks("list-type") || query.contains("comp=list") => RequestKind::List,
+        "GET"
+            if ["x-aws-ec2-metadata-token", "metadata-flavor", "metadata"]
+                .iter()
+                .any(|name| headers.contains_key(*name)) =>
+        {
+            RequestKind::Other
+        }
+        "GET" => RequestKind::Get,
+        "HEAD" => RequestKind::Head,
+        "DELETE" => RequestKind::Delete,
+        "POST" if asks("delete") || query.contains("comp=batch") => RequestKind::Delete,
+        // Begins or completes an upload in parts.
+        "POST" if asks("uploads") || asks("uploadId") => RequestKind::Put,
+        _ => RequestKind::Other,
+    }
+}
