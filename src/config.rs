@@ -13,9 +13,11 @@ use problem::{Context, Problem, Result};
 
 mod raw;
 mod resolved;
+mod store;
 mod unit;
 
 pub use resolved::{Config, IngestConfig, LogConfig, LogFormat};
+pub use store::StoreConfig;
 pub(crate) use unit::duration as parse_duration;
 
 /// The default configuration with comments: what `init` writes.

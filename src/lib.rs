@@ -12,6 +12,7 @@ pub mod open_files;
 mod opened;
 pub mod ports;
 pub mod serve;
+pub mod store;
 pub mod telemetry;
 
 use local::advice;

@@ -3,36 +3,37 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use engine::{Clock, Engine, EngineParts, LocalDurable, MasterKey, RealFiles, SystemClock, SystemRandom};
+use engine::{Clock, Engine, EngineParts, MasterKey, RealFiles, SystemClock, SystemRandom};
 use local::Resources;
 
 use crate::advice::Advise as _;
 use crate::config::{self, Config, Overrides};
+use crate::store::{self, Away, OpenStore};
 use control::data_dir::{DataDir, DirLock};
 use control::master_key;
-use problem::{Context, Problem, Result};
+use problem::{Problem, Result};
 use storage_format::encryption::SecretKey;
 
-/// Opens the engine over a data directory's files; recovers what is in its log.
+/// Opens the engine over a data directory's files and its store; recovers what is in its log.
 pub(crate) async fn open_engine(
     data: &DataDir,
     config: &Config,
     master_key: SecretKey,
     clock: Arc<dyn Clock>,
+    store: &OpenStore,
+    away: Away,
 ) -> Result<Arc<Engine>> {
     let random = Arc::new(SystemRandom);
-    let store = LocalDurable::open(data.store(), data.staging())
-        .context(|| format!("cannot open the object store {}", data.store().display()))?;
-    let parts = EngineParts {
+    let keys = Arc::new(MasterKey::new(master_key, random.clone()));
+    let parts = || EngineParts {
         files: Arc::new(RealFiles),
-        store: Arc::new(store),
-        keys: Arc::new(MasterKey::new(master_key, random.clone())),
-        clock,
-        random,
+        store: Arc::clone(&store.store),
+        keys: keys.clone(),
+        clock: Arc::clone(&clock),
+        random: random.clone(),
     };
     tracing::info!(data_dir = %data.path().display(), "recovering");
-    let engine = Engine::open(config.engine(data.path()), parts).await;
-    engine.map_err(|error| Problem::new("the engine does not start").detail(error))
+    store.open_engine(data, &config.engine(data.path()), parts, clock.as_ref(), away).await
 }
 
 /// A data directory that a command has for itself.
@@ -51,7 +52,8 @@ impl Opened {
         let master_key = master_key::load_master_key(&data.keys()).advise()?;
         master_key::verify_check(&control, &master_key).await.advise()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let engine = open_engine(data, &config, master_key, Arc::clone(&clock)).await?;
+        let store = store::open(data, &config.store, &clock)?;
+        let engine = open_engine(data, &config, master_key, Arc::clone(&clock), &store, Away::Fail).await?;
         Ok(Self { resources: Resources { engine, control, clock }, _lock: lock })
     }
 

@@ -23,6 +23,7 @@ use crate::health;
 use crate::open_files;
 use crate::opened::open_engine;
 use crate::ports::{Directory, Now, Sink};
+use crate::store::{self, Away};
 use crate::telemetry::Metrics;
 use control::data_dir::{DataDir, DirLock};
 use control::master_key;
@@ -119,15 +120,22 @@ impl Running {
 
         let standings = Standings::start(&control).await.advise()?;
         let (backend, ready) = watch::channel(None);
-        let render = metrics.clone();
-        let render = Arc::new(move || render.render());
+        let store = store::open(data, &config.store, &clock)?;
+        store::describe();
+        let render = {
+            let (metrics, store) = (metrics.clone(), store.clone());
+            Arc::new(move || {
+                store.publish();
+                metrics.render()
+            })
+        };
         let turns = Turns::new(&config.query);
         let state = HttpState::new(config.http.clone(), turns.clone(), standings.clone(), render, ready);
         let http = HttpServer::start(&config, state).await?;
         let (commands, serving) = watch::channel(None);
         let door = open_door(data, &lock, serving);
 
-        let engine = open_engine(data, &config, master_key, Arc::clone(&clock)).await?;
+        let engine = open_engine(data, &config, master_key, Arc::clone(&clock), &store, Away::Wait).await?;
         let query = QueryEngine::with_spill_dir(
             Arc::clone(&engine),
             config.query.clone(),

@@ -48,8 +48,10 @@ pub use carried::CarriedFile;
 pub use config::EngineConfig;
 pub use doctor::{Doctor, DoctorProgress, Examined, FaultKind, Finding, LogState};
 pub use durable::{
-    Clock, Dir, Fault, FaultStore, File, FileLock, Files, LocalDurable, LocalDurableError, Operation, PutError,
-    PutOutcome, Random, RealFiles, Spawn, SystemClock, SystemRandom, is_fatal, put_create,
+    BindingError, CacheCounts, CachedStore, Clock, CountedStore, Dir, Fault, FaultStore, File, FileLock, Files,
+    LocalDurable, LocalDurableError, Operation, Provider, PutError, PutOutcome, Random, RealFiles, RemoteSettings,
+    RequestCounts, RequestKind, Spawn, StoreRequests, StoreSetupError, StoreUrl, StoreUrlError, SystemClock,
+    SystemRandom, bind, check_address, check_unbound, is_fatal, open_remote, put_create, read_object,
 };
 #[cfg(any(test, feature = "fault"))]
 pub use durable::{FaultCounts, FaultRates, FaultyFiles, Loss, SyncKind};

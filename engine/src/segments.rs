@@ -18,7 +18,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use durable::{Random, is_fatal, object_path};
+use durable::{Random, is_fatal, object_path, past_cache};
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, ObjectStore};
 use parquet::encryption::decrypt::FileDecryptionProperties;
@@ -134,13 +134,15 @@ pub struct Segments {
     keys: Arc<OrgKeys>,
     random: Arc<dyn Random>,
     row_group_rows: NonZeroUsize,
+    /// Whether a cache before the store must not answer.
+    past_cache: bool,
 }
 
 impl Segments {
     /// The segments in this store.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, keys: Arc<OrgKeys>, random: Arc<dyn Random>) -> Self {
-        Self { store, keys, random, row_group_rows: ROW_GROUP_ROWS_MAX }
+        Self { store, keys, random, row_group_rows: ROW_GROUP_ROWS_MAX, past_cache: false }
     }
 
     /// The same, written with row groups of at most so many rows.
@@ -166,16 +168,17 @@ impl Segments {
 
     /// The metadata, and the segment's bytes if all of it was read because of that: at first, `guess` bytes of its end are.
     async fn open(&self, org: OrgId, entry: &SegmentEntry, guess: u64) -> Result<Opened, SegmentReadError> {
+        let mut read = self.read_metadata(org, entry, guess).await;
         let mut attempt = 1;
-        loop {
-            match self.read_metadata(org, entry, guess).await {
-                Err(error) if error.is_damage() && attempt < READ_ATTEMPTS => {
-                    attempt += 1;
-                    warn_reread(&error);
-                }
-                result => return result,
-            }
+        while let Err(error) = &read
+            && error.is_damage()
+            && attempt < READ_ATTEMPTS
+        {
+            attempt += 1;
+            warn_reread(error);
+            read = self.past_cache().read_metadata(org, entry, guess).await;
         }
+        read
     }
 
     async fn read_metadata(&self, org: OrgId, entry: &SegmentEntry, guess: u64) -> Result<Opened, SegmentReadError> {
@@ -239,14 +242,41 @@ impl Segments {
         ranges: &[std::ops::Range<u64>],
     ) -> Result<Vec<Bytes>, SegmentReadError> {
         let name = entry.object_key(org);
-        let read = self.store.get_ranges(&object_path(&name), ranges).await;
+        let read = self.get_ranges(&object_path(&name), ranges).await;
         let read = read.map_err(|source| store_error(name, source))?;
         check_ranges(name, ranges, &read)?;
         Ok(read)
     }
 
+    /// The same segments, read from the store itself: a cache before it may hold what was damaged on its way, or what
+    /// was damaged in the store until somebody mended it.
+    fn past_cache(&self) -> Self {
+        Self { past_cache: true, ..self.clone() }
+    }
+
+    fn options(&self, range: GetRange) -> GetOptions {
+        let options = GetOptions { range: Some(range), ..GetOptions::default() };
+        if self.past_cache { past_cache(options) } else { options }
+    }
+
+    async fn get_ranges(&self, path: &Path, ranges: &[std::ops::Range<u64>]) -> Result<Vec<Bytes>, Error> {
+        if !self.past_cache {
+            return self.store.get_ranges(path, ranges).await;
+        }
+        // All between the first and the last in one request: the columns of a row group are neighbours.
+        let (Some(start), Some(end)) =
+            (ranges.iter().map(|range| range.start).min(), ranges.iter().map(|range| range.end).max())
+        else {
+            return Ok(Vec::new());
+        };
+        let all = self.store.get_opts(path, self.options(GetRange::Bounded(start..end))).await?.bytes().await?;
+        let at = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX).min(all.len());
+        // What is too short is found by whoever knows how long it should be.
+        Ok(ranges.iter().map(|range| all.slice(at(range.start)..at(range.end).max(at(range.start)))).collect())
+    }
+
     async fn range(&self, name: &ObjectKey, range: std::ops::Range<u64>) -> Result<Bytes, SegmentReadError> {
-        let read = self.store.get_ranges(&object_path(name), std::slice::from_ref(&range)).await;
+        let read = self.get_ranges(&object_path(name), std::slice::from_ref(&range)).await;
         let read = read.map_err(|source| store_error(*name, source))?;
         let bytes = read.into_iter().next().unwrap_or_default();
         check_length(&range, &bytes).map_err(|source| SegmentReadError::Object { name: *name, source })?;
@@ -276,7 +306,7 @@ impl Segments {
 
     /// At most the last `bytes` of an object, and its length.
     async fn end(&self, path: &Path, name: &ObjectKey, bytes: u64) -> Result<(Bytes, u64), SegmentReadError> {
-        let options = GetOptions { range: Some(GetRange::Suffix(bytes)), ..GetOptions::default() };
+        let options = self.options(GetRange::Suffix(bytes));
         let got = self.store.get_opts(path, options).await.map_err(|source| store_error(*name, source))?;
         let length = got.meta.size;
         Ok((got.bytes().await.map_err(|source| store_error(*name, source))?, length))

@@ -9,6 +9,7 @@ use super::offline::manifests;
 use super::table::text_table;
 use super::{DataDirArgs, block_on, output};
 use crate::advice::Advise as _;
+use crate::config::{self, Overrides, StoreConfig};
 use control::data_dir::DataDir;
 use problem::Result;
 
@@ -110,9 +111,13 @@ fn show(manifest: &Value) -> Result<()> {
 
 /// One line per object, below the table: as wide as they are, nobody could read or copy them in it.
 fn paths(data: &DataDir, manifest: &Value) -> Result<()> {
-    let store = data.store();
+    let config = config::load(&data.config(), &Overrides::default())?;
+    let place = match &config.store {
+        StoreConfig::Local => data.store().display().to_string(),
+        StoreConfig::Remote { settings, .. } => settings.url.to_string(),
+    };
     for segment in list(manifest, "segments") {
-        output::line(store.join(field(segment, "key")).display())?;
+        output::line(format_args!("{place}/{}", field(segment, "key")))?;
     }
     Ok(())
 }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use engine::{EngineParts, ManifestStore, MasterKey, OrgKeys, RealFiles, SystemClock, SystemRandom};
-use object_store::local::LocalFileSystem;
+use engine::{Clock, EngineParts, ManifestStore, MasterKey, OrgKeys, RealFiles, SystemClock, SystemRandom};
 use storage_format::encryption::SecretKey;
 
 use crate::advice::Advise as _;
+use crate::config::{self, Overrides};
 use control::data_dir::DataDir;
 use control::master_key;
 use problem::{Context, Problem, Result};
@@ -45,14 +45,15 @@ pub(super) fn master_key(data: &DataDir) -> Result<SecretKey> {
 
 /// What an engine would be opened with. Nothing is opened or changed by this.
 pub(super) fn parts(data: &DataDir) -> Result<EngineParts> {
-    let store = LocalFileSystem::new_with_prefix(data.store())
-        .context(|| format!("cannot open the object store {}", data.store().display()))?;
+    let config = config::load(&data.config(), &Overrides::default())?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let store = crate::store::open_read_only(data, &config.store, &clock)?;
     let random = Arc::new(SystemRandom);
     Ok(EngineParts {
         files: Arc::new(RealFiles),
-        store: Arc::new(store),
+        store,
         keys: Arc::new(MasterKey::new(master_key(data)?, random.clone())),
-        clock: Arc::new(SystemClock::new()),
+        clock,
         random,
     })
 }

@@ -15,7 +15,8 @@ use problem::{Context, Problem, Result};
 /// Run the server on a data directory until SIGTERM or SIGINT.
 ///
 /// Gateways connect over QUIC (UDP), programs over HTTP (TCP). A second signal ends the process at once; nothing that
-/// was acknowledged is lost by that. Logs go to stderr.
+/// was acknowledged is lost by that. Logs go to stderr. Segments are kept in the data directory, or in a bucket that
+/// `[store]` in the configuration names.
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     #[command(flatten)]

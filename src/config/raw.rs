@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use serde::Deserialize;
 
+use super::store::RawStore;
 use super::unit::{ByteSize, Span};
 
 /// All sections.
@@ -14,6 +15,7 @@ pub(super) struct RawConfig {
     pub(super) http: RawHttp,
     pub(super) engine: RawEngine,
     pub(super) query: RawQuery,
+    pub(super) store: RawStore,
     pub(super) log: RawLog,
 }
 

@@ -11,6 +11,7 @@ use server::HttpConfig;
 use storage_format::Millis;
 
 use super::raw::{RawConfig, RawEngine, RawHttp, RawIngest, RawLog, RawLogFormat, RawQuery};
+use super::store::StoreConfig;
 use super::unit::ByteSize;
 
 /// The whole configuration.
@@ -25,6 +26,8 @@ pub struct Config {
     pub query: QueryLimits,
     /// Memory for segments' metadata, in bytes.
     pub metadata_cache_bytes_max: usize,
+    /// Where objects are kept.
+    pub store: StoreConfig,
     /// Logs.
     pub log: LogConfig,
 }
@@ -104,6 +107,7 @@ pub(super) fn resolve(raw: RawConfig) -> Result<Config, Rule> {
         engine: engine_config(&raw.engine)?,
         query: query(&raw.query, &raw.http)?,
         metadata_cache_bytes_max,
+        store: super::store::resolve(raw.store)?,
         log: log(raw.log),
     })
 }
@@ -120,7 +124,7 @@ fn at_least_one(key: &str, value: usize) -> Result<usize, Rule> {
     if value == 0 { Err(format!("{key} must not be 0")) } else { Ok(value) }
 }
 
-fn not_zero(key: &str, value: Duration) -> Result<Duration, Rule> {
+pub(super) fn not_zero(key: &str, value: Duration) -> Result<Duration, Rule> {
     if value.is_zero() { Err(format!("{key} must not be 0")) } else { Ok(value) }
 }
 

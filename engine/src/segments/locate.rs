@@ -24,17 +24,18 @@ struct Part {
 }
 
 impl Segments {
-    /// Reads a whole segment, and tells where the first damage is.
+    /// Reads a whole segment from the store itself, and tells where the first damage is.
     ///
     /// # Errors
     /// [`SegmentReadError`], with the offset of the first page that does not decode.
     pub async fn verify(&self, org: OrgId, entry: &SegmentEntry) -> Result<(), SegmentReadError> {
-        let metadata = self.metadata(org, entry).await?;
+        let this = self.past_cache();
+        let metadata = this.metadata(org, entry).await?;
         for row_group in 0..metadata.num_row_groups() {
             for column in 0..metadata.row_group(row_group).num_columns() {
                 let part = Part { row_group, column, rows: None };
-                if let Err(error) = self.decode(org, entry, &metadata, &part).await {
-                    return Err(self.narrow(org, entry, &metadata, &part, error).await);
+                if let Err(error) = this.decode(org, entry, &metadata, &part).await {
+                    return Err(this.narrow(org, entry, &metadata, &part, error).await);
                 }
             }
         }

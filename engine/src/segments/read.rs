@@ -187,6 +187,7 @@ impl State {
                 Err(error) if error.is_damage() && self.damaged + 1 < READ_ATTEMPTS => {
                     self.damaged += 1;
                     self.whole = None;
+                    self.segments = self.segments.past_cache();
                     warn_reread(&error);
                     let decoder = self.plan.decoder(self.done_rows);
                     self.decoder = decoder.map_err(|source| SegmentReadError::Parquet { name, source })?;
