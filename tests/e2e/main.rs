@@ -17,5 +17,6 @@ mod other_reader;
 mod path;
 mod pressure;
 mod readings;
+mod remote;
 mod server;
 mod times;

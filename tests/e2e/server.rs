@@ -70,6 +70,19 @@ impl From<Output> for Printed {
     }
 }
 
+/// A data directory with other settings.
+pub(crate) struct Again<'a> {
+    of: &'a Icecore,
+    more: Vec<(String, String)>,
+}
+
+impl Again<'_> {
+    /// A server start that must end by itself, with what it printed.
+    pub(crate) fn start_refused(&self) -> Printed {
+        self.of.start_refused_with(&self.more)
+    }
+}
+
 /// The program under test; `ICECORE` names another build of it.
 fn program() -> std::ffi::OsString {
     std::env::var_os("ICECORE").unwrap_or_else(|| env!("CARGO_BIN_EXE_icecore").into())
@@ -141,6 +154,11 @@ impl Icecore {
             environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             limit: None,
         }
+    }
+
+    /// The same data directory with other settings; no server is started by it unless told to.
+    pub(crate) fn again_with(&self, more: &[(&str, &str)]) -> Again<'_> {
+        Again { of: self, more: more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect() }
     }
 
     /// From the next start on the server has this limit, in words of the shell's `ulimit`; commands have none.
@@ -249,8 +267,17 @@ impl Icecore {
 
     /// A server start that must end by itself, with what it printed.
     pub(crate) fn start_refused(&self) -> Printed {
-        let mut process =
-            self.serve().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
+        self.again_with(&[]).start_refused()
+    }
+
+    fn start_refused_with(&self, more: &[(String, String)]) -> Printed {
+        let mut process = self
+            .serve()
+            .envs(more.iter().cloned())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
         let begun = Instant::now();
         while process.try_wait().expect("the process can be asked").is_none() {
             if begun.elapsed() > PATIENCE {
