@@ -66,10 +66,16 @@ pub struct EngineConfig {
     pub compaction: bool,
     /// Interval at which it is looked whether there are segments to merge. Default 10 s.
     pub compaction_interval: Duration,
-    /// Segments of one merge together at most, in bytes: bounds its memory, which is about that, and how large segments
-    /// become. Default 256 MiB.
+    /// Fewest small segments that are merged while more may come to their window: more of them mean fewer requests of the
+    /// store, fewer mean fewer small segments. At least 2. Default 12.
+    pub compaction_inputs_min: usize,
+    /// How long nothing must have come to a window that is over before its segments are merged until three are left.
+    /// Until then late readings are merged by size, so that they cost little however they come. Default 1 h.
+    pub compaction_settle: Duration,
+    /// Segments of all merges under way together at most, in bytes: bounds their memory, which is about that, and how
+    /// large segments become. Default 256 MiB.
     pub compaction_bytes_max: u64,
-    /// Bytes of segments read for merges in a second, at most. Default 8 MiB.
+    /// Bytes of segments read for merges in the background in a second, at most. Default 8 MiB.
     pub compaction_rate_bytes_max: u64,
     /// Last readings of all organisations together, in bytes of memory: past it those that were not asked for the longest
     /// go, and are read from segments again when they are. A logger takes some 60 bytes. Default 64 MiB.
@@ -105,6 +111,8 @@ impl EngineConfig {
             garbage_delay: Duration::from_secs(15 * 60),
             compaction: false,
             compaction_interval: Duration::from_secs(10),
+            compaction_inputs_min: 12,
+            compaction_settle: Duration::from_secs(3600),
             compaction_bytes_max: 256 * MIB,
             compaction_rate_bytes_max: 8 * MIB,
             last_readings_bytes_max: LAST_READINGS_BYTES_MAX,
@@ -118,7 +126,7 @@ impl EngineConfig {
     /// # Errors
     /// [`EngineErrorKind::Invalid`], naming the setting.
     pub fn check(&self) -> Result<(), EngineError> {
-        let rules: [(bool, &'static str); 13] = [
+        let rules: [(bool, &'static str); 14] = [
             (self.flush_concurrency >= 1, "flush_concurrency must be at least 1"),
             // A file has 32,767 row groups at most, and a write buffer some four million rows.
             (self.row_group_rows.get() >= 1024, "row_group_rows must be at least 1,024"),
@@ -139,6 +147,7 @@ impl EngineConfig {
             (self.wal_bytes_max >= 4 * self.wal_file_bytes, "wal_bytes_max must be at least four times wal_file_bytes"),
             (self.buffer_bytes_max >= limits::BUFFER_BYTES_LEAST, "buffer_bytes_max must be at least 32 MiB"),
             (!self.compaction_interval.is_zero(), "compaction_interval must be over zero"),
+            (self.compaction_inputs_min >= 2, "compaction_inputs_min must be at least 2"),
             (self.compaction_rate_bytes_max >= 1, "compaction_rate_bytes_max must be at least 1"),
             (!self.garbage_delay.is_zero(), "garbage_delay must be over zero"),
             (

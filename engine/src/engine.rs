@@ -31,6 +31,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::append::{AppendQueue, Submission, SubmitError, SubmitFailure};
 use crate::carried::CarriedFiles;
+use crate::compact::{CompactProgress, CompactReport, CompactScope, Compactor};
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::{FlushReport, FlushRequest, FlushStep, writer_gone};
@@ -85,6 +86,7 @@ struct Core {
     queue: Arc<AppendQueue>,
     flush: Arc<FlushStep>,
     carried: Arc<CarriedFiles>,
+    compactor: Arc<Compactor>,
     health: Arc<Health>,
     /// Every kind of work in the background.
     maintenance: Vec<Arc<dyn Maintenance>>,
@@ -369,6 +371,34 @@ impl Engine {
             self.core.fail(error);
         }
         dropped
+    }
+
+    /// Merges segments of one organisation or of all until nothing is left to do; a flush is not needed for it. Windows
+    /// that are over have three at most afterwards, as far as the limits of merges go. It gives way to ingest and
+    /// flushes, and works beside the merges in the background. Dropped, it stops, and all stays as it is by then.
+    /// `progress` is told after each merge and each organisation.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Invalid`] for an organisation that does not exist, and what ends the engine. What could not be
+    /// merged, such as windows with damaged segments, is in the report.
+    pub async fn compact(
+        &self,
+        scope: CompactScope,
+        progress: &(dyn Fn(CompactProgress) + Send + Sync),
+    ) -> Result<CompactReport, EngineError> {
+        self.core.check_open()?;
+        let compacted = self.core.compactor.compact(scope, progress).await;
+        match compacted {
+            // Whatever a merge says that was given up then.
+            Err(_) if self.core.closing.load(Ordering::Acquire) => Err(self.core.fatal().unwrap_or_else(writer_gone)),
+            Err(error) => {
+                if error.ends_the_engine() {
+                    self.core.fail(&error);
+                }
+                Err(error)
+            }
+            compacted => compacted,
+        }
     }
 
     /// The object store that segments and manifests live in.

@@ -45,6 +45,7 @@ mod wal;
 pub use append::{AckSink, Ordered, Submission, SubmitError, SubmitFailure};
 pub use buffer::{BufferView, SortedBatches, WriteBuffer};
 pub use carried::CarriedFile;
+pub use compact::{CompactFailure, CompactProgress, CompactReport, CompactScope};
 pub use config::EngineConfig;
 pub use doctor::{Doctor, DoctorProgress, Examined, FaultKind, Finding, LogState};
 pub use durable::{

@@ -85,6 +85,8 @@ pub(super) struct RawEngine {
     pub(super) garbage_delay: Span,
     pub(super) compaction: bool,
     pub(super) compaction_interval: Span,
+    pub(super) compaction_inputs_min: usize,
+    pub(super) compaction_settle: Span,
     pub(super) compaction_bytes_max: ByteSize,
     pub(super) compaction_rate_bytes_max: ByteSize,
     pub(super) last_readings_bytes_max: ByteSize,

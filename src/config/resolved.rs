@@ -239,6 +239,8 @@ fn engine_config(raw: &RawEngine) -> Result<EngineConfig, Rule> {
         garbage_delay: raw.garbage_delay.0,
         compaction: raw.compaction,
         compaction_interval: raw.compaction_interval.0,
+        compaction_inputs_min: raw.compaction_inputs_min,
+        compaction_settle: raw.compaction_settle.0,
         compaction_bytes_max: raw.compaction_bytes_max.0,
         compaction_rate_bytes_max: raw.compaction_rate_bytes_max.0,
         last_readings_bytes_max,

@@ -1,25 +1,40 @@
-//! Which segments to merge next: a pure function over what a manifest says of them.
+//! Which segments of a window to merge next: a pure function over what a manifest says of them.
 //!
 //! Only neighbours in the order of precedence are merged, so that the result has one place in that order and needs no
-//! precedence row by row. Segments of one flush are one place: all of them are merged, or none. A segment that fills
-//! channels of older readings is left as it is, and what is before it is not merged with what is after it.
+//! precedence row by row. Segments of one flush are one place: all of them are merged, or none. Conflicts and fills
+//! objects have no precedence, and are chosen in the same way.
 //!
-//! While its window lasts, a merge takes at least [`INPUTS_MIN`] segments of which none is larger than all others
+//! As long as flushes write to a window ([`Aim::Even`]), a merge takes segments of which none is larger than all others
 //! together: whatever is rewritten without being the largest ends up in something at least twice as large, so that
-//! bytes are rewritten a logarithmic number of times. Once the window is over, what is left is merged until there are
-//! [`OVER_MAX`], by merges of that kind as long as there is one, and then by the cheapest.
+//! bytes are rewritten a logarithmic number of times, in whatever order they come. How few segments that leaves is
+//! logarithmic, too.
+//!
+//! Once nothing has come to a window that is over for a while, or when somebody asks for it ([`Aim::Few`]), what is left
+//! is merged until there are [`OVER_MAX`], by even merges as long as there are any, and then by the cheapest; and until
+//! no segment fills channels of readings in another one.
 
 use std::cmp::Reverse;
 
+use storage_format::FlushNumber;
 use storage_format::manifest::SegmentEntry;
-use storage_format::{FlushNumber, Millis};
 
-/// Fewest segments that are merged while their window lasts: fewer are not worth a commit.
+/// Fewest segments of an even merge: fewer are not worth a commit.
 const INPUTS_MIN: usize = 4;
+/// Size of all inputs together under which a merge waits for more of them: what it costs then is requests, not bytes.
+const SMALL_BYTES: u64 = 1 << 20;
 /// Segments that a window is left with once it is over.
-const OVER_MAX: usize = 3;
+pub(super) const OVER_MAX: usize = 3;
 /// A smaller segment counts as one of this size: opening and naming an object costs something, whatever is in it.
 const BYTES_LEAST: u64 = 64 << 10;
+
+/// What a window's merges are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Few segments for little rewriting, while more may come.
+    Even,
+    /// At most three segments, whatever that takes.
+    Few,
+}
 
 /// Limits of one merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +45,8 @@ pub(crate) struct MergeLimits {
     pub(crate) bytes_max: u64,
     /// Most rows of all of them together: a Parquet file has a limited number of row groups.
     pub(crate) rows_max: u64,
+    /// Fewest segments of an even merge of small ones.
+    pub(crate) small_inputs_min: usize,
 }
 
 /// Segments with one place in the order of precedence.
@@ -64,32 +81,17 @@ struct Candidate<'a> {
     cost_max: u64,
 }
 
-/// Returns the segments to merge next into one, in order of precedence; `None` if nothing is worth it. `segments` are a
-/// manifest's readings segments, by (window, first flush, id).
-pub(crate) fn next_merge(segments: &[SegmentEntry], now: Millis, limits: MergeLimits) -> Option<&[SegmentEntry]> {
-    segments.chunk_by(|a, b| a.window == b.window).find_map(|of_window| {
-        let is_over = of_window[0].window.range().end() <= now;
-        mergeable(of_window).into_iter().find_map(|stretch| {
-            let places = places(stretch);
-            let candidates = candidates(stretch, &places, limits);
-            if is_over { cheapest(stretch.len(), candidates) } else { even(candidates) }
-        })
-    })
-}
-
-/// The longest parts of a window's segments without any that fills channels of older readings.
-fn mergeable(of_window: &[SegmentEntry]) -> Vec<&[SegmentEntry]> {
-    let (mut stretches, mut start, mut end) = (Vec::new(), 0, 0);
-    for place in places(of_window) {
-        let next = end + place.segments.len();
-        if place.segments.iter().any(|entry| entry.shares_keys) {
-            stretches.push(&of_window[start..end]);
-            start = next;
-        }
-        end = next;
+/// Returns the objects of a window to merge next into one, in order of precedence; `None` if nothing is worth it.
+/// `of_window` are all live ones of one kind and window, by (first flush, id).
+pub(crate) fn next_merge(of_window: &[SegmentEntry], aim: Aim, limits: MergeLimits) -> Option<&[SegmentEntry]> {
+    let places = places(of_window);
+    let candidates = || candidates(of_window, &places, limits);
+    match aim {
+        Aim::Even if of_window.len() < INPUTS_MIN.min(limits.small_inputs_min) => None,
+        Aim::Even => even(candidates(), limits),
+        Aim::Few if of_window.len() > OVER_MAX => cheapest(of_window.len(), candidates()),
+        Aim::Few => reunite(of_window, &places, limits),
     }
-    stretches.push(&of_window[start..end]);
-    stretches
 }
 
 /// The segments, place by place: those with flushes in common have one.
@@ -139,23 +141,45 @@ impl Candidate<'_> {
     }
 }
 
-/// While the window lasts: of the merges in which nothing is larger than all else, one of the smallest segments, and as
-/// many of them as possible.
-fn even(candidates: Vec<Candidate<'_>>) -> Option<&[SegmentEntry]> {
-    let worth = candidates.into_iter().filter(|c| c.segments.len() >= INPUTS_MIN && c.is_even());
+/// Of the merges in which nothing is larger than all else, one of the smallest segments, and as many of them as possible.
+fn even(candidates: Vec<Candidate<'_>>, limits: MergeLimits) -> Option<&[SegmentEntry]> {
+    let is_worth = |candidate: &Candidate<'_>| {
+        let count = candidate.segments.len();
+        count >= limits.small_inputs_min || (count >= INPUTS_MIN && candidate.cost >= SMALL_BYTES)
+    };
+    let worth = candidates.into_iter().filter(|candidate| is_worth(candidate) && candidate.is_even());
     let best = worth.min_by_key(|candidate| (candidate.cost_max, Reverse(candidate.segments.len())));
     best.map(|candidate| candidate.segments)
 }
 
-/// After the window's end: the merges that leave the fewest beyond [`OVER_MAX`], of those the even ones, if there are
-/// any, and of those the cheapest.
+/// The merges that leave the fewest beyond [`OVER_MAX`], of those the even ones, if there are any, and of those the
+/// cheapest.
 fn cheapest(count: usize, candidates: Vec<Candidate<'_>>) -> Option<&[SegmentEntry]> {
-    if count <= OVER_MAX {
-        return None;
-    }
     let left = |candidate: &Candidate<'_>| (count - candidate.segments.len() + 1).max(OVER_MAX);
     let best = candidates.into_iter().min_by_key(|candidate| (left(candidate), !candidate.is_even(), candidate.cost));
     best.map(|candidate| candidate.segments)
+}
+
+/// A segment that fills channels of older readings, with all segments that may have those, and all between them.
+fn reunite<'a>(of_window: &'a [SegmentEntry], places: &[Place<'_>], limits: MergeLimits) -> Option<&'a [SegmentEntry]> {
+    let mut ends = Vec::with_capacity(places.len());
+    for place in places {
+        ends.push(ends.last().copied().unwrap_or(0) + place.segments.len());
+    }
+    let fillers = of_window.iter().enumerate().filter(|(_, entry)| entry.shares_keys);
+    let mut ranges = fillers.filter_map(|(index, filler)| {
+        let first = of_window[..index].iter().position(|older| older.may_share_keys_with(filler))?;
+        let (from, to) = (ends.partition_point(|end| *end <= first), ends.partition_point(|end| *end <= index));
+        let start = from.checked_sub(1).map_or(0, |before| ends[before]);
+        Some((from..=to, &of_window[start..ends[to]]))
+    });
+    let fits = |range: std::ops::RangeInclusive<usize>, segments: &[SegmentEntry]| {
+        let sum = |of: fn(&Place<'_>) -> u64| places[range.clone()].iter().map(of).fold(0, u64::saturating_add);
+        (2..=limits.inputs_max).contains(&segments.len())
+            && sum(|place| place.bytes) <= limits.bytes_max
+            && sum(|place| place.rows) <= limits.rows_max
+    };
+    ranges.find(|(range, segments)| fits(range.clone(), segments)).map(|(_, segments)| segments)
 }
 
 #[cfg(test)]

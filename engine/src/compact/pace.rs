@@ -24,9 +24,12 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// Returns whether the engine has better things to do: something is wrong, or memory waits for flushes.
+    /// Returns whether the engine has better things to do: memory or the log wait for flushes.
     pub(super) fn is_heavy(&self) -> bool {
-        Condition::ALL.into_iter().any(|condition| self.health.holds(condition)) || self.orgs.budget().is_high()
+        // A store that takes nothing makes merges fail, which has pauses of its own. It need not be a flush that finds
+        // out that it is back.
+        let conditions = [Condition::WalFull, Condition::WalWithoutFile, Condition::WriteBuffersFull];
+        conditions.into_iter().any(|condition| self.health.holds(condition)) || self.orgs.budget().is_high()
     }
 
     pub(super) fn is_stopped(&self) -> bool {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use durable::{Clock, Spawn};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
+use storage_format::manifest::Manifest;
 use storage_format::{Lsn, OrgId};
 use tokio::sync::{oneshot, watch};
 
@@ -18,7 +19,7 @@ use crate::append::{AppendQueue, AppendStep, GroupLimits, append_queue};
 use crate::buffer::Budget;
 use crate::carried::CarriedFiles;
 use crate::commit::Committer;
-use crate::compact::CompactionStep;
+use crate::compact::{CompactionStep, Compactor, OrgSource};
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
@@ -165,8 +166,11 @@ impl Opened {
         let clock = Arc::clone(&parts.clock);
         let append = AppendStep::new(inbox, recovered.wal, recovered.writers, clock, Arc::clone(&health), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
-        let compaction = CompactionStep::new(&orgs, &commits, &segments, spawn_flush, (&parts.clock, &health), &config);
         let retention = Retention::new(&commits, &segments, &parts.clock);
+        let source: Arc<dyn OrgSource> =
+            Arc::new(Source { loader: Arc::clone(&loader), manifests: Arc::clone(&manifests) });
+        let compactor =
+            Compactor::new((&orgs, source), &commits, &segments, spawn_flush, (&parts.clock, &health), &config);
         let garbage = GarbageStep::new(
             Arc::clone(&orgs),
             commits,
@@ -185,7 +189,7 @@ impl Opened {
         let mut maintenance: Vec<Arc<dyn Maintenance>> =
             vec![Arc::clone(&flush) as _, Arc::new(garbage), Arc::new(monitor), Arc::new(trouble)];
         if config.compaction {
-            maintenance.push(Arc::new(compaction));
+            maintenance.push(Arc::new(CompactionStep::new(Arc::clone(&compactor), &config)));
         }
         let core = Arc::new(Core {
             config,
@@ -194,6 +198,7 @@ impl Opened {
             queue,
             flush,
             carried,
+            compactor,
             health,
             maintenance,
             wal,
@@ -318,6 +323,31 @@ impl TroubleHost for MendingHost {
             told = told => told.map_err(|_| writer_gone()),
             _ = ended.wait_for(|ended| *ended) => Err(writer_gone()),
         }
+    }
+}
+
+/// The organisations of the store, for compaction.
+struct Source {
+    loader: Arc<Loader>,
+    manifests: Arc<ManifestStore>,
+}
+
+#[async_trait]
+impl OrgSource for Source {
+    async fn all(&self) -> Result<Vec<OrgId>, EngineError> {
+        Ok(self.manifests.list_orgs().await?)
+    }
+
+    async fn look(&self, org: OrgId) -> Result<Option<Arc<Manifest>>, EngineError> {
+        match self.manifests.load(org).await {
+            Ok(manifest) => Ok(Some(Arc::new(manifest))),
+            Err(ManifestError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn load(&self, org: OrgId) -> Result<Arc<Org>, EngineError> {
+        self.loader.load(org).await
     }
 }
 

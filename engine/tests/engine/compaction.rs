@@ -1,12 +1,12 @@
 //! Compaction beside everything else: the same readings in fewer segments, whatever fails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::AsArray as _;
 use arrow::datatypes::{TimestampMillisecondType, UInt64Type};
-use engine::{Engine, Fault, Operation, SegmentFilter};
+use engine::{CompactScope, Engine, EngineErrorKind, Fault, Operation, SegmentFilter};
 use futures::TryStreamExt as _;
 use kit::rig::Sender;
 use kit::{FirstWins, Reading, Sent, gateway, millis};
@@ -28,6 +28,8 @@ fn rig() -> Rig {
     let mut rig = Rig::new();
     rig.config.compaction = true;
     rig.config.compaction_interval = Duration::from_millis(10);
+    rig.config.compaction_inputs_min = 4;
+    rig.config.compaction_settle = Duration::ZERO;
     rig.config.garbage_delay = Duration::from_millis(80);
     rig
 }
@@ -174,8 +176,8 @@ async fn segments_that_fill_older_readings_stay_as_they_are() {
         sender.send(&engine, &mut model, sent).await;
         engine.flush(None).await.expect("a flush");
     }
-    // Three before, three after.
-    until_live(&engine, 7).await;
+    // At most three were merged before it came.
+    until_live(&engine, 13).await;
     check_flushed(&engine, org(), &model).await;
     let snapshot = engine.snapshot(org()).await.expect("a snapshot");
     let sharing: Vec<_> = snapshot.manifest.segments().iter().filter(|entry| entry.shares_keys).collect();
@@ -294,4 +296,54 @@ async fn a_damaged_segment_is_not_merged_and_holds_up_nobody_else() {
     patience.await.expect("merged once it is restored");
     check_flushed(&engine, org(), &model).await;
     engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_hand_everything_is_merged_that_can_be_and_what_cannot_be_is_reported() {
+    let mut rig = rig();
+    rig.config.compaction = false;
+    let (engine, _, model) = flushed(&rig, 40).await;
+    let other = OrgId::new(0xC2).expect("not zero");
+    rig.create_org(other).await;
+    let (mut sender, mut others) = (Sender::new(other, 7), FirstWins::default());
+    for round in 0..8 {
+        sender.send(&engine, &mut others, some(round)).await;
+        engine.flush(Some(other)).await.expect("a flush");
+    }
+    // As long as the month lasts, by size.
+    let report = engine.compact(CompactScope::Org(org()), &|_| {}).await.expect("compacted");
+    assert!((1..30).contains(&live(&engine).await) && report.merges > 0 && report.failed == 0);
+    check_flushed(&engine, org(), &model).await;
+    rig.clock.turn(MONTH);
+    engine.close().await.expect("closed");
+    let engine = rig.open().await;
+
+    let damaged = {
+        let snapshot = engine.snapshot(other).await.expect("a snapshot");
+        Path::from(snapshot.manifest.segments()[3].object_key(other).to_string())
+    };
+    let good = rig.store.get(&damaged).await.expect("there").bytes().await.expect("read");
+    rig.store.put(&damaged, good.slice(..good.len() / 2).into()).await.expect("put");
+    let told = Mutex::new(Vec::new());
+    let report = engine.compact(CompactScope::All, &|progress| told.lock().expect("no panic").push(progress)).await;
+    let report = report.expect("compacted");
+    assert!(live(&engine).await <= 3);
+    check_flushed(&engine, org(), &model).await;
+    assert_eq!((report.orgs, report.failed, report.failures.len()), (2, 1, 1));
+    assert_eq!(report.failures[0].org, other);
+    let told = told.into_inner().expect("no panic");
+    let last = told.last().expect("told");
+    assert_eq!((last.orgs_done, last.orgs), (2, 2));
+
+    rig.store.put(&damaged, good.into()).await.expect("restored");
+    let report = engine.compact(CompactScope::All, &|_| {}).await.expect("compacted");
+    assert!(report.failed == 0 && report.bytes_read > 0 && report.segments > report.merges);
+    check_flushed(&engine, other, &others).await;
+    let again = engine.compact(CompactScope::All, &|_| {}).await.expect("compacted");
+    assert_eq!((again.merges, again.orgs), (0, 2));
+    let nobody = OrgId::new(0xC9).expect("not zero");
+    let error = engine.compact(CompactScope::Org(nobody), &|_| {}).await.expect_err("nobody is there");
+    assert_eq!(error.kind(), EngineErrorKind::Invalid);
+    engine.close().await.expect("closed");
+    engine.compact(CompactScope::All, &|_| {}).await.expect_err("closed");
 }

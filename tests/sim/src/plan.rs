@@ -234,6 +234,8 @@ fn config(d: &mut Draw) -> EngineConfig {
         schedule_interval: Duration::from_millis(d.spread(20, 2000)),
         compaction: d.chance(800),
         compaction_interval: Duration::from_millis(d.spread(5, 5000)),
+        compaction_inputs_min: usize::try_from(d.between(2, 12)).unwrap_or(2),
+        compaction_settle: Duration::from_millis(d.spread(1, 30_000)),
         compaction_bytes_max: d.spread(16 * KIB, 1024 * KIB),
         compaction_rate_bytes_max: d.spread(64 * KIB, 64 * 1024 * KIB),
         last_readings_bytes_max: 1 << 20,
@@ -251,7 +253,7 @@ impl fmt::Display for Plan {
         let c = &self.config;
         write!(
             f,
-            "  WAL file {} of {}, queue {}, group {} in {}, buffers {}, flush at {} or {:?} in parts of {}, segment {} in row groups of {}, runs {}, flushes {}, retry {:?}, every {:?}, collection after {:?}, merges {} every {:?} of {} at {} a second",
+            "  WAL file {} of {}, queue {}, group {} in {}, buffers {}, flush at {} or {:?} in parts of {}, segment {} in row groups of {}, runs {}, flushes {}, retry {:?}, every {:?}, collection after {:?}, merges {} every {:?} of {} after {:?}, {} at {} a second",
             c.wal_file_bytes,
             c.wal_bytes_max,
             c.queue_bytes_max,
@@ -270,6 +272,8 @@ impl fmt::Display for Plan {
             c.garbage_delay,
             c.compaction,
             c.compaction_interval,
+            c.compaction_inputs_min,
+            c.compaction_settle,
             c.compaction_bytes_max,
             c.compaction_rate_bytes_max,
         )
