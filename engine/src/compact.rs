@@ -1,7 +1,7 @@
 //! Compaction: objects of a window into fewer, larger ones, while nothing waits for it.
 //!
-//! `choose` says what is merged next, `work` does one merge and commits it, `merge` reads, encodes and compares, `pace`
-//! gives way to ingest and flushes. The organisation's turn is taken for the commit alone, so that flushes go on during a
+//! `choose` says what is merged next, `work` does one merge and commits it, `merge` reads, encodes and compares (readings
+//! by first-wins, conflicts and fills by their order), `pace` gives way to ingest and flushes. The organisation's turn is taken for the commit alone, so that flushes go on during a
 //! merge: they add segments after all others, so what were neighbours still are. `background` is the step of
 //! maintenance, one merge after the other; `by_hand` merges all that there is for whoever asks. Both claim windows
 //! (`claims`), so that no window is merged twice at a time.
@@ -19,8 +19,10 @@ mod by_hand;
 mod choose;
 mod claims;
 mod content;
+mod lists;
 mod merge;
 mod pace;
+mod readings;
 mod work;
 
 use std::sync::Arc;
@@ -137,7 +139,9 @@ impl Compactor {
         traffic: &Traffic,
         bytes_per_second: u64,
     ) -> Result<Option<Merged>, EngineError> {
-        let job = MergeJob { segments: Arc::clone(&self.segments), org: org.id(), inputs };
+        let window = inputs[0].window;
+        let fills = org.state().manifest.fills().iter().filter(|fills| fills.window == window).cloned().collect();
+        let job = MergeJob { segments: Arc::clone(&self.segments), org: org.id(), inputs, fills };
         let _room = self.claims.room(job.bytes()).await;
         let start = self.clock.monotonic();
         let pacer = Pacer::new(traffic.clone(), job.rows(), job.bytes(), bytes_per_second);

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use storage_format::segment::FLUSH_COLUMN;
 
 pub use driver::Merge;
 pub use kernel::MergeKernel;
@@ -32,13 +33,17 @@ pub const MERGE_BATCH_ROWS: usize = 8_192;
 pub enum MergeMode {
     /// Every key once, with the values that won, and the provenance of the first row that had the key. For queries.
     Rows,
+    /// The same rows, and what became of every row whose key an earlier run has. For compaction. Needs the columns `gateway`
+    /// and `received`; without the column `flush`, every row is of flush 0.
+    Unite,
     /// Only what the last run adds to the others: new keys, and channels that were empty (the other channels of such a
     /// row are null, its provenance is that of the first row of the last run that filled one). For a flush. Needs the
     /// columns `gateway` and `received`.
     NewOfLast,
 }
 
-/// What a merge counted, so far. In [`MergeMode::Rows`] all is zero.
+/// What a merge counted, so far. In [`MergeMode::Rows`] all is zero; [`MergeMode::Unite`] counts samples, of all rows
+/// whose key an earlier one had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MergeCounts {
     /// Keys of the last run that no other run has.
@@ -61,6 +66,20 @@ pub struct MergedBatch {
     pub rows: RecordBatch,
     /// Conflicts ([`conflicts_schema`](storage_format::segment::conflicts_schema)), by (logger, time); may be empty.
     pub conflicts: RecordBatch,
+    /// In [`MergeMode::Unite`], what became of rows whose key an earlier run has, if there are any in this piece.
+    pub united: Option<United>,
+}
+
+/// Rows whose key an earlier run has, and their samples, each of which is in one of two lists
+/// ([`fills_schema`](storage_format::segment::fills_schema)) with the flush and provenance of its row.
+#[derive(Debug, Clone)]
+pub struct United {
+    /// The rows as they came, of the merge's schema.
+    pub rows: RecordBatch,
+    /// Samples that filled an empty channel: they are in the merged rows. By (logger, time, channel).
+    pub fills: RecordBatch,
+    /// Samples of a channel that had a value, the same or another one: they are not in the merged rows.
+    pub dropped: RecordBatch,
 }
 
 /// What a kernel wants next.
@@ -124,6 +143,7 @@ struct Layout {
     /// Value columns: merged channel by channel. All others but the first two go with the first row of a key.
     channels: Vec<usize>,
     provenance: Option<(usize, usize)>,
+    flush: Option<usize>,
 }
 
 impl Layout {
@@ -139,7 +159,8 @@ impl Layout {
             return Err(wrong("logger and time have other types"));
         }
         let channels = (2..schema.fields().len()).filter(|&i| schema.field(i).data_type() == &DataType::Float64);
-        Ok(Self { channels: channels.collect(), provenance: provenance(&schema), schema })
+        let flush = schema.index_of(FLUSH_COLUMN).ok().filter(|&i| schema.field(i).data_type() == &DataType::UInt64);
+        Ok(Self { channels: channels.collect(), provenance: provenance(&schema), flush, schema })
     }
 }
 

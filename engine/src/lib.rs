@@ -61,7 +61,7 @@ pub use engine::{Appended, Stepped};
 pub use engine::{Engine, EngineHealth, EngineParts, EngineStatus, FlushTrouble, OrgTrouble};
 pub use error::{EngineError, EngineErrorKind};
 pub use first_wins::{
-    MERGE_BATCH_ROWS, Merge, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, unify,
+    MERGE_BATCH_ROWS, Merge, MergeCounts, MergeError, MergeKernel, MergeMode, MergePoll, MergedBatch, United, unify,
 };
 pub use flush::FlushReport;
 pub use health::Trouble;

@@ -1,4 +1,4 @@
-//! Segments and conflicts objects: encrypted Parquet, described in `docs/segment.md`.
+//! Segments, conflicts and fills objects: encrypted Parquet, described in `docs/segment.md`.
 //!
 //! This module encodes sorted record batches as an object, and provides what a reader needs to open one. The encoder
 //! checks every row, so it never creates an object that breaks a rule of the format.
@@ -17,7 +17,8 @@ pub use key_metadata::{SEGMENT_KEY_METADATA_BYTES, SegmentKeyMetadata};
 pub(crate) use properties::object_properties;
 pub use properties::{PAGE_ROWS_MAX, ROW_GROUP_ROWS_MAX, decryption_properties, writer_properties};
 pub use schema::{
-    CONFLICT_COLUMNS, FLUSH_COLUMN, channels_of, conflicts_schema, merged_readings_schema, readings_schema,
+    CONFLICT_COLUMNS, FILL_COLUMNS, FLUSH_COLUMN, channels_of, conflicts_schema, fills_schema, merged_readings_schema,
+    readings_schema,
 };
 
 #[cfg(test)]

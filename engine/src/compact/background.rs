@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use storage_format::manifest::{Manifest, SegmentEntry};
+use storage_format::manifest::{Manifest, SegmentEntry, SegmentKind};
 use storage_format::{FlushNumber, ManifestVersion, Millis, OrgId, Window};
 
 use super::by_hand::windows;
@@ -47,8 +47,8 @@ struct Memory {
     /// The organisation whose objects were merged last.
     last: Option<OrgId>,
     settled: HashMap<OrgId, Settled>,
-    /// For windows that are over and have too much in them: the last flush in it, and since when it is.
-    quiet: HashMap<(OrgId, Window), (FlushNumber, Duration)>,
+    /// For windows that are over and have too many objects of a kind: the last flush in them, and since when it is.
+    quiet: HashMap<(OrgId, Window, SegmentKind), (FlushNumber, Duration)>,
     /// For windows whose last merges failed: how many of them, and until when it is not tried again.
     failures: HashMap<(OrgId, Window), (u32, Duration)>,
 }
@@ -155,14 +155,14 @@ impl CompactionStep {
         memory: &mut Memory,
         (now, monotonic): (Millis, Duration),
     ) -> Option<Duration> {
-        let window = of_window[0].window;
+        let (window, kind) = (of_window[0].window, of_window[0].kind);
         let wanted = window.range().end() <= now && next_merge(of_window, Aim::Few, self.compactor.limits).is_some();
         if !wanted {
-            memory.quiet.remove(&(org, window));
+            memory.quiet.remove(&(org, window, kind));
             return None;
         }
         let last = of_window.iter().map(|entry| entry.flush_last).max().unwrap_or_default();
-        let known = memory.quiet.entry((org, window)).or_insert((last, monotonic));
+        let known = memory.quiet.entry((org, window, kind)).or_insert((last, monotonic));
         if known.0 != last {
             *known = (last, monotonic);
         }

@@ -309,8 +309,8 @@ impl Compactor {
     }
 }
 
-/// All live segments that can be merged, window by window: not where some fill channels of others.
+/// All live objects that can be merged, by kind and window.
 pub(super) fn windows(manifest: &Manifest) -> impl Iterator<Item = &[SegmentEntry]> {
-    let windows = manifest.segments().chunk_by(|a, b| a.window == b.window);
-    windows.filter(|of_window| !of_window.iter().any(|entry| entry.shares_keys))
+    let kinds = [manifest.segments(), manifest.conflicts(), manifest.fills()];
+    kinds.into_iter().flat_map(|of_kind| of_kind.chunk_by(|a, b| a.window == b.window))
 }

@@ -1,43 +1,60 @@
-//! One merge: segments in, one segment out, as streams.
+//! One merge: objects of one kind in, one object of that kind out, as streams; and beside it what became of rows that
+//! were united.
 //!
-//! Memory: a batch and a row group of each input, and the object being encoded, which is about as large as all inputs
-//! together; the chooser bounds both. The inputs share no keys, so what goes in comes out, row by row; that is checked
-//! against what is read back from the store, before anybody may name the result. An input that does share keys, a
-//! damaged one, or a defect makes the merge an error, and all stays as it is.
+//! Memory: a batch and a row group of each input, and the objects being encoded, which are about as large as all inputs
+//! together; the chooser bounds both. What goes in comes out: every value is in the merged rows, or in the lists beside
+//! them. That is checked against what is read back from the store, before anybody may name the result. A damaged input
+//! or a defect makes the merge an error, and all stays as it is.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
-use futures::stream::BoxStream;
-use futures::{StreamExt as _, TryStreamExt as _};
-use storage_format::manifest::{SegmentEntry, SegmentKind};
-use storage_format::segment::{EncodedSegment, FLUSH_COLUMN, merged_readings_schema, readings_schema};
-use storage_format::{ChannelCode, FlushNumber, Lsn, OrgId};
+use arrow::array::RecordBatch;
+use futures::TryStreamExt as _;
+use storage_format::manifest::{Manifest, SegmentEntry, SegmentKind, Totals};
+use storage_format::segment::{EncodedSegment, merged_readings_schema, readings_schema};
+use storage_format::{ChannelCode, FlushNumber, Lsn, ObjectKey, OrgId, SegmentId};
 
-use super::content::Content;
+use super::content::{Content, Rows, Samples};
+use super::lists::{Lists, schema_of};
 use super::pace::Pacer;
+use super::readings::encode_readings;
 use crate::error::{EngineError, EngineErrorKind};
-use crate::first_wins::{Merge, MergeError, MergeMode};
+use crate::first_wins::{MergeError, unify};
 use crate::segments::{NewSegment, SegmentFilter, Segments, encode_error};
 
-/// Rows that are encoded without a break: some tenths of a millisecond.
-const YIELD_ROWS: usize = 2048;
-
-/// What is merged: neighbours of one window in the order of precedence, two at least, that share no keys.
+/// What is merged.
 #[derive(Debug, Clone)]
 pub(super) struct MergeJob {
     pub(super) segments: Arc<Segments>,
     pub(super) org: OrgId,
+    /// Objects of one kind and window: neighbours in the order of precedence, two at least.
     pub(super) inputs: Vec<SegmentEntry>,
+    /// The fills objects of the window: what they list is not listed again.
+    pub(super) fills: Vec<SegmentEntry>,
 }
 
-type Run = BoxStream<'static, Result<RecordBatch, EngineError>>;
+/// What an object must hold when it is read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expected {
+    Readings(Content),
+    Fills(Samples),
+    Rows(Rows),
+}
 
-/// The content of all inputs, as far as they are read.
-type Seen = Arc<Mutex<Content>>;
+/// The objects that a merge makes, none of which is in the store yet.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    /// The merged object, then the lists beside it.
+    pub(super) objects: Vec<(EncodedSegment, Expected)>,
+    /// What the merge found that was not counted before: nothing, unless the inputs were not made here.
+    pub(super) totals: Totals,
+}
 
 impl MergeJob {
+    pub(super) fn kind(&self) -> SegmentKind {
+        self.inputs[0].kind
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.inputs.iter().map(|entry| entry.bytes).sum()
     }
@@ -46,114 +63,131 @@ impl MergeJob {
         self.inputs.iter().map(|entry| entry.rows).sum()
     }
 
-    fn channels(&self) -> Vec<ChannelCode> {
-        let all: BTreeSet<ChannelCode> = self.inputs.iter().flat_map(|entry| entry.channels.iter().copied()).collect();
-        all.into_iter().collect()
+    pub(super) fn channels(&self) -> Vec<ChannelCode> {
+        let mut all: Vec<ChannelCode> = self.inputs.iter().flat_map(|entry| entry.channels.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
-    fn flushes(&self) -> (FlushNumber, FlushNumber) {
+    /// The first and the last flush of all inputs.
+    pub(super) fn flushes(&self) -> (FlushNumber, FlushNumber) {
         let first = self.inputs.iter().map(|entry| entry.flush_first).min();
         let last = self.inputs.iter().map(|entry| entry.flush_last).max();
         (first.unwrap_or_default(), last.unwrap_or_default())
     }
 
-    /// Reads and encodes; answers the object, which is nowhere yet, and what went in. `None` if the pacer gave up.
-    ///
-    /// # Errors
-    /// From keys, store and segments; [`EngineErrorKind::Corrupt`] for inputs that do not hold what the manifest says.
-    pub(super) async fn encode(&self, pacer: &mut Pacer) -> Result<Option<(EncodedSegment, Content)>, EngineError> {
-        let (channels, (flush_first, flush_last)) = (self.channels(), self.flushes());
-        let new = NewSegment {
-            kind: SegmentKind::Readings,
+    /// An object that the merge makes.
+    pub(super) fn new_object(&self, kind: SegmentKind) -> NewSegment {
+        let (flush_first, flush_last) = self.flushes();
+        NewSegment {
+            kind,
             org: self.org,
             window: self.inputs[0].window,
             flush_first,
             flush_last,
             lsn_min: self.inputs.iter().map(|entry| entry.lsn_min).min().unwrap_or(Lsn::ZERO),
             lsn_max: self.inputs.iter().map(|entry| entry.lsn_max).max().unwrap_or(Lsn::ZERO),
-            channels: channels.clone(),
-        };
-        let mut encoder = self.segments.encoder(&new).await?;
-        let seen = Seen::default();
-        let mut runs = Vec::with_capacity(self.inputs.len());
-        for entry in &self.inputs {
-            runs.push(self.run(entry, &channels, flush_first < flush_last, &seen).await?);
+            channels: self.channels(),
         }
-        let merge = Merge::new(encoder.schema().clone(), runs, MergeMode::Rows, merge_error)?;
-        let mut merge = merge.with_batch_rows(YIELD_ROWS);
-        while let Some(batch) = merge.next().await? {
-            encoder.write(&batch.rows).map_err(encode_error)?;
-            if !pacer.wait(batch.rows.num_rows() as u64).await {
+    }
+
+    /// Returns whether the manifest still has all inputs.
+    pub(super) fn is_live(&self, manifest: &Manifest) -> bool {
+        let live = match self.kind() {
+            SegmentKind::Readings => manifest.segments(),
+            SegmentKind::Conflicts => manifest.conflicts(),
+            _ => manifest.fills(),
+        };
+        self.inputs.iter().all(|input| live.contains(input))
+    }
+
+    /// Returns whether the merged rows may have keys of segments of the manifest that take precedence over them: some
+    /// input fills channels of older readings, and not all of those are inputs.
+    pub(super) fn shares_keys(&self, manifest: &Manifest) -> bool {
+        let (first, _) = self.flushes();
+        let mut fillers = self.inputs.iter().filter(|input| input.shares_keys);
+        let older = || manifest.segments_in(self.inputs[0].window).filter(|entry| entry.flush_last < first);
+        fillers.any(|filler| older().any(|entry| entry.may_share_keys_with(filler)))
+    }
+
+    /// What a commit of the merge removes: the inputs, and what was made from them.
+    pub(super) fn replaced(&self, manifest: &Manifest) -> Vec<(SegmentId, ObjectKey)> {
+        let is_input = |id: SegmentId| self.inputs.iter().any(|input| input.id == id);
+        let rollups = manifest.rollups().iter().filter(|rollup| rollup.of.is_some_and(is_input));
+        self.inputs.iter().chain(rollups).map(|entry| (entry.id, entry.object_key(self.org))).collect()
+    }
+
+    /// Reads and encodes; answers the objects, which are nowhere yet, and what they must hold. `None` if the pacer gave
+    /// up.
+    ///
+    /// # Errors
+    /// From keys, store and segments; [`EngineErrorKind::Corrupt`] for inputs that do not hold what the manifest says.
+    pub(super) async fn encode(&self, pacer: &mut Pacer) -> Result<Option<Encoded>, EngineError> {
+        match self.kind() {
+            SegmentKind::Readings => encode_readings(self, pacer).await,
+            kind => self.encode_lists(kind, pacer).await,
+        }
+    }
+
+    async fn encode_lists(&self, kind: SegmentKind, pacer: &mut Pacer) -> Result<Option<Encoded>, EngineError> {
+        let mut encoder = self.segments.encoder(&self.new_object(kind)).await?;
+        let mut lists = Lists::open(&self.segments, self.org, &self.inputs, kind).await?;
+        let (mut rows, mut samples) = (Rows::default(), Samples::default());
+        while let Some(batch) = lists.next().await? {
+            if kind == SegmentKind::Fills {
+                samples.add(&batch)
+            } else {
+                rows.add(&batch)
+            }
+            encoder.write(&batch).map_err(encode_error)?;
+            if !pacer.wait(batch.num_rows() as u64).await {
                 return Ok(None);
             }
         }
-        let read = *seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let encoded = encoder.finish().map_err(encode_error)?;
-        if read.rows != self.rows() || encoded.entry.rows != read.rows {
-            let (told, read, merged) = (self.rows(), read.rows, encoded.entry.rows);
-            return Err(self.differs(format_args!("{told} rows in the manifest, {read} read, {merged} merged")));
+        let read = rows.rows + samples.count;
+        if read != self.rows() {
+            return Err(self.differs(format_args!("{} rows in the manifest, {read} read", self.rows())));
         }
-        Ok(Some((encoded, read)))
+        let expected = if kind == SegmentKind::Fills { Expected::Fills(samples) } else { Expected::Rows(rows) };
+        let encoded = encoder.finish().map_err(encode_error)?;
+        Ok(Some(Encoded { objects: vec![(encoded, expected)], totals: Totals::default() }))
     }
 
-    /// An input's rows, with the flush of each if there are several.
-    async fn run(
-        &self,
-        entry: &SegmentEntry,
-        channels: &[ChannelCode],
-        with_flush: bool,
-        seen: &Seen,
-    ) -> Result<Run, EngineError> {
-        let metadata = self.segments.metadata(self.org, entry).await?;
-        let columns = metadata.file_metadata().schema_descr().columns();
-        let has_flush = columns.iter().any(|column| column.name() == FLUSH_COLUMN);
-        let plain = readings_schema(channels);
-        let merged = merged_readings_schema(channels);
-        let schema = if has_flush { merged.clone() } else { plain };
-        let stream = self.segments.read_with(self.org, entry, metadata, &SegmentFilter::default(), Some(schema))?;
-        let (flush, seen) = (entry.flush_first.get(), Arc::clone(seen));
-        let complete = move |batch: RecordBatch| {
-            let batch = if with_flush && !has_flush {
-                let flushes: ArrayRef = Arc::new(UInt64Array::from_value(flush, batch.num_rows()));
-                let columns = batch.columns().iter().cloned().chain([flushes]).collect();
-                RecordBatch::try_new(merged.clone(), columns).map_err(|error| merge_error(error.into()))?
-            } else {
-                batch
-            };
-            seen.lock().unwrap_or_else(PoisonError::into_inner).add(&batch);
-            Ok(batch)
-        };
-        Ok(stream.map(move |batch| complete(batch?)).boxed())
-    }
-
-    /// Reads the object back from the store and compares it with what went in.
+    /// Reads an object back from the store and compares it with what it must hold.
     ///
     /// # Errors
     /// As [`MergeJob::encode`].
-    pub(super) async fn verify(&self, merged: &SegmentEntry, wanted: Content) -> Result<(), EngineError> {
-        let mut stream = self.segments.read(self.org, merged, &SegmentFilter::default(), None).await?;
-        let (mut found, schema) = (Content::default(), self.columns(merged));
+    pub(super) async fn verify(&self, object: &SegmentEntry, expected: &Expected) -> Result<(), EngineError> {
+        let mut stream = self.segments.read(self.org, object, &SegmentFilter::default(), None).await?;
+        let (mut content, mut samples, mut rows) = (Content::default(), Samples::default(), Rows::default());
+        let schema = match object.kind {
+            SegmentKind::Readings if object.flush_first < object.flush_last => merged_readings_schema(&object.channels),
+            SegmentKind::Readings => readings_schema(&object.channels),
+            kind => schema_of(kind),
+        };
         while let Some(batch) = stream.try_next().await? {
-            let batch = crate::first_wins::unify(&batch, &schema).map_err(merge_error)?;
-            found.add(&batch);
+            let batch: RecordBatch = unify(&batch, &schema).map_err(merge_error)?;
+            match expected {
+                Expected::Readings(_) => content.add(&batch, object.flush_first.get()),
+                Expected::Fills(_) => samples.add(&batch),
+                Expected::Rows(_) => rows.add(&batch),
+            }
             tokio::task::yield_now().await;
         }
-        if found == wanted {
+        let (found, read) = match expected {
+            Expected::Readings(_) => (Expected::Readings(content), content.rows),
+            Expected::Fills(_) => (Expected::Fills(samples), samples.count),
+            Expected::Rows(_) => (Expected::Rows(rows), rows.rows),
+        };
+        if found == *expected {
             return Ok(());
         }
-        Err(self.differs(format_args!("{} rows went in, and the {} that came out are others", wanted.rows, found.rows)))
+        let name = object.kind.name();
+        Err(self.differs(format_args!("the {read} rows of {name} that came out are not those that went in")))
     }
 
-    fn columns(&self, merged: &SegmentEntry) -> arrow::datatypes::SchemaRef {
-        let channels = self.channels();
-        if merged.flush_first < merged.flush_last {
-            merged_readings_schema(&channels)
-        } else {
-            readings_schema(&channels)
-        }
-    }
-
-    fn differs(&self, detail: std::fmt::Arguments<'_>) -> EngineError {
+    pub(super) fn differs(&self, detail: std::fmt::Arguments<'_>) -> EngineError {
         let ids: Vec<String> = self.inputs.iter().map(|entry| entry.id.to_string()).collect();
         EngineError::new(
             EngineErrorKind::Corrupt,
@@ -165,7 +199,7 @@ impl MergeJob {
 }
 
 /// What a merge refuses is in a stored segment, or a defect.
-fn merge_error(error: MergeError) -> EngineError {
+pub(super) fn merge_error(error: MergeError) -> EngineError {
     EngineError::new(
         EngineErrorKind::Corrupt,
         "segments could not be merged",

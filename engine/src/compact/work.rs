@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durable::Clock;
-use storage_format::SegmentId;
 
 use super::Merged;
-use super::merge::MergeJob;
+use super::merge::{Encoded, MergeJob};
 use super::pace::Pacer;
 use crate::commit::{Commit, CommitReason, Committer};
 use crate::error::EngineError;
@@ -26,35 +25,41 @@ pub(super) struct Work {
 impl Work {
     pub(super) async fn run(self, mut pacer: Pacer) -> Result<Option<Merged>, EngineError> {
         let Self { org, commits, clock, job } = self;
-        let Some((encoded, content)) = job.encode(&mut pacer).await? else { return Ok(None) };
-        let late = planted::has(PlantedBug::NameBeforePut).then(|| encoded.clone());
+        let Some(Encoded { objects, totals }) = job.encode(&mut pacer).await? else { return Ok(None) };
+        let late = planted::has(PlantedBug::NameBeforePut).then(|| objects[0].0.clone());
         // Named by nobody until the commit, and written without the turn: the garbage collection must know.
-        let _writing = org.kept().write(encoded.entry.id);
-        let merged = if late.is_some() {
-            encoded.entry
-        } else {
-            let merged = job.segments.put(org.id(), encoded).await?;
-            job.verify(&merged, content).await?;
-            merged
-        };
-        let removed: Vec<SegmentId> = job.inputs.iter().map(|entry| entry.id).collect();
+        let _writing: Vec<_> = objects.iter().map(|(object, _)| org.kept().write(object.entry.id)).collect();
+        let unnamed = Unnamed(Some(&org));
+        let mut added = Vec::with_capacity(objects.len());
+        for (object, expected) in objects {
+            if late.is_some() && added.is_empty() {
+                added.push(object.entry);
+                continue;
+            }
+            let entry = job.segments.put(org.id(), object).await?;
+            job.verify(&entry, &expected).await?;
+            added.push(entry);
+        }
+        // What else is made of the merged segment, `added[0]`, joins `added` here, to be named in the same commit.
         let report = Merged {
-            segments: removed.len() as u64,
-            rows: merged.rows,
+            segments: job.inputs.len() as u64,
+            rows: added[0].rows,
             bytes_read: job.bytes(),
-            bytes_written: merged.bytes,
+            bytes_written: added.iter().map(|entry| entry.bytes).sum(),
         };
         let mut turn = commits.turn(&org).await;
         let manifest = turn.manifest();
-        if !job.inputs.iter().all(|input| manifest.segments().contains(input)) {
+        if !job.is_live(&manifest) {
             // Another change was faster, such as an earlier try of this one whose response was lost.
-            org.suspect();
             return Ok(None);
         }
-        let change = ManifestChange { added: vec![merged], removed: removed.clone(), ..turn.unchanged() };
+        added[0].shares_keys = job.shares_keys(&manifest);
+        let replaced = job.replaced(&manifest);
+        let removed = replaced.iter().map(|(id, _)| *id).collect();
+        let change = ManifestChange { added, removed, totals, ..turn.unchanged() };
         turn.commit(Commit { reason: CommitReason::Compaction, change, flushed: None }).await?;
-        org.kept().replace(removed, clock.monotonic());
-        org.suspect();
+        org.kept().replace_named(replaced, clock.monotonic());
+        unnamed.forget();
         drop(turn);
         if let Some(encoded) = late {
             // As a queue of uploads would, in its own time.
@@ -62,5 +67,22 @@ impl Work {
             job.segments.put(org.id(), encoded).await?;
         }
         Ok(Some(report))
+    }
+}
+
+/// Objects may be in the store that nobody names, unless this is forgotten: also when whoever waits for a merge has gone.
+struct Unnamed<'a>(Option<&'a Org>);
+
+impl Unnamed<'_> {
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unnamed<'_> {
+    fn drop(&mut self) {
+        if let Some(org) = self.0 {
+            org.suspect();
+        }
     }
 }

@@ -37,7 +37,7 @@ impl MergeKernel {
     /// [`MergeError::Schema`].
     pub fn new(schema: SchemaRef, run_count: usize, mode: MergeMode) -> Result<Self, MergeError> {
         let layout = Layout::new(schema, run_count)?;
-        if mode == MergeMode::NewOfLast && layout.provenance.is_none() {
+        if mode != MergeMode::Rows && layout.provenance.is_none() {
             let detail = "gateway and received are missing".to_owned();
             return Err(MergeError::Schema { run: run_count, detail });
         }
@@ -96,11 +96,11 @@ impl MergeKernel {
     /// [`MergeError::Arrow`].
     pub fn poll(&mut self) -> Result<MergePoll, MergeError> {
         loop {
-            if self.output.rows() >= self.batch_rows || self.output.conflicts() >= self.batch_rows {
+            if self.output.rows() >= self.batch_rows || self.output.beside() >= self.batch_rows {
                 return self.emit();
             }
             let step = match self.mode {
-                MergeMode::Rows => self.step_rows(),
+                MergeMode::Rows | MergeMode::Unite => self.step_rows(),
                 MergeMode::NewOfLast => self.step_new(),
             };
             match step {
@@ -150,7 +150,14 @@ impl MergeKernel {
         }
         let pending = self.pending.get_or_insert_with(|| Pending::new(key, self.layout.channels.len()));
         if let Some((batch, row)) = self.runs[index].current() {
-            pending.absorb(batch, row);
+            if self.mode == MergeMode::Unite && pending.origin.is_some() {
+                let effect = pending.unite(batch, row);
+                pending.later.push((self.output.source(batch), row));
+                self.counts.duplicates += effect.duplicates;
+                self.counts.filled += effect.filled;
+            } else {
+                pending.absorb(batch, row);
+            }
             if pending.origin.is_none() {
                 pending.origin = Some((self.output.source(batch), row));
             }
@@ -245,8 +252,8 @@ impl MergeKernel {
         if self.mode == MergeMode::NewOfLast {
             self.counts.readings += u64::from(!in_earlier && row);
             self.counts.shares_keys |= in_earlier && row;
-            self.counts.conflicts += conflicts as u64;
         }
+        self.counts.conflicts += conflicts as u64;
         true
     }
 }

@@ -8,11 +8,11 @@ use arrow::array::{
     Array, ArrayRef, Float64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMillisecondArray, UInt64Array,
 };
 use arrow::compute::{concat_batches, interleave, interleave_record_batch};
-use storage_format::segment::conflicts_schema;
+use storage_format::segment::{conflicts_schema, fills_schema};
 
-use super::pending::{Conflict, Pending, Place};
+use super::pending::{Conflict, Pending, Place, Sample};
 use super::run::Batch;
-use super::{Layout, MergeError, MergedBatch};
+use super::{Layout, MergeError, MergedBatch, United};
 
 /// Slices shorter than this, on average, are picked row by row rather than joined.
 const SLICE_ROWS_WORTH: usize = 16;
@@ -40,6 +40,9 @@ pub(super) struct Output {
     origins: Vec<Place>,
     built: Vec<Vec<Option<f64>>>,
     conflicts: Vec<Conflict>,
+    united: Vec<Place>,
+    fills: Vec<Sample>,
+    dropped: Vec<Sample>,
 }
 
 impl Output {
@@ -52,6 +55,9 @@ impl Output {
             origins: Vec::new(),
             built: vec![Vec::new(); channels],
             conflicts: Vec::new(),
+            united: Vec::new(),
+            fills: Vec::new(),
+            dropped: Vec::new(),
         }
     }
 
@@ -59,12 +65,13 @@ impl Output {
         self.rows
     }
 
-    pub(super) fn conflicts(&self) -> usize {
-        self.conflicts.len()
+    /// The length of what leaves beside the rows.
+    pub(super) fn beside(&self) -> usize {
+        self.conflicts.len().max(self.united.len())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.rows == 0 && self.conflicts.is_empty()
+        self.rows == 0 && self.beside() == 0
     }
 
     /// The number of this batch among the sources.
@@ -97,6 +104,10 @@ impl Output {
         let conflicts = pending.take_conflicts();
         let found = conflicts.len();
         self.conflicts.extend(conflicts);
+        let (fills, dropped) = pending.take_united();
+        self.united.append(&mut pending.later);
+        self.fills.extend(fills);
+        self.dropped.extend(dropped);
         let Some(origin) = pending.origin else { return (false, found) };
         if pending.altered || pending.in_earlier {
             let row = self.origins.len();
@@ -116,7 +127,14 @@ impl Output {
         let next = Self { number: self.number + 1, ..Self::new(self.built.len()) };
         let done = std::mem::replace(self, next);
         let conflicts = conflicts_batch(layout, &done.conflicts)?;
-        Ok(MergedBatch { rows: done.rows_batch(layout)?, conflicts })
+        let united = if done.united.is_empty() { None } else { Some(done.united_batches(layout)?) };
+        Ok(MergedBatch { rows: done.rows_batch(layout)?, conflicts, united })
+    }
+
+    fn united_batches(&self, layout: &Layout) -> Result<United, MergeError> {
+        let sources: Vec<&RecordBatch> = self.sources.iter().collect();
+        let rows = with_schema(layout, &interleave_record_batch(&sources, &self.united)?)?;
+        Ok(United { rows, fills: samples_batch(layout, &self.fills)?, dropped: samples_batch(layout, &self.dropped)? })
     }
 
     fn rows_batch(mut self, layout: &Layout) -> Result<RecordBatch, MergeError> {
@@ -170,6 +188,24 @@ impl Output {
 fn with_schema(layout: &Layout, batch: &RecordBatch) -> Result<RecordBatch, MergeError> {
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(&layout.schema), batch.columns().to_vec(), &options)?)
+}
+
+fn samples_batch(layout: &Layout, samples: &[Sample]) -> Result<RecordBatch, MergeError> {
+    let name = |s: &Sample| layout.schema.field(layout.channels[s.channel]).name().as_str();
+    let numbers = |of: fn(&Sample) -> u64| -> ArrayRef { Arc::new(samples.iter().map(of).collect::<UInt64Array>()) };
+    let times = |of: fn(&Sample) -> i64| -> ArrayRef {
+        Arc::new(TimestampMillisecondArray::from_iter_values(samples.iter().map(of)).with_timezone("UTC"))
+    };
+    let columns: Vec<ArrayRef> = vec![
+        numbers(|s| s.key.0),
+        times(|s| s.key.1),
+        Arc::new(StringArray::from_iter_values(samples.iter().map(name))),
+        Arc::new(Float64Array::from_iter_values(samples.iter().map(|s| s.value))),
+        numbers(|s| s.flush),
+        numbers(|s| s.gateway),
+        times(|s| s.received),
+    ];
+    Ok(RecordBatch::try_new(fills_schema(), columns)?)
 }
 
 fn conflicts_batch(layout: &Layout, conflicts: &[Conflict]) -> Result<RecordBatch, MergeError> {

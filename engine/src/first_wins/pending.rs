@@ -17,6 +17,18 @@ pub(super) struct Conflict {
     pub(super) received: i64,
 }
 
+/// A sample of a row whose key was there already.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    pub(super) key: Key,
+    /// The number of the channel among the merge's channels.
+    pub(super) channel: usize,
+    pub(super) value: f64,
+    pub(super) flush: u64,
+    pub(super) gateway: u64,
+    pub(super) received: i64,
+}
+
 /// Where a row is: source of the output under way, row in it.
 pub(super) type Place = (usize, usize);
 
@@ -36,6 +48,10 @@ pub(super) struct Pending {
     /// Rows of the last run so far.
     rows_of_last: usize,
     conflicts: Vec<Conflict>,
+    /// Rows that are united with the first one, and what became of their samples.
+    pub(super) later: Vec<Place>,
+    fills: Vec<Sample>,
+    dropped: Vec<Sample>,
     /// What `conflicts` holds, to find it again: a logger whose clock stands still can make millions for one key.
     told: HashSet<(usize, u64, u64)>,
 }
@@ -60,6 +76,9 @@ impl Pending {
             in_earlier: false,
             rows_of_last: 0,
             conflicts: Vec::new(),
+            later: Vec::new(),
+            fills: Vec::new(),
+            dropped: Vec::new(),
             told: HashSet::new(),
         }
     }
@@ -76,6 +95,34 @@ impl Pending {
                 self.altered |= !first;
             }
         }
+    }
+
+    /// A row whose key an earlier row has, merged into the result, with an account of each of its samples.
+    pub(super) fn unite(&mut self, batch: &Batch, row: usize) -> Effect {
+        let ((gateway, received), flush, key) = (batch.provenance(row), batch.flush(row), self.key);
+        let mut effect = Effect::default();
+        for channel in 0..self.known.len() {
+            let value = batch.value(channel, row);
+            if value.is_nan() {
+                continue;
+            }
+            let (kept, sample) = (self.known[channel], Sample { key, channel, value, flush, gateway, received });
+            if kept.is_nan() {
+                self.known[channel] = value;
+                self.added[channel] = value;
+                self.altered = true;
+                self.fills.push(sample);
+                effect.filled += 1;
+                continue;
+            }
+            self.dropped.push(sample);
+            if is_same(kept, value) || !self.told.insert((channel, gateway, identity(value))) {
+                effect.duplicates += 1;
+            } else {
+                self.conflicts.push(Conflict { key, channel, kept, refused: value, gateway, received });
+            }
+        }
+        effect
     }
 
     /// A row that was there before the last run.
@@ -115,6 +162,13 @@ impl Pending {
         // A row that was there already is never written as it came: some of its values may not be new.
         self.altered |= was_there && effect.adds;
         effect
+    }
+
+    /// What became of samples of later rows: those that filled a channel, by channel, and those that went.
+    pub(super) fn take_united(&mut self) -> (Vec<Sample>, Vec<Sample>) {
+        let mut fills = std::mem::take(&mut self.fills);
+        fills.sort_by_key(|fill| fill.channel);
+        (fills, std::mem::take(&mut self.dropped))
     }
 
     /// The conflicts, in the order of (channel, arrival).

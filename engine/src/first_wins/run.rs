@@ -18,6 +18,7 @@ pub(super) struct Batch {
     times: ScalarBuffer<i64>,
     channels: Vec<Float64Array>,
     provenance: Option<(ScalarBuffer<u64>, ScalarBuffer<i64>)>,
+    flushes: Option<ScalarBuffer<u64>>,
     /// Which source of which output this batch is, if it is one.
     pub(super) source: Option<(u64, usize)>,
 }
@@ -31,6 +32,7 @@ impl Batch {
             times: time(1),
             channels: layout.channels.iter().map(|&i| rows.column(i).as_primitive::<Float64Type>().clone()).collect(),
             provenance: layout.provenance.map(|(gateway, received)| (number(gateway), time(received))),
+            flushes: layout.flush.map(number),
             rows,
             source: None,
         }
@@ -53,6 +55,11 @@ impl Batch {
     /// Who sent the row, and when it arrived; zeroes in a merge without provenance.
     pub(super) fn provenance(&self, row: usize) -> (u64, i64) {
         self.provenance.as_ref().map_or((0, 0), |(gateways, received)| (gateways[row], received[row]))
+    }
+
+    /// The flush that the row is of; zero if the merge's schema has none.
+    pub(super) fn flush(&self, row: usize) -> u64 {
+        self.flushes.as_ref().map_or(0, |flushes| flushes[row])
     }
 
     /// The first row from `from` on whose key is not below `bound`.

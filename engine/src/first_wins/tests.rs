@@ -333,3 +333,5 @@ fn a_clock_that_stands_still_costs_no_square() {
     let told = merge(&[many], MergeMode::NewOfLast, 1_000, 1_000);
     assert_eq!((told.counts.readings, told.counts.conflicts), (1, 249_999));
 }
+
+mod unite;

@@ -37,8 +37,8 @@ pub enum InvariantError {
         /// Fills counted.
         filled: u64,
     },
-    /// The rows that are added are not as many as those that they replace.
-    #[error("{added} rows replace {removed}")]
+    /// The rows that are added are not those that they replace, with what the commit says of those that were united.
+    #[error("{added} rows replace {removed}, and the commit does not say what became of the others")]
     Merged {
         /// Rows of the segments added.
         added: u64,
@@ -138,19 +138,6 @@ fn rows_are_counted(_: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result
     }
 }
 
-/// What replaces segments has as many rows as they have. A drop replaces nothing: see the next rule.
-fn merges_keep_rows(before: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
-    let readings = |entry: &&SegmentEntry| entry.kind == SegmentKind::Readings;
-    let added = delta.added.iter().filter(readings).map(|entry| entry.rows).sum();
-    let replaced = before.segments().iter().filter(|entry| delta.removed.contains(&entry.id));
-    let removed = replaced.map(|entry| entry.rows).sum();
-    if delta.removed.is_empty() || added == removed || is_drop(delta) {
-        Ok(())
-    } else {
-        Err(InvariantError::Merged { added, removed })
-    }
-}
-
 /// Does the commit let readings go for good?
 const fn is_drop(delta: &ManifestDelta) -> bool {
     delta.totals.dropped > 0
@@ -180,15 +167,39 @@ fn drops_are_old_and_whole(before: &Manifest, delta: &ManifestDelta, after: &Man
     Ok(())
 }
 
-/// Every conflict counted is kept, and the other way round.
-fn conflicts_are_counted(_: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
-    if !delta.removed.is_empty() {
+/// Rows of the objects of a kind that a commit adds, and of those that it removes.
+fn exchanged(before: &Manifest, delta: &ManifestDelta, kind: SegmentKind) -> (u64, u64) {
+    let added = delta.added.iter().filter(|entry| entry.kind == kind).map(|entry| entry.rows).sum();
+    let removed = before.objects().filter(|entry| entry.kind == kind && delta.removed.contains(&entry.id));
+    (added, removed.map(|entry| entry.rows).sum())
+}
+
+/// What replaces segments has as many rows as they have, but for those that are united with others: of each of these, a
+/// value is listed as one that filled a channel, kept as a conflict, or counted as a duplicate. A drop replaces nothing: see
+/// below.
+fn merges_keep_rows(before: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
+    if delta.removed.is_empty() || is_drop(delta) {
         return Ok(());
     }
-    let added = delta.added.iter().filter(|entry| entry.kind == SegmentKind::Conflicts);
-    let rows = added.map(|entry| entry.rows).sum();
+    let (added, removed) = exchanged(before, delta, SegmentKind::Readings);
+    let (listed, relisted) = exchanged(before, delta, SegmentKind::Fills);
+    let told = listed.saturating_sub(relisted) + delta.totals.conflicts + delta.totals.duplicates;
+    if relisted <= listed && added <= removed && removed - added <= told {
+        Ok(())
+    } else {
+        Err(InvariantError::Merged { added, removed })
+    }
+}
+
+/// Every conflict counted is kept, and the other way round; a merge keeps those that it merges.
+fn conflicts_are_counted(before: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
+    let (added, removed) = exchanged(before, delta, SegmentKind::Conflicts);
     let conflicts = delta.totals.conflicts;
-    if rows == conflicts { Ok(()) } else { Err(InvariantError::Conflicts { rows, conflicts }) }
+    if is_drop(delta) || added == removed.saturating_add(conflicts) {
+        Ok(())
+    } else {
+        Err(InvariantError::Conflicts { rows: added.saturating_sub(removed), conflicts })
+    }
 }
 
 /// What a flush adds is of that flush; only a commit that removes (compaction) may add older ones.

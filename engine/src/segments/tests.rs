@@ -12,7 +12,7 @@ use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use storage_format::encryption::SecretKey;
 use storage_format::manifest::{SegmentEntry, SegmentKind};
-use storage_format::segment::{ROW_GROUP_ROWS_MAX, readings_schema};
+use storage_format::segment::{ROW_GROUP_ROWS_MAX, channels_of, readings_schema};
 use storage_format::{ChannelCode, FlushNumber, FormatErrorKind, LoggerId, Lsn, Millis, TimeRange};
 
 use super::*;
@@ -67,7 +67,7 @@ pub(crate) async fn write(rig: &Rig, of: u64, batch: &RecordBatch) -> SegmentEnt
         flush_last: FlushNumber::new(1),
         lsn_min: Lsn::new(1),
         lsn_max: Lsn::new(2),
-        channels: vec![code(1)],
+        channels: channels_of(&batch.schema()),
     };
     let mut encoder = rig.segments.encoder(&new).await.expect("an encoder");
     encoder.write(batch).expect("good rows");

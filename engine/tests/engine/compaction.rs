@@ -161,28 +161,75 @@ async fn many_flushes_become_few_segments_with_the_same_readings() {
     again.close().await.expect("closed");
 }
 
+/// The values that fills objects list, and the flush that brought each.
+async fn fills(engine: &Engine) -> BTreeMap<(u64, i64, String), u64> {
+    let snapshot = engine.snapshot(org()).await.expect("a snapshot");
+    let mut fills = BTreeMap::new();
+    for entry in snapshot.manifest.fills() {
+        let stream = engine.segments().read(org(), entry, &SegmentFilter::default(), None).await.expect("it opens");
+        for batch in stream.try_collect::<Vec<_>>().await.expect("it reads") {
+            let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
+            let times = batch.column(1).as_primitive::<TimestampMillisecondType>().values();
+            let names = batch.column(2).as_string::<i32>();
+            let flushes = batch.column(4).as_primitive::<UInt64Type>().values();
+            for row in 0..batch.num_rows() {
+                let key = (loggers[row], times[row], names.value(row).to_owned());
+                assert_eq!(fills.insert(key, flushes[row]), None, "twice");
+            }
+        }
+    }
+    fills
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn segments_that_fill_older_readings_stay_as_they_are() {
+async fn values_that_fill_older_readings_are_merged_with_them_and_keep_their_flush() {
     let rig = rig();
     rig.clock.turn(MONTH);
     let (engine, mut sender, mut model) = flushed(&rig, 0).await;
-    for round in 0..20 {
+    for round in 0..40 {
         let mut sent = some(round);
-        if round == 10 {
-            // Fills a channel of readings of round 2, and brings new ones.
-            let fills = (0..20).map(|i| Reading::new(1, MAY + (200 + i) * MINUTE, &[(3, 7.0)]));
-            sent.readings.extend(fills);
+        if round % 10 == 9 {
+            // Fills channels of readings of older rounds, in part those that others have filled, and brings new ones.
+            let from = round / 20 * 100;
+            let fills = (0..20)
+                .map(|i| Reading::new(1, MAY + (from + i) * MINUTE, &[(if i % 2 == 0 { 3 } else { 4 }, round as f64)]));
+            let again = (10..30).map(|i| Reading::new(1, MAY + (from + i) * MINUTE, &[(4, 1.5)]));
+            sent.readings.extend(fills.chain(again));
         }
         sender.send(&engine, &mut model, sent).await;
         engine.flush(None).await.expect("a flush");
     }
-    // At most three were merged before it came.
-    until_live(&engine, 13).await;
+    until_live(&engine, 3).await;
+    let united = || async {
+        let snapshot = engine.snapshot(org()).await.expect("a snapshot");
+        let objects = (snapshot.manifest.fills().len(), snapshot.manifest.conflicts().len());
+        !snapshot.manifest.segments().iter().any(|entry| entry.shares_keys) && objects.0.max(objects.1) <= 3
+    };
+    let patience = tokio::time::timeout(Duration::from_secs(60), async {
+        while !united().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    patience.await.expect("what fills is merged with what it fills");
     check_flushed(&engine, org(), &model).await;
-    let snapshot = engine.snapshot(org()).await.expect("a snapshot");
-    let sharing: Vec<_> = snapshot.manifest.segments().iter().filter(|entry| entry.shares_keys).collect();
-    assert!(matches!(sharing[..], [entry] if entry.flush_first.get() == 11 && entry.flush_last.get() == 11));
+    let rows = flushes(&engine).await;
+    assert_eq!(rows.len(), model.rows.len());
+    for ((_, time), flush) in &rows {
+        let minute = u64::try_from((time - MAY) / MINUTE).expect("in order");
+        // What has filled channels brought readings past those of its round, too.
+        assert!(minute % 100 >= 20 || *flush == 1 + minute / 100, "{flush} at {minute}");
+    }
+    let fills = fills(&engine).await;
+    assert_eq!(fills.len() as u64, model.filled);
+    assert!(fills.values().all(|flush| flush % 10 == 0), "{:?}", fills.values());
+    // Of the first round that both filled, what the first of them brought has its number.
+    assert_eq!(fills.get(&(1, MAY, "co2".to_owned())).or(fills.values().next()), Some(&10));
+    until_collected(&rig, &engine).await;
     engine.close().await.expect("closed");
+    let again = rig.open().await;
+    again.load(org()).await.expect("loaded");
+    check_flushed(&again, org(), &model).await;
+    again.close().await.expect("closed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

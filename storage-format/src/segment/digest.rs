@@ -51,8 +51,8 @@ impl RowDigest {
     }
 
     /// Adds the rows of a batch of [`readings_schema`](crate::segment::readings_schema),
-    /// [`merged_readings_schema`](crate::segment::merged_readings_schema) (without its last column) or
-    /// [`conflicts_schema`](crate::segment::conflicts_schema).
+    /// [`merged_readings_schema`](crate::segment::merged_readings_schema) (without its last column),
+    /// [`conflicts_schema`](crate::segment::conflicts_schema) or [`fills_schema`](crate::segment::fills_schema).
     ///
     /// # Panics
     /// With a batch of another schema.
@@ -60,6 +60,7 @@ impl RowDigest {
         match self.kind {
             SegmentKind::Readings => self.update_readings(batch),
             SegmentKind::Conflicts => self.update_conflicts(batch),
+            SegmentKind::Fills => self.update_fills(batch),
             kind => panic!("rows of kind {} have no canonical form here", kind.name()),
         }
     }
@@ -199,6 +200,28 @@ impl RowDigest {
             self.row_bytes.extend_from_slice(&code.to_le_bytes());
             self.row_bytes.extend_from_slice(&kept[row].to_bits().to_le_bytes());
             self.row_bytes.extend_from_slice(&refused[row].to_bits().to_le_bytes());
+            self.row_bytes.extend_from_slice(&gateways[row].to_le_bytes());
+            self.row_bytes.extend_from_slice(&received[row].to_le_bytes());
+            self.end_row();
+        }
+    }
+
+    fn update_fills(&mut self, batch: &RecordBatch) {
+        let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
+        let times = batch.column(1).as_primitive::<TimestampMillisecondType>().values();
+        let channels = batch.column(2).as_string::<i32>();
+        let values = batch.column(3).as_primitive::<Float64Type>().values();
+        let flushes = batch.column(4).as_primitive::<UInt64Type>().values();
+        let gateways = batch.column(5).as_primitive::<UInt64Type>().values();
+        let received = batch.column(6).as_primitive::<TimestampMillisecondType>().values();
+        for row in 0..batch.num_rows() {
+            let code =
+                Channel::by_name(channels.value(row)).map_or(0, |channel: &Channel| ChannelCode::get(channel.code));
+            self.row_bytes.extend_from_slice(&loggers[row].to_le_bytes());
+            self.row_bytes.extend_from_slice(&times[row].to_le_bytes());
+            self.row_bytes.extend_from_slice(&code.to_le_bytes());
+            self.row_bytes.extend_from_slice(&values[row].to_bits().to_le_bytes());
+            self.row_bytes.extend_from_slice(&flushes[row].to_le_bytes());
             self.row_bytes.extend_from_slice(&gateways[row].to_le_bytes());
             self.row_bytes.extend_from_slice(&received[row].to_le_bytes());
             self.end_row();

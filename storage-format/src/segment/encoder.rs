@@ -1,4 +1,4 @@
-//! Encodes sorted record batches as a segment (or conflicts object), and creates its manifest entry.
+//! Encodes sorted record batches as a segment (or conflicts or fills object), and creates its manifest entry.
 //!
 //! Every row is checked against the rules of the format before it is written: the order, the window, finite values. A
 //! rejected row is a bug of the caller. The encoder never writes a segment that a reader would reject.
@@ -16,7 +16,7 @@ use parquet::errors::ParquetError;
 use crate::encryption::{NONCE_BYTES, SecretKey};
 use crate::manifest::{SegmentEntry, SegmentKind};
 use crate::segment::{
-    RowDigest, SegmentFooter, SegmentKeyMetadata, channels_of, conflicts_schema, merged_readings_schema,
+    RowDigest, SegmentFooter, SegmentKeyMetadata, channels_of, conflicts_schema, fills_schema, merged_readings_schema,
     readings_schema, writer_properties,
 };
 use crate::{Channel, ChannelCode, FlushNumber, LoggerId, Lsn, Millis, OrgId, SegmentId, Window};
@@ -58,7 +58,8 @@ pub enum SegmentError {
     /// The batch's columns are not those of the segment.
     #[error("the columns of the batch differ from those of the segment")]
     Schema,
-    /// The rows are not in strictly ascending order of (logger, time). Conflicts may share a key.
+    /// The rows are not in strictly ascending order of (logger, time). Conflicts may share a key, and fills of different
+    /// channels.
     #[error("row {row}: out of order")]
     Order {
         /// Index of the row in the segment, from 0.
@@ -99,6 +100,7 @@ pub struct SegmentEncoder {
     rows: u64,
     first: Option<(u64, i64)>,
     last: (u64, i64),
+    last_fill: Option<(u64, i64, ChannelCode)>,
     time_min: i64,
     time_max: i64,
     seen: BTreeSet<ChannelCode>,
@@ -112,7 +114,8 @@ impl std::fmt::Debug for SegmentEncoder {
 
 impl SegmentEncoder {
     /// Creates an encoder for an object. For readings, `channels` are the value columns, known and ascending; for
-    /// conflicts they are ignored. Readings of several flushes have the column `flush`. The data key and the nonce must be random and used for this object only.
+    /// conflicts and fills they are ignored. Readings of several flushes have the column `flush`. The data key and the
+    /// nonce must be random and used for this object only.
     ///
     /// # Errors
     /// [`SegmentError::Parquet`].
@@ -128,6 +131,7 @@ impl SegmentEncoder {
             SegmentKind::Readings if spec.has_flush_column() => merged_readings_schema(channels),
             SegmentKind::Readings => readings_schema(channels),
             SegmentKind::Conflicts => conflicts_schema(),
+            SegmentKind::Fills => fills_schema(),
             _ => return Err(SegmentError::Schema),
         };
         let identity = (spec.kind, spec.org, spec.window, spec.id);
@@ -144,6 +148,7 @@ impl SegmentEncoder {
             rows: 0,
             first: None,
             last: (0, i64::MIN),
+            last_fill: None,
             time_min: i64::MAX,
             time_max: i64::MIN,
             seen: BTreeSet::new(),
@@ -198,6 +203,10 @@ impl SegmentEncoder {
         match self.spec.kind {
             SegmentKind::Readings => {
                 self.check_values(batch)?;
+                self.check_flushes(batch)?;
+            }
+            SegmentKind::Fills => {
+                self.check_fills(batch)?;
                 self.check_flushes(batch)?;
             }
             _ => self.check_conflicts(batch)?,
@@ -277,10 +286,12 @@ impl SegmentEncoder {
     }
 
     fn check_flushes(&self, batch: &RecordBatch) -> Result<(), SegmentError> {
-        if !self.spec.has_flush_column() {
-            return Ok(());
-        }
-        let flushes = batch.column(4 + self.codes.len()).as_primitive::<UInt64Type>().values();
+        let column = match self.spec.kind {
+            SegmentKind::Fills => 4,
+            _ if self.spec.has_flush_column() => 4 + self.codes.len(),
+            _ => return Ok(()),
+        };
+        let flushes = batch.column(column).as_primitive::<UInt64Type>().values();
         let valid = self.spec.flush_first.get()..=self.spec.flush_last.get();
         match flushes.iter().position(|flush| !valid.contains(flush)) {
             None => Ok(()),
@@ -288,6 +299,30 @@ impl SegmentEncoder {
                 Err(SegmentError::Row { row: self.rows + row as u64, detail: "its flush is not one of the segment's" })
             }
         }
+    }
+
+    fn check_fills(&mut self, batch: &RecordBatch) -> Result<(), SegmentError> {
+        let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
+        let times = batch.column(1).as_primitive::<TimestampMillisecondType>().values();
+        let channels = batch.column(2).as_string::<i32>();
+        let values = batch.column(3).as_primitive::<Float64Type>().values();
+        for row in 0..batch.num_rows() {
+            let at = self.rows + row as u64;
+            let wrong = |detail| Err(SegmentError::Row { row: at, detail });
+            let Some(channel) = Channel::by_name(channels.value(row)) else {
+                return wrong("the channel is not in the registry");
+            };
+            self.seen.insert(channel.code);
+            if !values[row].is_finite() {
+                return wrong("a value is not finite");
+            }
+            let fill = (loggers[row], times[row], channel.code);
+            if self.last_fill.is_some_and(|last| last >= fill) {
+                return Err(SegmentError::Order { row: at });
+            }
+            self.last_fill = Some(fill);
+        }
+        Ok(())
     }
 
     fn check_conflicts(&mut self, batch: &RecordBatch) -> Result<(), SegmentError> {

@@ -17,10 +17,13 @@ use crate::manifest::{SegmentEntry, SegmentKind};
 use crate::segment::{SEGMENT_KEY_METADATA_BYTES, SegmentKeyMetadata, SegmentSpec, decryption_properties};
 use crate::{FileKind, FlushNumber, FormatError, FormatErrorKind, Lsn, OrgId};
 
-/// Format of an object without the column `flush`: an object states the lowest version that describes it.
+/// Format of a segment without the column `flush`, and of conflicts: an object states the lowest version that describes
+/// it.
 const FORMAT: &str = "1";
 /// Format of readings with the column `flush`.
 const FORMAT_WITH_FLUSH: &str = "2";
+/// Format of fills.
+const FORMAT_OF_FILLS: &str = "3";
 const MAGIC: &[u8; 4] = b"PARE";
 const LENGTH_BYTES: usize = 4;
 const MODULE_BYTES_MIN: usize = NONCE_BYTES + TAG_BYTES;
@@ -152,7 +155,7 @@ impl SegmentFooter {
     pub(crate) fn key_values(&self) -> Vec<KeyValue> {
         let spec = &self.spec;
         [
-            ("icecore.format", if spec.has_flush_column() { FORMAT_WITH_FLUSH } else { FORMAT }.to_owned()),
+            ("icecore.format", format_of(spec).to_owned()),
             ("icecore.kind", spec.kind.name().to_owned()),
             ("icecore.org", spec.org.to_string()),
             ("icecore.window", spec.window.to_string()),
@@ -181,8 +184,8 @@ impl SegmentFooter {
             found.ok_or_else(|| error(FormatErrorKind::Invalid, 0, format!("the footer has no {key}")))
         };
         let format = text("icecore.format")?;
-        if ![FORMAT, FORMAT_WITH_FLUSH].contains(&format) {
-            let detail = format!("segment format {format:?}, this program reads {FORMAT} and {FORMAT_WITH_FLUSH}");
+        if ![FORMAT, FORMAT_WITH_FLUSH, FORMAT_OF_FILLS].contains(&format) {
+            let detail = format!("segment format {format:?}, this program reads {FORMAT} to {FORMAT_OF_FILLS}");
             return Err(error(FormatErrorKind::UnknownVersion, 0, detail));
         }
         let kind = text("icecore.kind")?;
@@ -219,6 +222,14 @@ impl SegmentFooter {
         } else {
             Err(error(FormatErrorKind::Invalid, 0, "the footer does not match the manifest's entry"))
         }
+    }
+}
+
+fn format_of(spec: &SegmentSpec) -> &'static str {
+    match spec.kind {
+        SegmentKind::Fills => FORMAT_OF_FILLS,
+        _ if spec.has_flush_column() => FORMAT_WITH_FLUSH,
+        _ => FORMAT,
     }
 }
 

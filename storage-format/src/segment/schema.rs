@@ -1,4 +1,4 @@
-//! Arrow schemas of readings and conflicts. Column order is part of the format.
+//! Arrow schemas of readings, conflicts and fills. Column order is part of the format.
 
 use std::sync::Arc;
 
@@ -8,6 +8,9 @@ use crate::{Channel, ChannelCode};
 
 /// Columns of a conflicts object, in order.
 pub const CONFLICT_COLUMNS: [&str; 7] = ["logger", "time", "channel", "kept", "refused", "gateway", "received"];
+
+/// Columns of a fills object, in order.
+pub const FILL_COLUMNS: [&str; 7] = ["logger", "time", "channel", "value", "flush", "gateway", "received"];
 
 fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
@@ -59,6 +62,23 @@ pub fn conflicts_schema() -> SchemaRef {
     ];
     let fields: Vec<Field> =
         CONFLICT_COLUMNS.into_iter().zip(types).map(|(name, kind)| Field::new(name, kind, false)).collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// Returns the schema of fills.
+#[must_use]
+pub fn fills_schema() -> SchemaRef {
+    let types = [
+        DataType::UInt64,
+        timestamp(),
+        DataType::Utf8,
+        DataType::Float64,
+        DataType::UInt64,
+        DataType::UInt64,
+        timestamp(),
+    ];
+    let fields: Vec<Field> =
+        FILL_COLUMNS.into_iter().zip(types).map(|(name, kind)| Field::new(name, kind, false)).collect();
     Arc::new(Schema::new(fields))
 }
 

@@ -84,6 +84,75 @@ fn conflicts() -> RecordBatch {
     RecordBatch::try_new(conflicts_schema(), columns).expect("a batch")
 }
 
+fn fills(rows: &[(u64, i64, &str, f64, u64)]) -> RecordBatch {
+    let numbers = |of: fn(&(u64, i64, &str, f64, u64)) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(rows.iter().map(of)))
+    };
+    let columns: Vec<ArrayRef> = vec![
+        numbers(|row| row.0),
+        times(rows.iter().map(|row| row.1)),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.2))),
+        Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.3))),
+        numbers(|row| row.4),
+        Arc::new(UInt64Array::from_iter_values(rows.iter().map(|_| 5))),
+        times(rows.iter().map(|_| MAY)),
+    ];
+    RecordBatch::try_new(fills_schema(), columns).expect("a batch")
+}
+
+/// Fills of two loggers, of flushes 3 to 6.
+const FILLS: [(u64, i64, &str, f64, u64); 4] = [
+    (1, MAY, "temperature", 1.5, 4),
+    (1, MAY, "humidity", 50.0, 3),
+    (1, MAY + 1, "temperature", 2.5, 6),
+    (2, MAY, "humidity", 51.0, 4),
+];
+
+fn encode_fills(rows: &[(u64, i64, &str, f64, u64)]) -> Result<EncodedSegment, SegmentError> {
+    let spec = SegmentSpec { flush_last: FlushNumber::new(6), ..spec(SegmentKind::Fills) };
+    let mut encoder = SegmentEncoder::new(spec, &[], &org_key(), &data_key(), [2; 12], ROW_GROUP_ROWS_MAX)?;
+    for row in rows {
+        encoder.write(&fills(&[*row]))?;
+    }
+    encoder.finish()
+}
+
+#[test]
+fn fills_round_trip_and_wrong_ones_are_rejected() {
+    let segment = encode_fills(&FILLS).expect("valid rows");
+    let entry = &segment.entry;
+    assert_eq!((entry.kind, entry.rows, &entry.channels[..]), (SegmentKind::Fills, 4, &[code(1), code(2)][..]));
+    assert_eq!((entry.logger_min.get(), entry.logger_max.get(), entry.time_max.get()), (1, 2, MAY + 1));
+    let metadata = open(&segment.bytes, entry, &org_key()).expect("it opens");
+    let read = rows(&segment.bytes, &metadata);
+    assert_eq!(read, [fills(&FILLS)]);
+    let mut bytes = b"icecore fills 1".to_vec();
+    for (logger, time, name, value, flush) in FILLS {
+        bytes.extend(logger.to_le_bytes());
+        bytes.extend(time.to_le_bytes());
+        bytes.extend((if name == "humidity" { 2_u16 } else { 1 }).to_le_bytes());
+        bytes.extend(value.to_bits().to_le_bytes());
+        bytes.extend(flush.to_le_bytes());
+        bytes.extend(5_u64.to_le_bytes());
+        bytes.extend(MAY.to_le_bytes());
+    }
+    assert_eq!(entry.digest, ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref());
+
+    let [first, second, ..] = FILLS;
+    let order = encode_fills(&[second, first]).expect_err("channels out of order");
+    assert!(matches!(order, SegmentError::Order { row: 1 }), "{order}");
+    assert!(matches!(encode_fills(&[first, first]), Err(SegmentError::Order { row: 1 })), "twice");
+    for wrong in [
+        (1, MAY, "colour", 1.5, 4),
+        (1, MAY, "temperature", f64::NAN, 4),
+        (1, MAY, "temperature", 1.5, 2),
+        (1, MAY, "temperature", 1.5, 7),
+        (0, MAY, "temperature", 1.5, 4),
+    ] {
+        assert!(matches!(encode_fills(&[wrong]), Err(SegmentError::Row { row: 0, .. })), "{wrong:?}");
+    }
+}
+
 /// Creates readings of several loggers, one per minute, with every third value of the second channel missing.
 fn day(loggers: u64, per_logger: i64) -> Vec<Row> {
     let mut rows = Vec::new();
@@ -516,12 +585,17 @@ fn golden_files_still_open() {
     let segment = fixture("v1/segment.parquet");
     let merged = fixture("v2/segment.parquet");
     let conflicts_object = fixture("v1/conflicts.parquet");
+    let fills_object = fixture("v3/fills.parquet");
     if std::env::var_os("UPDATE_FIXTURES").is_some() {
         if !segment.exists() {
             std::fs::write(&segment, encode(std::slice::from_ref(&batch)).bytes).expect("written");
         }
         if !merged.exists() {
             std::fs::write(&merged, encode_merged(&batch, 60).expect("valid rows").1.bytes).expect("written");
+        }
+        if !fills_object.exists() {
+            std::fs::create_dir_all(fixture("v3")).expect("a directory");
+            std::fs::write(&fills_object, encode_fills(&FILLS).expect("valid rows").bytes).expect("written");
         }
         if !conflicts_object.exists() {
             let mut encoder = encoder(SegmentKind::Conflicts);
@@ -547,4 +621,9 @@ fn golden_files_still_open() {
     let bytes = Bytes::from(std::fs::read(conflicts_object).expect("the fixture exists"));
     let metadata = open(&bytes, &entry, &org_key()).expect("it opens");
     assert_eq!(rows(&bytes, &metadata), [conflicts()]);
+
+    let entry = encode_fills(&FILLS).expect("valid rows").entry;
+    let bytes = Bytes::from(std::fs::read(fills_object).expect("the fixture exists"));
+    let metadata = open(&bytes, &entry, &org_key()).expect("it opens");
+    assert_eq!(rows(&bytes, &metadata), [fills(&FILLS)]);
 }
