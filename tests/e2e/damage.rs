@@ -118,11 +118,22 @@ fn damaged_segments_and_manifests_are_errors_not_answers() {
     let bytes = fs::read(&manifest).expect("the manifest can be read");
     for offset in [2, bytes.len() / 2, bytes.len() - 1] {
         flip_bit(&manifest, offset);
-        // The log still has records of this organisation, and without its manifest nobody can say which are new.
+        // The log still has records of this organisation, and without its manifest nobody can say which are new. That is
+        // nobody else's affair.
         let name = manifest.file_name().expect("a name").to_string_lossy().into_owned();
-        icecore.start_refused().refused(&[&name, "at byte"]);
+        icecore.start();
+        icecore.query(&org, "SELECT count(*) FROM readings").refused(&["operator"]);
+        let log = icecore.log();
+        assert!(log.contains(&name) && log.contains("at byte"), "{offset}: no file and offset in the log:\n{log}");
+        assert_eq!(icecore.number(&other, "SELECT count(*) FROM readings"), sent.len() as u64);
+        icecore.kill();
         fs::write(&manifest, &bytes).expect("the manifest can be mended");
     }
     icecore.start();
+    let begun = std::time::Instant::now();
+    while icecore.query(&org, "SELECT 1").code != Some(0) {
+        assert!(begun.elapsed() < crate::server::PATIENCE, "it was not mended");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
     assert_eq!(readings::parse_export(&icecore.export(&org)), sent, "mended, everything is there");
 }

@@ -20,3 +20,4 @@ mod readings;
 mod remote;
 mod server;
 mod times;
+mod trouble;

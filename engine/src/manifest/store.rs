@@ -129,6 +129,12 @@ impl ManifestStore {
             Err(ManifestError::NotFound(_)) => {}
             loaded => return Ok(loaded?),
         }
+        // An organisation that has readings was made before: its manifests are lost, and what nobody names is garbage.
+        let prefix = Path::from(ObjectKey::segments_prefix(org));
+        let first = self.store.list(Some(&prefix)).next().await.transpose();
+        if first.map_err(|source| ManifestError::store(&prefix, source))?.is_some() {
+            return Err(ManifestError::Missing { name: commit_name(org, ManifestVersion::new(1)) }.into());
+        }
         match self.commit(org, &Manifest::empty(), ManifestChange::default()).await {
             // Somebody else made it at the same time.
             Err(CommitError::Conflict { .. } | CommitError::Fenced { .. }) => Ok(self.load(org).await?),

@@ -213,6 +213,14 @@ async fn a_manifest_that_is_damaged_is_not_taken_for_an_organisation_that_never_
     let engine = rig.open().await;
     let error = engine.ensure_org(damaged()).await.expect_err("it is in trouble");
     assert!(engine.snapshot(damaged()).await.is_err(), "{error}");
+    // Nor is one whose records are all in segments, of which the log knows nothing.
+    let others = take_away(&files_of(&rig, neighbour(), "manifest/"));
+    engine.close().await.expect("closed");
+    std::fs::remove_dir_all(rig.root.join("wal")).expect("removed");
+    let engine = rig.open().await;
+    let error = engine.ensure_org(neighbour()).await.expect_err("it was made before");
+    assert_eq!(error.kind(), EngineErrorKind::Corrupt, "{error}");
+    put_back(&others);
     put_back(&taken);
     until("it to be mended", &rig, async || engine.health().orgs_in_trouble.is_empty()).await;
     check_flushed(&engine, damaged(), &fleet.model).await;
