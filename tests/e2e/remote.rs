@@ -84,7 +84,7 @@ fn a_store_in_which_everything_goes_wrong() {
     let mut load =
         Load::begin(&icecore, Shape { gateways_per_org: 1, pause_max: Duration::from_millis(50), ..Shape::new(31) });
     for round in 0..3 {
-        remote.proxy.random(round, 100);
+        remote.proxy.random(round, 80);
         let before = remote.proxy.faults();
         acknowledges(&load, &icecore);
         wait_until("things go wrong", &icecore, || remote.proxy.faults() > before + 8);
