@@ -68,6 +68,10 @@ pub struct FirstWins {
     pub duplicates: u64,
     /// Samples that filled an empty channel of a reading that was there.
     pub filled: u64,
+    /// Readings that were dropped.
+    pub dropped: u64,
+    /// Conflicts that went with them.
+    pub dropped_conflicts: u64,
 }
 
 impl FirstWins {
@@ -115,12 +119,21 @@ impl FirstWins {
         last.into_values().collect()
     }
 
+    /// Drops the readings of these times, and the conflicts about them. What comes later for the same times is new.
+    pub fn drop_times(&mut self, is_gone: impl Fn(Millis) -> bool) {
+        let (rows, conflicts) = (self.rows.len(), self.conflicts.len());
+        self.rows.retain(|(_, time), _| !is_gone(*time));
+        self.conflicts.retain(|conflict| !is_gone(conflict.time));
+        self.dropped += (rows - self.rows.len()) as u64;
+        self.dropped_conflicts += (conflicts - self.conflicts.len()) as u64;
+    }
+
     /// Returns the number of samples that came again, with the same value or another. The engine may count a refused
     /// value that is sent again as a duplicate or as a conflict, depending on whether a flush came between; this sum does
     /// not depend on it.
     #[must_use]
     pub fn repeated(&self) -> u64 {
-        self.duplicates + self.conflicts.len() as u64
+        self.duplicates + self.conflicts.len() as u64 + self.dropped_conflicts
     }
 
     /// Returns the keys of all conflicts, each once.
@@ -173,6 +186,21 @@ mod tests {
         assert_eq!(model.conflicts, [refused(7_000), refused(8_000)]);
         assert_eq!(model.conflict_keys(), BTreeSet::from([refused(0).key()]), "one conflict, sent twice");
         assert_eq!((model.duplicates, model.filled, model.repeated()), (1, 1, 3));
+    }
+
+    /// After a drop the same key is new, with whatever values it has then.
+    #[test]
+    fn what_is_dropped_is_forgotten() {
+        let mut model = FirstWins::default();
+        for value in [1.0, 2.0] {
+            model.apply(&sent(1, 0, [Reading::new(1, 100, &[(1, value)]), Reading::new(1, 200, &[(1, value)])]));
+        }
+        model.drop_times(|time| time < millis(200));
+        assert_eq!((model.rows.len(), model.conflicts.len(), model.repeated()), (1, 1, 2));
+        assert_eq!((model.dropped, model.dropped_conflicts), (1, 1));
+        model.apply(&sent(1, 0, [Reading::new(1, 100, &[(1, 2.0)])]));
+        assert_eq!((model.rows.len(), model.repeated()), (2, 2));
+        assert_eq!(model.rows[&(logger(1), millis(100))].values[&channel(1)].to_bits(), 2.0_f64.to_bits());
     }
 
     /// Zero and minus zero are equal as numbers, and are two values.

@@ -154,7 +154,7 @@ fn reading(fleet: &Fleet, draw: &mut Draw) -> (LoggerId, Millis, Vec<(ChannelCod
     let logger = 1 + draw.below(fleet.loggers);
     let slot = draw.below(fleet.times);
     // The slots straddle the end of a month, and a few are of years before.
-    let time = if slot % 37 == 36 {
+    let time = if slot % fleet.old_every == fleet.old_every - 1 {
         START_MS - 40_000_000_000 * i64::try_from(1 + slot % 5).unwrap_or(1)
     } else {
         START_MS + (i64::try_from(slot).unwrap_or(0) - 100) * 37_001

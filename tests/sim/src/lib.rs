@@ -10,6 +10,7 @@ mod draw;
 mod exec;
 mod figures;
 mod gateway;
+mod keeper;
 mod network;
 mod oracle;
 mod parts;

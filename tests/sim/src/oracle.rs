@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use engine::Ordered;
 use kit::{FirstWins, Reading};
-use storage_format::{FrameSequence, GatewayId, Millis, OrgId, SpoolId};
+use storage_format::{FrameSequence, GatewayId, Millis, OrgId, SpoolId, Window};
 
 /// A process may write one record without a frame: the mark of its end.
 const MARKS: u64 = 1;
@@ -242,6 +242,32 @@ impl Oracle {
     #[must_use]
     pub(crate) fn holdings(&self, org: OrgId) -> FirstWins {
         self.holdings.get(&org).cloned().unwrap_or_default()
+    }
+
+    /// Everything up to this LSN is visible.
+    #[must_use]
+    pub(crate) const fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// What the organisation holds after these records, of which some readings were dropped: of the records up to an LSN
+    /// those of some windows, in this order.
+    #[must_use]
+    pub(crate) fn holdings_after(&self, org: OrgId, lsn: u64, drops: &[(u64, Vec<Window>)]) -> FirstWins {
+        let mut model = FirstWins::default();
+        let mut drops = drops.iter().peekable();
+        let is_gone = |windows: &[Window], time| windows.iter().any(|window| window.range().contains(time));
+        for (at, record) in self.log.range(..=lsn).filter(|(_, record)| record.taken.org == org) {
+            while let Some((_, windows)) = drops.next_if(|(covered, _)| covered < at) {
+                model.drop_times(|time| is_gone(windows, time));
+            }
+            let Taken { gateway, received, readings, .. } = &record.taken;
+            model.apply_readings(*gateway, *received, readings);
+        }
+        for (_, windows) in drops {
+            model.drop_times(|time| is_gone(windows, time));
+        }
+        model
     }
 
     /// Frames of a spool that are in the log.

@@ -61,6 +61,8 @@ pub struct Fleet {
     pub channels: u64,
     /// Different times: few of them make many repeated keys.
     pub times: u64,
+    /// Every so many of them is of years before.
+    pub old_every: u64,
     /// Parts per thousand of repeated readings that have another value.
     pub other_value: u32,
     /// Longest pause between two frames, in milliseconds.
@@ -119,6 +121,8 @@ pub struct Plan {
     pub read_pause_max: u64,
     /// How often somebody asks for a flush, in milliseconds between two; zero for never.
     pub flush_pause_max: u64,
+    /// How often somebody drops what was kept long enough, in milliseconds between two; zero for never.
+    pub retention_pause_max: u64,
 }
 
 /// Frames of a whole fleet: many short runs find more than few long ones.
@@ -147,6 +151,7 @@ impl Plan {
             readings_max: d.spread(1, 48),
             channels: d.between(1, 4),
             times: d.spread(4, 400),
+            old_every: *choices.split("old").pick(&[37, 37, 4]),
             other_value: *d.pick(&[0, 100, 500]),
             pause_max: d.spread(1, 3000),
             forgets: *d.pick(&[0, 0, 50, 200]),
@@ -204,6 +209,7 @@ impl Plan {
             clock_jumps: *d.pick(&[0, 0, 50]),
             read_pause_max: d.spread(100, 3000),
             flush_pause_max: *d.pick(&[0, 500, 5000]),
+            retention_pause_max: *choices.split("retention").pick(&[0, 1000, 8000]),
         }
     }
 }
@@ -250,6 +256,7 @@ impl fmt::Display for Plan {
         writeln!(f, "  {:?}", self.store_faults)?;
         writeln!(f, "  {:?}, sync up to {} µs, space {:?}", self.file_faults, self.sync_max, self.disk_space)?;
         writeln!(f, "  {:?}, clock jumps {}, the disk lies: {}", self.network, self.clock_jumps, self.lies)?;
+        writeln!(f, "  retention every {} ms at most", self.retention_pause_max)?;
         let c = &self.config;
         write!(
             f,

@@ -13,6 +13,7 @@ use storage_format::OrgId;
 
 use crate::exec::Group;
 use crate::gateway::orgs;
+use crate::keeper;
 use crate::world::World;
 
 fn failed(error: impl Display) -> Unread {
@@ -22,6 +23,9 @@ fn failed(error: impl Display) -> Unread {
 /// Starts all of them.
 pub(crate) fn spawn(world: &Rc<World>, engine: &Arc<Engine>) {
     world.door.spawn(Group::Server, read(Rc::clone(world), Arc::clone(engine)));
+    if world.plan.retention_pause_max > 0 {
+        world.door.spawn(Group::Server, keeper::keep(Rc::clone(world), Arc::clone(engine)));
+    }
     if world.plan.flush_pause_max > 0 {
         world.door.spawn(Group::Server, flush(Rc::clone(world), Arc::clone(engine)));
     }
@@ -81,7 +85,8 @@ async fn check_last(world: &World, engine: &Engine, org: OrgId) -> Result<u64, U
         Err(error) => return Err(failed(error)),
     };
     // In the same breath, as below.
-    let truth = world.oracle().holdings(org).last();
+    let truth = at_once(world, org);
+    let truth = keeper::truth(world, engine, org, &snapshot.manifest, truth).await?.0.last();
     let found = rig::last_readings(engine, &snapshot).await?;
     compare("LAST READINGS", org, &found, &truth)?;
     Ok(found.len() as u64)
@@ -101,10 +106,17 @@ pub(crate) async fn check_rows(world: &World, engine: &Engine, org: OrgId) -> Re
         Err(error) => return Err(failed(error)),
     };
     // In the same breath, so that both are of one instant.
-    let truth = world.oracle().holdings(org);
+    let truth = at_once(world, org);
+    let (truth, _) = keeper::truth(world, engine, org, &snapshot.manifest, truth).await?;
     let found = rig::rows(engine, &snapshot).await?;
     compare("READINGS", org, &found, &truth.rows)?;
     Ok(found.len() as u64)
+}
+
+/// What is visible now, and up to which LSN.
+fn at_once(world: &World, org: OrgId) -> (u64, kit::FirstWins) {
+    let oracle = world.oracle();
+    (oracle.applied(), oracle.holdings(org))
 }
 
 fn compare(what: &str, org: OrgId, found: &Rows, truth: &Rows) -> Result<(), Unread> {
@@ -150,15 +162,17 @@ pub(crate) async fn check_everything(world: &World, engine: &Engine) -> Result<(
         check_last(world, engine, org).await?;
         world.looked(rows);
         let Ok(snapshot) = engine.snapshot(org).await else { continue };
-        let truth = world.oracle().holdings(org);
+        let truth = at_once(world, org);
+        let (truth, dropped_conflicts) = keeper::truth(world, engine, org, &snapshot.manifest, truth).await?;
         let totals = snapshot.manifest.totals();
         let conflicts = rig::conflicts(engine, &snapshot).await?;
         let (listed, true_keys) = (Conflict::keys(&conflicts), truth.conflict_keys());
         let checks = [
-            ("readings", totals.readings, truth.rows.len() as u64),
+            ("readings", totals.readings, truth.rows.len() as u64 + truth.dropped),
+            ("dropped readings", totals.dropped, truth.dropped),
             ("filled samples", totals.filled, truth.filled),
             ("repeated samples", totals.duplicates + totals.conflicts, truth.repeated()),
-            ("kept conflicts", totals.conflicts, conflicts.len() as u64),
+            ("kept conflicts", totals.conflicts, conflicts.len() as u64 + dropped_conflicts),
             ("rows in buffers", snapshot.buffered_rows() as u64, 0),
         ];
         for (what, found, true_count) in checks {

@@ -12,6 +12,7 @@ use crate::draw::Draw;
 use crate::exec::{Executor, Group, Step};
 use crate::figures::Figures;
 use crate::gateway::{self, Gateway};
+use crate::keeper::all_settled;
 use crate::plan::Plan;
 use crate::reader::{check_everything, no_orphans};
 use crate::world::{Server, World};
@@ -126,6 +127,7 @@ impl Run {
         if self.until(CALM_MAX, "the server starts again", move || world.server() == Server::Up) {
             self.check("everything is compared again", check_everything);
             self.check("what nobody names is removed", no_orphans);
+            self.check("every drop is settled", all_settled);
             self.check("nothing else is", check_everything);
         }
     }

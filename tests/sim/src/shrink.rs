@@ -30,6 +30,7 @@ const CUTS: &[Cut] = &[
     |p| set(&mut p.file_faults.misdirected_write, 0),
     |p| set(&mut p.clock_jumps, 0),
     |p| set(&mut p.flush_pause_max, 0),
+    |p| set(&mut p.retention_pause_max, 0),
     |p| set(&mut p.fleet.forgets, 0),
     |p| set(&mut p.fleet.orgs, 1),
     |p| set(&mut p.fleet.gateways, 1),

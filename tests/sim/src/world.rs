@@ -20,6 +20,7 @@ use storage_format::{ObjectKey, OrgId};
 
 use crate::draw::Draw;
 use crate::exec::{Door, Executor, Group, Time};
+use crate::keeper::SharedDrops;
 use crate::network::Network;
 use crate::oracle::Oracle;
 use crate::parts::{SimClock, SimRandom};
@@ -70,6 +71,8 @@ pub struct Looks {
     pub orphans: u64,
     /// Segments seen at the end that were merged from several.
     pub merged: u64,
+    /// Readings that retention has dropped.
+    pub dropped: u64,
     /// Errors, refusals and losses after the disk has lied.
     pub lies_told: u64,
     /// Bytes changed where they lay.
@@ -89,6 +92,7 @@ impl Looks {
         self.torn += other.torn;
         self.orphans += other.orphans;
         self.merged += other.merged;
+        self.dropped += other.dropped;
         self.lies_told += other.lies_told;
         self.rotten_bytes += other.rotten_bytes;
     }
@@ -122,6 +126,8 @@ pub(crate) struct World {
     pub(crate) store: ChaosStore,
     /// What must not be, found so far.
     pub(crate) violations: Arc<Mutex<Vec<String>>>,
+    /// The record of what retention drops.
+    pub(crate) drops: SharedDrops,
     oracle: Arc<Mutex<Oracle>>,
     draw: RefCell<Draw>,
     server: Cell<Server>,
@@ -170,6 +176,7 @@ impl World {
             network: Network::new(&time, choices.split("network")),
             store,
             violations: Arc::default(),
+            drops: Arc::default(),
             oracle: Arc::default(),
             draw: RefCell::new(choices.split("world")),
             server: Cell::new(Server::Down),
@@ -394,6 +401,11 @@ impl World {
             looks.looks += 1;
             looks.readings += readings;
         });
+    }
+
+    /// Retention has dropped readings.
+    pub(crate) fn dropped(&self, readings: u64) {
+        self.count(|looks| looks.dropped += readings);
     }
 
     /// A comparison could not be made.
