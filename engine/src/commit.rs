@@ -37,6 +37,8 @@ pub(crate) enum CommitReason {
     Compaction,
     /// Windows that are older than a policy allows are dropped.
     Retention,
+    /// Rollups of a segment are added.
+    Rollup,
     /// A version is taken, so that objects that nobody names can be removed.
     Garbage,
 }
@@ -48,6 +50,7 @@ impl CommitReason {
             Self::Flush => "flush",
             Self::Compaction => "compaction",
             Self::Retention => "retention",
+            Self::Rollup => "rollup",
             Self::Garbage => "garbage",
         }
     }

@@ -23,6 +23,7 @@ mod lists;
 mod merge;
 mod pace;
 mod readings;
+mod rollups;
 mod work;
 
 use std::sync::Arc;
@@ -30,8 +31,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use durable::{Clock, Spawn, beside};
-use storage_format::OrgId;
 use storage_format::manifest::{Manifest, SegmentEntry};
+use storage_format::{Millis, OrgId};
 
 use crate::commit::Committer;
 use crate::config::EngineConfig;
@@ -49,6 +50,7 @@ use choose::{Aim, MergeLimits, next_merge};
 use claims::{Claim, Claims};
 use merge::MergeJob;
 use pace::{Pacer, Traffic};
+use rollups::without_rollups;
 use work::Work;
 
 /// The organisations of the store, loaded or not.
@@ -130,7 +132,18 @@ impl Compactor {
         Traffic { orgs: Arc::clone(&self.orgs), health: Arc::clone(&self.health), clock: Arc::clone(&self.clock), stop }
     }
 
-    /// Does one merge of a claimed window; `None` if it was given up because the engine stops, or because it is not
+    /// The next work on a window of this manifest: a merge of several objects, or rollups of one segment.
+    fn next_work<'a>(
+        &self,
+        manifest: &Manifest,
+        of_window: &'a [SegmentEntry],
+        aim: Aim,
+        now: Millis,
+    ) -> Option<&'a [SegmentEntry]> {
+        next_merge(of_window, aim, self.limits).or_else(|| without_rollups(manifest, of_window, now))
+    }
+
+    /// Does one merge of a claimed window, or makes the rollups of a segment, if it is the only input; `None` if it was given up because the engine stops, or because it is not
     /// wanted any more.
     async fn merge(
         &self,
@@ -147,7 +160,10 @@ impl Compactor {
         let pacer = Pacer::new(traffic.clone(), job.rows(), job.bytes(), bytes_per_second);
         let (org, commits, clock) = (Arc::clone(org), Arc::clone(&self.commits), Arc::clone(&self.clock));
         let id = org.id();
-        let merged = beside(&*self.spawn, Work { org, commits, clock, job }.run(pacer)).await?;
+        let is_merge = job.inputs.len() > 1;
+        let work = Work { org, commits, clock, job };
+        let work = async move { if is_merge { work.run(pacer).await } else { work.roll_up(pacer).await } };
+        let merged = beside(&*self.spawn, work).await?;
         if let Ok(Some(merged)) = &merged {
             succeeded(id, merged, self.clock.monotonic().saturating_sub(start));
         }
@@ -158,5 +174,9 @@ impl Compactor {
 fn succeeded(org: OrgId, merged: &Merged, took: Duration) {
     metrics::compacted(merged.segments, merged.bytes_read, merged.bytes_written, took.as_secs_f64());
     let Merged { segments, rows, bytes_read, bytes_written } = *merged;
+    if segments == 0 {
+        tracing::debug!(%org, rows, bytes_read, bytes_written, ?took, "rollups of a segment were made");
+        return;
+    }
     tracing::debug!(%org, segments, rows, bytes_read, bytes_written, ?took, "segments were merged into one");
 }

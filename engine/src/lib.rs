@@ -34,7 +34,6 @@ mod org;
 mod planted;
 mod recover;
 mod retain;
-#[allow(dead_code, unused_imports, reason = "the next change writes rollups with each merge")]
 mod rollup;
 mod segments;
 mod snapshot;

@@ -41,12 +41,14 @@ pub enum PlantedBug {
     ApplyCarriedTwice,
     /// Take the records of a carried file for applied.
     ForgetCarried,
+    /// Make the rollups of a merged segment of what its first flush brought, and forget what came later.
+    RollupForgetsLate,
 }
 
 #[cfg(any(test, feature = "fault"))]
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AcknowledgeBeforeSync,
         Self::ForgetDirectorySync,
         Self::TrimBeforeCommit,
@@ -65,6 +67,7 @@ impl PlantedBug {
         Self::ForgetLast,
         Self::ApplyCarriedTwice,
         Self::ForgetCarried,
+        Self::RollupForgetsLate,
     ];
 }
 

@@ -9,3 +9,6 @@ mod sum;
 mod write;
 
 pub(crate) use write::{RollupWriter, put_rollups};
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use parquet::arrow::parquet_to_arrow_schema;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 use storage_format::encryption::SecretKey;
+use storage_format::rollup::{RollupFooter, RollupGrain};
 use storage_format::segment::{MetadataDecoder, MetadataPoll, SegmentFooter, SegmentTail, read_tail};
 use storage_format::{FormatError, LoggerId, Millis};
 
@@ -18,7 +19,7 @@ use super::table::text_table;
 use super::{block_on, output};
 use problem::{Context, Problem, Result};
 
-/// Look into a segment or a conflicts object, or print its key for other Parquet readers.
+/// Look into a segment, a conflicts object or a rollup, or print its key for other Parquet readers.
 #[derive(Debug, Args)]
 pub(super) struct SegmentArgs {
     #[command(subcommand)]
@@ -112,6 +113,13 @@ fn inspect(opened: &Opened<'_>) -> Result<()> {
     output::line(format_args!("organisation  {}", spec.org))?;
     output::line(format_args!("window        {}", spec.window))?;
     output::line(format_args!("segment       {}", spec.id))?;
+    if let Some(grain) = RollupGrain::of_kind(spec.kind) {
+        let rollup = RollupFooter::read(grain, &metadata).map_err(wrong)?;
+        output::line(format_args!("made from     {}", rollup.of))?;
+        if let Some(seconds) = rollup.interval_s {
+            output::line(format_args!("interval      {seconds} s"))?;
+        }
+    }
     output::line(format_args!("rows          {}", footer.rows))?;
     output::line(format_args!("bytes         {}", opened.bytes.len()))?;
     output::line(format_args!("row groups    {}", metadata.num_row_groups()))?;

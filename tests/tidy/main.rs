@@ -190,6 +190,11 @@ const PAGES: &[Page] = &[
         ],
     },
     Page {
+        page: "rollup.md",
+        module: "rollup",
+        constants: &[("rollup/encoder.rs", "OF", "{}"), ("rollup/encoder.rs", "INTERVAL", "{}")],
+    },
+    Page {
         page: "manifest.md",
         module: "manifest",
         constants: &[

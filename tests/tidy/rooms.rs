@@ -38,11 +38,12 @@ const ENGINE: &[Room<'static>] = &[
             "metrics",
             "org",
             "planted",
+            "rollup",
             "segments",
         ],
     ),
     ("retain", &["commit", "error", "first_wins", "limits", "manifest", "metrics", "org", "planted", "segments"]),
-    ("rollup", &["error", "segments"]),
+    ("rollup", &["error", "planted", "segments"]),
     ("garbage", &["commit", "error", "maintain", "metrics", "org", "planted"]),
     (
         "flush",

@@ -103,8 +103,11 @@ impl CompactionStep {
             match self.choose_of(org.id(), &manifest, &mut memory, (now, monotonic)) {
                 Found::Merge(claim, inputs) => {
                     memory.last = Some(org.id());
-                    let inputs =
-                        if planted::has(PlantedBug::MergeAcross) { across(manifest.segments()) } else { inputs };
+                    let inputs = if planted::has(PlantedBug::MergeAcross) && inputs.len() > 1 {
+                        across(manifest.segments())
+                    } else {
+                        inputs
+                    };
                     return Some((org, claim, inputs));
                 }
                 Found::Nothing(until) => {
@@ -130,7 +133,9 @@ impl CompactionStep {
                 later = true;
                 continue;
             }
-            let aim = match self.settles(org, of_window, memory, (now, monotonic)) {
+            let settles = self.settles(org, of_window, memory, (now, monotonic));
+            let waits = settles.is_some_and(|at| at > monotonic);
+            let aim = match settles {
                 Some(at) if at <= monotonic => Aim::Few,
                 Some(at) => {
                     until = Some(until.map_or(at, |until: Duration| until.min(at)));
@@ -138,7 +143,12 @@ impl CompactionStep {
                 }
                 None => Aim::Even,
             };
-            let Some(inputs) = next_merge(of_window, aim, self.compactor.limits) else { continue };
+            let inputs = match waits {
+                // It is merged soon, and rollups with it.
+                true => next_merge(of_window, aim, self.compactor.limits),
+                false => self.compactor.next_work(manifest, of_window, aim, now),
+            };
+            let Some(inputs) = inputs else { continue };
             match self.compactor.claims.claim(org, window) {
                 Some(claim) => return Found::Merge(claim, inputs.to_vec()),
                 None => later = true,

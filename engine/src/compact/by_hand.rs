@@ -14,7 +14,7 @@ use storage_format::manifest::{Manifest, SegmentEntry};
 use storage_format::{OrgId, Window};
 use tokio::sync::watch;
 
-use super::{Aim, Claim, Compactor, Merged, Traffic, next_merge};
+use super::{Aim, Claim, Compactor, Merged, Traffic};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::metrics;
 use crate::org::Org;
@@ -71,7 +71,8 @@ pub struct CompactReport {
 
 impl CompactReport {
     fn merged(&mut self, merged: &Merged) {
-        self.merges += 1;
+        // Rollups alone replace nothing.
+        self.merges += u64::from(merged.segments > 0);
         self.segments += merged.segments;
         self.rows += merged.rows;
         self.bytes_read += merged.bytes_read;
@@ -220,7 +221,7 @@ impl Compactor {
     pub(super) fn has_work(&self, manifest: &Manifest) -> bool {
         let now = self.clock.now();
         windows(manifest)
-            .any(|of_window| next_merge(of_window, self.aim_by_hand(of_window, now), self.limits).is_some())
+            .any(|of_window| self.next_work(manifest, of_window, self.aim_by_hand(of_window, now), now).is_some())
     }
 
     fn aim_by_hand(&self, of_window: &[SegmentEntry], now: storage_format::Millis) -> Aim {
@@ -276,7 +277,8 @@ impl Compactor {
         let (manifest, now) = (Arc::clone(&org.state().manifest), self.clock.now());
         let mut next = Next::Nothing;
         for of_window in windows(&manifest).filter(|of_window| !failed.contains(&of_window[0].window)) {
-            let Some(inputs) = next_merge(of_window, self.aim_by_hand(of_window, now), self.limits) else { continue };
+            let aim = self.aim_by_hand(of_window, now);
+            let Some(inputs) = self.next_work(&manifest, of_window, aim, now) else { continue };
             match self.claims.claim(org.id(), of_window[0].window) {
                 Some(claim) => return Next::Merge(claim, inputs.to_vec()),
                 None => next = Next::Busy,

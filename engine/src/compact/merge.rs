@@ -46,6 +46,8 @@ pub(super) enum Expected {
 pub(super) struct Encoded {
     /// The merged object, then the lists beside it.
     pub(super) objects: Vec<(EncodedSegment, Expected)>,
+    /// The rollups of the merged object, if its rows are readings.
+    pub(super) rollups: Vec<EncodedSegment>,
     /// What the merge found that was not counted before: nothing, unless the inputs were not made here.
     pub(super) totals: Totals,
 }
@@ -151,7 +153,7 @@ impl MergeJob {
         }
         let expected = if kind == SegmentKind::Fills { Expected::Fills(samples) } else { Expected::Rows(rows) };
         let encoded = encoder.finish().map_err(encode_error)?;
-        Ok(Some(Encoded { objects: vec![(encoded, expected)], totals: Totals::default() }))
+        Ok(Some(Encoded { objects: vec![(encoded, expected)], rollups: Vec::new(), totals: Totals::default() }))
     }
 
     /// Reads an object back from the store and compares it with what it must hold.

@@ -13,6 +13,7 @@ use crate::error::EngineError;
 use crate::manifest::ManifestChange;
 use crate::org::Org;
 use crate::planted::{self, PlantedBug};
+use crate::rollup::put_rollups;
 
 /// One merge, with all that it needs to be done beside whoever waits for it.
 pub(super) struct Work {
@@ -25,10 +26,12 @@ pub(super) struct Work {
 impl Work {
     pub(super) async fn run(self, mut pacer: Pacer) -> Result<Option<Merged>, EngineError> {
         let Self { org, commits, clock, job } = self;
-        let Some(Encoded { objects, totals }) = job.encode(&mut pacer).await? else { return Ok(None) };
+        let Some(Encoded { objects, rollups, totals }) = job.encode(&mut pacer).await? else { return Ok(None) };
         let late = planted::has(PlantedBug::NameBeforePut).then(|| objects[0].0.clone());
         // Named by nobody until the commit, and written without the turn: the garbage collection must know.
-        let _writing: Vec<_> = objects.iter().map(|(object, _)| org.kept().write(object.entry.id)).collect();
+        let names =
+            objects.iter().map(|(object, _)| object.entry.id).chain(rollups.iter().map(|object| object.entry.id));
+        let _writing: Vec<_> = names.map(|id| org.kept().write(id)).collect();
         let unnamed = Unnamed(Some(&org));
         let mut added = Vec::with_capacity(objects.len());
         for (object, expected) in objects {
@@ -40,12 +43,12 @@ impl Work {
             job.verify(&entry, &expected).await?;
             added.push(entry);
         }
-        // What else is made of the merged segment, `added[0]`, joins `added` here, to be named in the same commit.
+        let rollups = put_rollups(&job.segments, org.id(), rollups).await?;
         let report = Merged {
             segments: job.inputs.len() as u64,
             rows: added[0].rows,
             bytes_read: job.bytes(),
-            bytes_written: added.iter().map(|entry| entry.bytes).sum(),
+            bytes_written: added.iter().chain(&rollups).map(|entry| entry.bytes).sum(),
         };
         let mut turn = commits.turn(&org).await;
         let manifest = turn.manifest();
@@ -54,12 +57,19 @@ impl Work {
             return Ok(None);
         }
         added[0].shares_keys = job.shares_keys(&manifest);
+        // Rows that meet others of the same key are no readings of their own: a reader unites them first.
+        let all_named = !added[0].shares_keys || rollups.is_empty();
+        if all_named {
+            added.extend(rollups);
+        }
         let replaced = job.replaced(&manifest);
         let removed = replaced.iter().map(|(id, _)| *id).collect();
         let change = ManifestChange { added, removed, totals, ..turn.unchanged() };
         turn.commit(Commit { reason: CommitReason::Compaction, change, flushed: None }).await?;
         org.kept().replace_named(replaced, clock.monotonic());
-        unnamed.forget();
+        if all_named {
+            unnamed.forget();
+        }
         drop(turn);
         if let Some(encoded) = late {
             // As a queue of uploads would, in its own time.
@@ -71,10 +81,10 @@ impl Work {
 }
 
 /// Objects may be in the store that nobody names, unless this is forgotten: also when whoever waits for a merge has gone.
-struct Unnamed<'a>(Option<&'a Org>);
+pub(super) struct Unnamed<'a>(pub(super) Option<&'a Org>);
 
 impl Unnamed<'_> {
-    fn forget(mut self) {
+    pub(super) fn forget(mut self) {
         self.0 = None;
     }
 }

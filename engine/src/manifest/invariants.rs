@@ -202,12 +202,14 @@ fn conflicts_are_counted(before: &Manifest, delta: &ManifestDelta, _: &Manifest)
     }
 }
 
-/// What a flush adds is of that flush; only a commit that removes (compaction) may add older ones.
+/// What a flush adds is of that flush; only a commit that removes (compaction) may add older ones. Rollups are made from
+/// what was there before.
 fn flushes_are_new(before: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
     if !delta.removed.is_empty() {
         return Ok(());
     }
-    match delta.added.iter().find(|entry| entry.flush_first <= before.flush()) {
+    let mut added = delta.added.iter().filter(|entry| !entry.kind.is_rollup());
+    match added.find(|entry| entry.flush_first <= before.flush()) {
         None => Ok(()),
         Some(entry) => Err(InvariantError::OldFlush { id: entry.id, flush: entry.flush_first }),
     }

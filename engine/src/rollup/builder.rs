@@ -21,7 +21,6 @@ use super::sum::Sum;
 /// Closed buckets after which rows are handed out, once a logger ends.
 const BATCH_ROWS: usize = 8192;
 const HOUR: i64 = RollupGrain::Hourly.bucket_ms();
-const DAY: i64 = RollupGrain::Daily.bucket_ms();
 
 /// What is known of a channel's values in a bucket. The last fields are of days only.
 #[derive(Debug, Clone, Copy)]
@@ -226,8 +225,7 @@ impl RollupBuilder {
                 if column.null_count() == 0 {
                     rows.for_each(|(time, value)| channel.add(*time, *value, self.cap_ms));
                 } else {
-                    for (row, (time, value)) in (start..end).zip(rows).filter(|(row, _)| column.is_valid(*row)) {
-                        debug_assert!(column.is_valid(row));
+                    for (_, (time, value)) in (start..end).zip(rows).filter(|(row, _)| column.is_valid(*row)) {
                         channel.add(*time, *value, self.cap_ms);
                     }
                 }

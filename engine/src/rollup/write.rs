@@ -1,14 +1,16 @@
 //! The rollups of one segment: made from its rows as they pass by, and read back before anybody names them.
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray as _, BooleanArray, RecordBatch};
+use arrow::datatypes::UInt64Type;
 use futures::TryStreamExt as _;
 use storage_format::OrgId;
 use storage_format::manifest::SegmentEntry;
 use storage_format::rollup::{RollupDigest, RollupEncoder, RollupGrain};
-use storage_format::segment::EncodedSegment;
+use storage_format::segment::{EncodedSegment, FLUSH_COLUMN};
 
 use super::builder::RollupBuilder;
 use crate::error::{EngineError, EngineErrorKind};
+use crate::planted::{self, PlantedBug};
 use crate::segments::{NewSegment, SegmentFilter, Segments, encode_error};
 
 /// Interval of loggers that have none of their own: a value stands for 2.5 times that at most.
@@ -17,6 +19,9 @@ pub(crate) const INTERVAL_S: u32 = 300;
 /// Writer of the rollups of one segment.
 #[derive(Debug)]
 pub(crate) struct RollupWriter {
+    /// For [`PlantedBug::RollupForgetsLate`]: what later flushes than this one brought is left out.
+    first_flush: u64,
+    readings: u64,
     builder: RollupBuilder,
     hourly: RollupEncoder,
     daily: RollupEncoder,
@@ -30,6 +35,8 @@ impl RollupWriter {
     pub(crate) async fn new(segments: &Segments, of: &NewSegment) -> Result<Self, EngineError> {
         let new = |grain: RollupGrain| NewSegment { kind: grain.kind(), ..of.clone() };
         Ok(Self {
+            first_flush: of.flush_first.get(),
+            readings: 0,
             builder: RollupBuilder::new(&of.channels, INTERVAL_S),
             hourly: segments.rollup_encoder(&new(RollupGrain::Hourly), INTERVAL_S).await?,
             daily: segments.rollup_encoder(&new(RollupGrain::Daily), INTERVAL_S).await?,
@@ -41,9 +48,20 @@ impl RollupWriter {
     /// # Errors
     /// [`EngineErrorKind::Failed`] for rows that no segment can have.
     pub(crate) fn push(&mut self, rows: &RecordBatch) -> Result<(), EngineError> {
+        let timely = planted::has(PlantedBug::RollupForgetsLate).then(|| self.timely(rows));
+        let rows = timely.as_ref().unwrap_or(rows);
+        self.readings += rows.num_rows() as u64;
         self.builder.push(rows);
         let ready = self.builder.take_ready();
         ready.into_iter().try_for_each(|(grain, rows)| self.write(grain, &rows))
+    }
+
+    /// The rows of the first flush of all.
+    fn timely(&self, rows: &RecordBatch) -> RecordBatch {
+        let Some(flushes) = rows.column_by_name(FLUSH_COLUMN) else { return rows.clone() };
+        let flushes = flushes.as_primitive::<UInt64Type>().values();
+        let timely: BooleanArray = flushes.iter().map(|flush| Some(*flush == self.first_flush)).collect();
+        arrow::compute::filter_record_batch(rows, &timely).unwrap_or_else(|_| rows.clone())
     }
 
     fn write(&mut self, grain: RollupGrain, rows: &RecordBatch) -> Result<(), EngineError> {
@@ -58,10 +76,14 @@ impl RollupWriter {
     ///
     /// # Errors
     /// [`EngineErrorKind::Failed`] if the rows were not all of the segment's.
-    pub(crate) fn finish(mut self, source: &SegmentEntry) -> Result<[EncodedSegment; 2], EngineError> {
+    pub(crate) fn finish(mut self, source: &SegmentEntry) -> Result<Vec<EncodedSegment>, EngineError> {
+        let mut told = source.clone();
+        if planted::has(PlantedBug::RollupForgetsLate) {
+            told.rows = self.readings;
+        }
         let builder = std::mem::replace(&mut self.builder, RollupBuilder::new(&[], INTERVAL_S));
         builder.finish().into_iter().try_for_each(|(grain, rows)| self.write(grain, &rows))?;
-        Ok([self.hourly.finish(source).map_err(encode_error)?, self.daily.finish(source).map_err(encode_error)?])
+        Ok(vec![self.hourly.finish(&told).map_err(encode_error)?, self.daily.finish(&told).map_err(encode_error)?])
     }
 }
 
@@ -72,9 +94,9 @@ impl RollupWriter {
 pub(crate) async fn put_rollups(
     segments: &Segments,
     org: OrgId,
-    rollups: [EncodedSegment; 2],
+    rollups: Vec<EncodedSegment>,
 ) -> Result<Vec<SegmentEntry>, EngineError> {
-    let mut entries = Vec::with_capacity(2);
+    let mut entries = Vec::with_capacity(rollups.len());
     for rollup in rollups {
         let entry = segments.put(org, rollup).await?;
         verify(segments, org, &entry).await?;

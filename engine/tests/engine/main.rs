@@ -16,4 +16,5 @@ mod read;
 mod requests;
 mod retention;
 mod rig;
+mod rollups;
 mod trouble;

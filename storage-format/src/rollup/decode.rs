@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMillisecondType, UInt64Type};
 
-use super::pack::sum_base;
+use super::pack::{sum_base, unzigzag};
 use super::schema::{EDGES, Stored};
 use super::unit::{Scale, Unit};
 use super::{Aggregate, RollupGrain, rollup_schema};
@@ -135,9 +135,9 @@ fn common(channel: &Channel<'_>) -> Result<[ArrayRef; 4], FormatError> {
         Arc::new(UInt64Array::from(counts.clone())),
         channel.doubles(|scale, _, row| scale.value(min[row])),
         channel.doubles(|scale, unit, row| scale.value(max(unit, row))),
-        channel.doubles(|scale, unit, row| {
-            let base = if unit.has_sum_steps() { sum_base(counts[row], min[row], range[row]) } else { 0 };
-            scale.sum(sum[row].wrapping_add(base))
+        channel.doubles(|scale, unit, row| match unit.has_sum_steps() {
+            true => scale.sum(unzigzag(sum[row]).wrapping_add(sum_base(counts[row], min[row], range[row]))),
+            false => scale.sum(sum[row]),
         }),
     ])
 }

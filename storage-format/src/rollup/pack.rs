@@ -87,6 +87,16 @@ pub(super) fn sum_base(count: u64, min: i64, range: i64) -> i64 {
     count.cast_signed().wrapping_mul(min).wrapping_add(expected(count, range))
 }
 
+/// A small number of either sign as a small one without: else all bytes of a small number would differ with its sign.
+const fn zigzag(number: i64) -> i64 {
+    (number << 1) ^ (number >> 63)
+}
+
+/// Undoes [`zigzag`].
+pub(super) const fn unzigzag(number: i64) -> i64 {
+    (number.cast_unsigned() >> 1).cast_signed() ^ -(number & 1)
+}
+
 #[derive(Default)]
 struct Packed {
     columns: Vec<(Stored, Int64Builder)>,
@@ -194,7 +204,8 @@ fn put_row(packed: &mut Packed, unit: Unit, channel: &ChannelColumns<'_>, row: u
         let (min, max) = (unit.number(double(Aggregate::Min)), unit.number(double(Aggregate::Max)));
         let range = if unit.has_steps() { max - min } else { max };
         let sum = unit.sum_number(double(Aggregate::Sum));
-        (min, range, if unit.has_sum_steps() { sum.wrapping_sub(sum_base(count, min, range)) } else { sum })
+        let steps = unit.has_sum_steps();
+        (min, range, if steps { zigzag(sum.wrapping_sub(sum_base(count, min, range))) } else { sum })
     });
     packed.put(Stored::Min, numbers.map(|(min, _, _)| min));
     packed.put(Stored::Range, numbers.map(|(_, range, _)| range));

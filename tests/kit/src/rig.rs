@@ -3,6 +3,7 @@
 
 mod acks;
 mod read;
+mod rollups;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::reading::Sent;
 
 pub use acks::Acks;
 pub use read::{Rows, Unread, conflicts, last_readings, rows};
+pub use rollups::check_rollups;
 
 /// Returns the master key of every rig, the same in each process, so that one opens what another left.
 #[must_use]

@@ -107,8 +107,8 @@ impl fmt::Display for Figures {
         )?;
         write!(
             f,
-            "comparisons with the truth {}, readings compared {}, unreadable for a while {}, orphans seen {}, removed {}, merged segments seen {}, readings dropped {}",
-            l.looks, l.readings, l.unreadable, l.orphans, self.store.deleted, l.merged, l.dropped
+            "comparisons with the truth {}, readings compared {}, unreadable for a while {}, orphans seen {}, removed {}, merged segments seen {}, readings dropped {}, rollups compared {}",
+            l.looks, l.readings, l.unreadable, l.orphans, self.store.deleted, l.merged, l.dropped, l.rollups
         )
     }
 }

@@ -68,9 +68,30 @@ async fn flush(world: Rc<World>, engine: Arc<Engine>) {
     }
 }
 
-/// A look: at the last readings, or at all.
+/// A look: at the last readings, at rollups, or at all.
 async fn check(world: &World, engine: &Engine, org: OrgId) -> Result<u64, Unread> {
-    if world.below(3) == 0 { check_last(world, engine, org).await } else { check_rows(world, engine, org).await }
+    match world.below(6) {
+        0 | 1 => check_last(world, engine, org).await,
+        2 => check_rollups(world, engine, org).await,
+        _ => check_rows(world, engine, org).await,
+    }
+}
+
+/// Compares all rollups of now with the rows of their segments, which other looks compare with the truth; answers how
+/// many there were.
+///
+/// # Errors
+/// [`Unread`].
+async fn check_rollups(world: &World, engine: &Engine, org: OrgId) -> Result<u64, Unread> {
+    let snapshot = match engine.snapshot(org).await {
+        Ok(snapshot) => snapshot,
+        // What that means, the look at all readings says.
+        Err(error) if error.kind() == engine::EngineErrorKind::Invalid => return Ok(0),
+        Err(error) => return Err(failed(error)),
+    };
+    let rollups = rig::check_rollups(engine, org, &snapshot.manifest).await?;
+    world.count(|looks| looks.rollups += rollups);
+    Ok(rollups)
 }
 
 /// Compares the last readings of now with the truth of now; answers how many there were.
@@ -186,6 +207,7 @@ pub(crate) async fn check_everything(world: &World, engine: &Engine) -> Result<(
         }
         world.trace(format_args!("the objects of org {org} are compared"));
         world.objects(org, &snapshot).await?;
+        check_rollups(world, engine, org).await?;
     }
     Ok(())
 }

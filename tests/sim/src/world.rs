@@ -73,6 +73,8 @@ pub struct Looks {
     pub merged: u64,
     /// Readings that retention has dropped.
     pub dropped: u64,
+    /// Rollups compared with the rows of their segments.
+    pub rollups: u64,
     /// Errors, refusals and losses after the disk has lied.
     pub lies_told: u64,
     /// Bytes changed where they lay.
@@ -93,6 +95,7 @@ impl Looks {
         self.orphans += other.orphans;
         self.merged += other.merged;
         self.dropped += other.dropped;
+        self.rollups += other.rollups;
         self.lies_told += other.lies_told;
         self.rotten_bytes += other.rotten_bytes;
     }
@@ -426,7 +429,7 @@ impl World {
         self.looks.get()
     }
 
-    fn count(&self, change: impl FnOnce(&mut Looks)) {
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Looks)) {
         let mut looks = self.looks.get();
         change(&mut looks);
         self.looks.set(looks);
@@ -509,7 +512,9 @@ impl World {
         let prefix = Path::from(ObjectKey::org_prefix(org));
         let all: Vec<_> = engine.store().list(Some(&prefix)).try_collect().await.map_err(failed)?;
         let segments = all.iter().filter(|meta| {
-            matches!(meta.location.as_ref().parse(), Ok(ObjectKey::Segment { .. } | ObjectKey::Conflicts { .. }))
+            let key = meta.location.as_ref().parse();
+            let is_log = matches!(key, Ok(ObjectKey::Manifest { .. } | ObjectKey::OrgKey { .. }));
+            key.is_ok() && !is_log
         });
         // A list may still leave out what is new.
         let orphans = (segments.count() as u64).saturating_sub(named);

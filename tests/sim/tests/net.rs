@@ -52,6 +52,7 @@ fn nothing_acknowledged_is_lost_and_nothing_read_is_wrong() {
     assert!(figures.oracle.acknowledged_readings > seeds * 100, "the runs send something");
     assert!(figures.looks.merged > seeds, "segments are merged");
     assert!(figures.looks.dropped > seeds, "readings are dropped");
+    assert!(figures.looks.rollups > seeds, "rollups are made and compared");
     let missed: Vec<_> = figures.kinds().iter().filter(|(_, count)| *count == 0).map(|(kind, _)| *kind).collect();
     assert!(missed.is_empty() || seeds < SEEDS, "kinds of fault that were never reached: {missed:?}");
 }
