@@ -13,7 +13,7 @@ wanted=("$@")
 toolchain=${FUZZ_TOOLCHAIN:-nightly}
 
 light=(frame session wal_scan wal_records manifest manifest_body manifest_script segment_tail segment object_key names)
-server=(csv units config wal_replay sql)
+server=(csv units config local_call wal_replay sql)
 
 if [ ${#wanted[@]} -eq 0 ]; then wanted=("${light[@]}" "${server[@]}"); fi
 for target in "${wanted[@]}"; do
@@ -56,6 +56,7 @@ settings() { # target
         config) echo "-rss_limit_mb=2048 -timeout=20 -max_len=4096 -dict=dictionaries/config.dict" ;;
         csv) echo "-rss_limit_mb=2048 -timeout=20 -max_len=8192 -dict=dictionaries/csv.dict" ;;
         wal_replay) echo "-rss_limit_mb=2048 -timeout=120 -max_len=2048" ;;
+        local_call) echo "-rss_limit_mb=2048 -timeout=20 -max_len=4096" ;;
         units) echo "-rss_limit_mb=2048 -timeout=20 -max_len=64" ;;
         names | object_key) echo "-rss_limit_mb=512 -timeout=10 -max_len=128" ;;
         # Far more than any of these targets needs, so that a decompression bomb is reported.

@@ -24,6 +24,7 @@ pub(crate) mod demo_tools;
 mod doctor;
 mod export;
 mod gateway;
+mod import;
 mod init;
 mod local;
 mod logger_ids;
@@ -73,6 +74,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Enroll, list and revoke gateways; send readings as one
     Gateway(gateway::GatewayArgs),
+    /// Import files of readings, CSV and Parquet, on the server's machine (works beside a running server)
+    Import(Box<import::ImportArgs>),
     /// Show who changed what (works beside a running server)
     Audit(audit::AuditArgs),
     /// Ask a question in SQL
@@ -124,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Org(args) => org::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Gateway(args) => gateway::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Export(args) => export::run(&args),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use engine::{Clock, Engine, EngineParts, MasterKey, RealFiles, SystemClock, SystemRandom};
-use local::Resources;
+use local::{AcceptedTimes, Resources};
 
 use crate::advice::Advise as _;
 use crate::config::{self, Config, Overrides};
@@ -36,6 +36,11 @@ pub(crate) async fn open_engine(
     store.open_engine(data, &config.engine(data.path()), parts, clock.as_ref(), away).await
 }
 
+/// The times that imports take: those of gateways.
+pub(crate) fn accepted_times(config: &Config) -> AcceptedTimes {
+    AcceptedTimes { min: config.ingest.time_min, ahead_max: config.ingest.future_max }
+}
+
 /// A data directory that a command has for itself.
 pub(crate) struct Opened {
     /// What the command works with.
@@ -54,7 +59,8 @@ impl Opened {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let store = store::open(data, &config.store, &clock)?;
         let engine = open_engine(data, &config, master_key, Arc::clone(&clock), &store, Away::Fail).await?;
-        Ok(Self { resources: Resources { engine, control, clock }, _lock: lock })
+        let times = accepted_times(&config);
+        Ok(Self { resources: Resources { engine, control, clock, times }, _lock: lock })
     }
 
     /// Closes it in order.

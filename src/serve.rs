@@ -21,7 +21,7 @@ use crate::certificate::{Certificates, Current};
 use crate::config::Config;
 use crate::health;
 use crate::open_files;
-use crate::opened::open_engine;
+use crate::opened::{accepted_times, open_engine};
 use crate::ports::{Directory, Now, Sink};
 use crate::store::{self, Away};
 use crate::telemetry::Metrics;
@@ -153,7 +153,8 @@ impl Running {
             engine: Arc::clone(&engine),
             query,
         }));
-        let resources = Resources { engine: Arc::clone(&engine), control: control.clone(), clock };
+        let times = accepted_times(&config);
+        let resources = Resources { engine: Arc::clone(&engine), control: control.clone(), clock, times };
         let retention = tokio::spawn(local::retention::every_day(resources.clone()));
         commands.send_replace(Some(resources));
         let upkeep = tokio::spawn(upkeep(metrics, backend));

@@ -29,6 +29,11 @@ impl LocalArgs {
         self.data_dir.open()
     }
 
+    /// For a command whose arguments are optional, because it has subcommands.
+    pub(super) fn new(data_dir: PathBuf, config: Option<PathBuf>) -> Self {
+        Self { data_dir: DataDirArgs { data_dir }, config }
+    }
+
     /// Runs a command to its end, and shows what it says; returns its result, if it gives one.
     pub(super) async fn run(&self, command: Command) -> Result<Option<Value>> {
         let data = self.data_dir.open();

@@ -7,19 +7,18 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{block_on, not_there, output, parse_duration};
+use gateway::left_out::LeftOut;
 use gateway::readings_csv::{CsvError, CsvOptions, ReadingsCsv, Reason};
 use gateway::sender::{FRAME_READINGS, Origin, Outcome, Pushed, Sender, counted};
 use problem::{Problem, Result};
 
-mod files;
-mod form;
-mod left_out;
-mod preview;
+pub(super) mod files;
+pub(super) mod form;
+pub(super) mod preview;
 mod watcher;
 
 use files::Files;
 use form::FormArgs;
-use left_out::LeftOut;
 pub(super) use watcher::Watcher;
 
 /// Send files of readings: CSV, also as loggers export it.
@@ -108,7 +107,7 @@ fn parse_server(text: &str) -> std::result::Result<String, String> {
 }
 
 pub(super) fn run(args: &SendArgs) -> Result<()> {
-    let options = args.form.options(args.skip_bad_rows.is_some())?;
+    let options = args.form.form(args.skip_bad_rows.is_some())?.options()?;
     let files = Files::new(&args.files)?;
     // The command line has both, or asks for a preview.
     let (false, Some(identity), Some(server)) = (args.preview, &args.identity, &args.server) else {

@@ -5,11 +5,13 @@
 //! strictly ascending within a logger, at least one sample per reading, all values finite, all channels known.
 
 mod builder;
+mod columns;
 mod decoder;
 mod encoder;
 mod template;
 
 pub use builder::{FrameBuildError, FrameBuilder};
+pub use columns::FrameColumns;
 pub use template::FrameTemplate;
 
 use bytes::Bytes;

@@ -31,7 +31,7 @@ pub mod wal;
 
 pub use channel::{Channel, ChannelCode, channels};
 pub use error::{FileKind, FormatError, FormatErrorKind};
-pub use frame::{Frame, FrameBuildError, FrameBuilder, FrameHeader, FrameTemplate, LoggerRun};
+pub use frame::{Frame, FrameBuildError, FrameBuilder, FrameColumns, FrameHeader, FrameTemplate, LoggerRun};
 pub use id::{GatewayId, IdBase, IdError, LoggerId, OrgId, SegmentId, SpoolId, WalFileId};
 pub use object_key::{OBJECT_KEY_BYTES_MAX, ObjectKey};
 #[cfg(feature = "storage")]

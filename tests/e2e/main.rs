@@ -6,6 +6,7 @@ mod bench;
 mod certificate;
 mod damage;
 mod disk;
+mod imports;
 mod keeping;
 mod kills;
 mod lifecycle;

@@ -6,7 +6,7 @@ use crate::readings;
 use crate::server::{Icecore, PATIENCE};
 
 /// Runs DuckDB SQL; the answer's first row, or the error.
-fn duckdb(setup: &str, sql: &str) -> Result<String, String> {
+pub(crate) fn duckdb(setup: &str, sql: &str) -> Result<String, String> {
     let script = "import duckdb, sys\nc = duckdb.connect()\nc.execute(sys.argv[1]) if sys.argv[1] else None\nprint(*c.execute(sys.argv[2]).fetchone())";
     let output = Command::new(kit::python()).args(["-c", script, setup, sql]).output().expect("Python starts");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();

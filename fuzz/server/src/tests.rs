@@ -13,6 +13,7 @@ const WAL_REPLAY: Target = Target { name: "wal_replay", body: crate::wal_replay,
 const TARGETS: &[Target] = &[
     Target { name: "csv", body: crate::csv, golden: None },
     Target { name: "config", body: crate::config, golden: None },
+    Target { name: "local_call", body: crate::local_call, golden: None },
     Target { name: "units", body: crate::units, golden: None },
 ];
 

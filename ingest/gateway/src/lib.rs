@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows the engine, queries, HTTP or the control database.
 
+pub mod left_out;
 pub mod readings_csv;
 pub mod sender;
 pub mod simulator;

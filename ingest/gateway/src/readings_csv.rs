@@ -27,7 +27,7 @@ pub use error::{CsvError, Reason};
 use lines::Lines;
 pub use mapping::Mapping;
 use mapping::{Header, LoggerSource};
-pub use options::{CsvOptions, parse_delimiter, parse_encoding};
+pub use options::{CsvForm, CsvOptions, FormIds, parse_delimiter, parse_encoding};
 use source::Text;
 pub use source::check_gzip;
 use times::TimeForm;
@@ -212,6 +212,19 @@ impl<R: BufRead> ReadingsCsv<R> {
         self.form = mapping.form.clone();
         self.options.mapping = Some(mapping);
         Ok(())
+    }
+
+    /// The channels of the file's columns, in ascending order.
+    #[must_use]
+    pub fn channels(&self) -> Vec<ChannelCode> {
+        let used = self.columns.all.iter().filter_map(|(column, _)| match column {
+            Use::Channel(code, _) => Some(*code),
+            _ => None,
+        });
+        let mut channels: Vec<_> = used.collect();
+        channels.sort_unstable();
+        channels.dedup();
+        channels
     }
 
     /// Bytes of the file read so far, for a progress bar.

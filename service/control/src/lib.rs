@@ -15,7 +15,9 @@ pub mod private_file;
 mod standings;
 
 pub use caller::{Actor, ActorKind, Caller, Via, ViaKind};
-pub use database::{AuditEntry, Control, DropId, DropOutcome, Gateway, OpenDrop, Org, Token, TokenSecret, check_name};
+pub use database::{
+    AuditEntry, Control, DropId, DropOutcome, Gateway, Import, NewImport, OpenDrop, Org, Token, TokenSecret, check_name,
+};
 pub use enrolment::{Enrolment, Identity, NewGateway};
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use keep::{KEEP_MONTHS_MIN, Keep};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use control::{Caller, Control};
 use engine::{Clock, Engine};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use storage_format::Millis;
 
 use crate::event::Events;
+use crate::import::{self, ImportRequest};
 use crate::limits::CALL_BYTES_MAX;
 use crate::manifest::{self, ManifestRequest};
 use crate::retention::{self, RetentionRequest};
@@ -18,6 +20,8 @@ use crate::retention::{self, RetentionRequest};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
+    /// `icecore import`.
+    Import(ImportRequest),
     /// `icecore manifest show`.
     ManifestShow(ManifestRequest),
     /// `icecore retention run`.
@@ -49,6 +53,23 @@ pub fn decode_call(bytes: &[u8]) -> Result<Call> {
     })
 }
 
+/// The times that readings may have, as the configuration says it for gateways and imports alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AcceptedTimes {
+    /// The earliest time.
+    pub min: Millis,
+    /// How far ahead of the clock a time may be.
+    pub ahead_max: Duration,
+}
+
+impl AcceptedTimes {
+    /// The latest time that a reading may have now.
+    #[must_use]
+    pub fn max(&self, now: Millis) -> Millis {
+        now.saturating_add(i64::try_from(self.ahead_max.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
 /// A data directory at work.
 #[derive(Clone)]
 pub struct Resources {
@@ -58,6 +79,8 @@ pub struct Resources {
     pub control: Control,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// The times that readings may have.
+    pub times: AcceptedTimes,
 }
 
 impl fmt::Debug for Resources {
@@ -70,8 +93,8 @@ impl Resources {
     /// What a command of this caller works with.
     #[must_use]
     pub fn for_caller(&self, caller: Caller) -> CommandContext {
-        let Self { engine, control, clock } = self.clone();
-        CommandContext { engine, control, caller, clock }
+        let Self { engine, control, clock, times } = self.clone();
+        CommandContext { engine, control, caller, clock, times }
     }
 }
 
@@ -86,6 +109,8 @@ pub struct CommandContext {
     pub caller: Caller,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// The times that readings may have.
+    pub times: AcceptedTimes,
 }
 
 impl fmt::Debug for CommandContext {
@@ -108,6 +133,7 @@ impl CommandContext {
 /// Why the command failed, for the person who called it.
 pub async fn run(context: &CommandContext, command: Command, events: &Events) -> Result<()> {
     match command {
+        Command::Import(request) => import::run(context, &request, events).await,
         Command::ManifestShow(request) => manifest::run(context, &request, events).await,
         Command::RetentionRun(request) => retention::run(context, &request, events).await,
     }

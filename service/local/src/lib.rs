@@ -11,15 +11,17 @@ pub mod advice;
 mod command;
 mod door;
 mod event;
+mod import;
 mod limits;
 mod manifest;
 mod reach;
 pub mod retention;
 mod socket;
 
-pub use command::{Call, Command, CommandContext, Resources, decode_call, run};
+pub use command::{AcceptedTimes, Call, Command, CommandContext, Resources, decode_call, run};
 pub use door::{Door, Serving};
 pub use event::{Event, Events, EventsReader, Progress};
+pub use import::ImportRequest;
 pub use limits::CALL_BYTES_MAX;
 pub use manifest::{ManifestRequest, show as show_manifest};
 pub use reach::{Connection, Reached, ask, reach};

@@ -6,6 +6,11 @@ use std::time::Duration;
 pub const CALL_BYTES_MAX: usize = 4 << 20;
 /// Bytes of one event that a client takes: the manifest of a very large organisation.
 pub(crate) const EVENT_BYTES_MAX: usize = 256 << 20;
+/// Files of one import. More would make a record that nobody reads, and a request that is too long.
+pub(crate) const IMPORT_FILES_MAX: usize = 4_096;
+/// Frames of an import between the thread that makes them and the engine, which has a queue of its own: some hundred KiB
+/// each.
+pub(crate) const IMPORT_FRAMES_WAITING_MAX: usize = 8;
 /// Events between a command and whoever prints them. A command waits while they are taken slowly; only progress is left
 /// out then.
 pub(crate) const EVENTS_WAITING_MAX: usize = 64;

@@ -31,7 +31,7 @@ pub struct RetentionRequest {
 }
 
 pub(crate) async fn run(context: &CommandContext, request: &RetentionRequest, events: &Events) -> Result<()> {
-    let CommandContext { engine, control, caller, clock } = context;
+    let CommandContext { engine, control, caller, clock, .. } = context;
     let org = control.org(&request.org).await.advise()?;
     let keep = control.retention(org.id).await.advise()?;
     let report = drop_old(engine, control, caller, clock, org.id, keep).await?;
@@ -138,7 +138,7 @@ async fn drop_old(
 /// Drops once for all organisations that have a policy, one after the other. What fails is logged, and tried again by
 /// the next pass.
 pub async fn pass(resources: &Resources) {
-    let Resources { engine, control, clock } = resources;
+    let Resources { engine, control, clock, .. } = resources;
     let caller = Caller::command(rustix::process::geteuid().as_raw(), "icecore serve");
     let policies = match control.retentions().await {
         Ok(policies) => policies,

@@ -9,7 +9,7 @@ use problem::{Context, Problem, Result};
 
 /// The files that are to be sent.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(in crate::cli) struct Files {
     paths: Vec<PathBuf>,
     /// Their sizes together, as far as they are known.
     pub(super) bytes: u64,
@@ -17,7 +17,7 @@ pub(super) struct Files {
 
 impl Files {
     /// Looks whether all of them can be read, before the first is sent.
-    pub(super) fn new(paths: &[PathBuf]) -> Result<Self> {
+    pub(in crate::cli) fn new(paths: &[PathBuf]) -> Result<Self> {
         let mut bytes = 0;
         for (index, path) in paths.iter().enumerate() {
             if paths[..index].contains(path) {

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 use encoding_rs::Encoding;
-use gateway::readings_csv::{CsvOptions, Mapping, parse_delimiter, parse_encoding};
-use problem::{Context, Problem, Result};
-use storage_format::{LoggerId, channels};
+use gateway::readings_csv::{CsvForm, FormIds, parse_delimiter, parse_encoding};
+use problem::{Context, Result};
+use storage_format::channels;
 
-use crate::cli::logger_ids::{self, LoggerIds};
+use crate::cli::logger_ids::LoggerIds;
 
 /// How files are read.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "How files are read")]
-pub(super) struct FormArgs {
+pub(in crate::cli) struct FormArgs {
     /// What the columns of a foreign file are, such as a logger's export: docs/import-files.md
     #[arg(long, value_name = "FILE")]
     mapping: Option<PathBuf>,
@@ -41,41 +41,32 @@ pub(super) struct FormArgs {
 }
 
 impl FormArgs {
-    /// Reads the mapping, and puts all options together.
-    pub(super) fn options(&self, skip_bad_rows: bool) -> Result<CsvOptions> {
-        let base = logger_ids::base(self.logger_ids);
-        let logger = self.logger.as_deref().map(|text| LoggerId::parse_as(text, base)).transpose();
-        let logger =
-            logger.map_err(|error| Problem::new("--logger names no logger").detail(error).help(logger_ids::HELP))?;
-        let mapping = match &self.mapping {
-            None => None,
-            Some(path) => {
-                let text =
-                    std::fs::read_to_string(path).context(|| format!("cannot read the mapping {}", path.display()))?;
-                let what = |error: String| {
-                    Problem::new(format!("the mapping {} has a mistake", path.display()))
-                        .detail(error.trim_end())
-                        .help("docs/import-files.md has its keys and examples")
-                };
-                Some(Mapping::parse(&text).map_err(what)?)
-            }
-        };
-        Ok(CsvOptions {
+    /// Reads the mapping's file, and puts all options together.
+    pub(in crate::cli) fn form(&self, skip_bad_rows: bool) -> Result<CsvForm> {
+        let mapping = self.mapping.as_ref().map(|path| {
+            let text =
+                std::fs::read_to_string(path).context(|| format!("cannot read the mapping {}", path.display()))?;
+            Ok((path.display().to_string(), text))
+        });
+        Ok(CsvForm {
             delimiter: self.delimiter,
-            encoding: self.encoding,
+            encoding: self.encoding.map(|encoding| encoding.name().to_owned()),
             decimal_comma: self.decimal_comma,
             missing: self.missing.clone(),
             truncate_times: self.truncate_times,
-            logger,
-            logger_ids: base,
+            logger: self.logger.clone(),
+            logger_ids: self.logger_ids.map(|base| match base {
+                LoggerIds::Hex => FormIds::Hex,
+                LoggerIds::Decimal => FormIds::Decimal,
+            }),
             skip_bad_rows,
-            mapping,
+            mapping: mapping.transpose()?,
         })
     }
 }
 
 /// What `--help` says of files, with the channels of the registry.
-pub(super) fn help() -> String {
+pub(in crate::cli) fn help() -> String {
     let channels: Vec<_> = channels().iter().map(|channel| channel.name).collect();
     format!(
         "A file is CSV, perhaps compressed by gzip, with a header that names the columns, in lower case and in any order:\n  \

@@ -1,12 +1,12 @@
 //! `--preview`: what would be sent, and what would be left out. It needs no server.
 
+use gateway::left_out::LeftOut;
 use gateway::readings_csv::{CsvError, CsvOptions, ReadingsCsv, Reason};
 use gateway::sender::counted;
 use ingest::TimePolicy;
 use problem::{Problem, Result};
 
 use super::files::Files;
-use super::left_out::LeftOut;
 use crate::cli::table::text_table;
 use crate::cli::{now, output};
 
@@ -14,7 +14,7 @@ use crate::cli::{now, output};
 const SHOWN: usize = 10;
 
 /// Shows the first readings of each file, counts all, and fails if any row would be left out.
-pub(super) fn run(files: &Files, options: &CsvOptions) -> Result<()> {
+pub(in crate::cli) fn run(files: &Files, options: &CsvOptions) -> Result<()> {
     // Every mistake is listed, also where sending would stop at the first.
     let stops_at_mistakes = !options.skip_bad_rows;
     let options = CsvOptions { skip_bad_rows: true, ..options.clone() };

@@ -25,54 +25,77 @@ pub(super) fn encode(
     loggers: &BTreeMap<LoggerId, Vec<(i64, u32)>>,
     columns: &[(ChannelCode, Vec<f64>)],
 ) -> Bytes {
-    let count = |value: usize| u32::try_from(value).expect("bounded by the builder");
-    let mut out = Vec::with_capacity(HEADER_BYTES + loggers.len() * 24 + readings * (2 + 2 * columns.len()) + 64);
-    out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&[0; 2]);
-    out.extend_from_slice(&spool.get().to_le_bytes());
-    out.extend_from_slice(&sequence.get().to_le_bytes());
-    out.extend_from_slice(&count(readings).to_le_bytes());
-    out.extend_from_slice(&count(loggers.len()).to_le_bytes());
-    out.extend_from_slice(&u16::try_from(columns.len()).expect("bounded by the builder").to_le_bytes());
-    out.extend_from_slice(&[0; 2]);
-    debug_assert_eq!(out.len(), HEADER_BYTES);
-    for (code, _) in columns {
-        out.extend_from_slice(&code.get().to_le_bytes());
-    }
+    let mut out = begin(spool, sequence, readings, loggers.len(), columns.iter().map(|(code, _)| *code));
     let mut run = Vec::new();
     let mut present = Vec::new();
     let mut mantissas = Vec::new();
     for (logger, rows) in loggers {
-        out.extend_from_slice(&logger.get().to_le_bytes());
-        put_varint(&mut out, rows.len() as u64);
-        put_times(&mut out, rows);
+        put_run_head(&mut out, *logger, rows.len());
+        put_times(&mut out, rows.iter().map(|&(time, _)| time));
         for (_, column) in columns {
             run.clear();
             run.extend(rows.iter().map(|&(_, row)| column[row as usize]));
             put_values(&mut out, &run, &mut present, &mut mantissas);
         }
     }
+    finish(out)
+}
+
+/// Begins a frame: its header and its channels.
+pub(super) fn begin(
+    spool: SpoolId,
+    sequence: FrameSequence,
+    readings: usize,
+    loggers: usize,
+    channels: impl ExactSizeIterator<Item = ChannelCode>,
+) -> Vec<u8> {
+    let count = |value: usize| u32::try_from(value).expect("bounded by whoever has the readings");
+    let mut out = Vec::with_capacity(HEADER_BYTES + loggers * 24 + readings * (2 + 2 * channels.len()) + 64);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&[0; 2]);
+    out.extend_from_slice(&spool.get().to_le_bytes());
+    out.extend_from_slice(&sequence.get().to_le_bytes());
+    out.extend_from_slice(&count(readings).to_le_bytes());
+    out.extend_from_slice(&count(loggers).to_le_bytes());
+    out.extend_from_slice(&u16::try_from(channels.len()).expect("a registry's number of channels").to_le_bytes());
+    out.extend_from_slice(&[0; 2]);
+    debug_assert_eq!(out.len(), HEADER_BYTES);
+    for code in channels {
+        out.extend_from_slice(&code.get().to_le_bytes());
+    }
+    out
+}
+
+/// Begins the run of a logger with this number of readings.
+pub(super) fn put_run_head(out: &mut Vec<u8>, logger: LoggerId, readings: usize) {
+    out.extend_from_slice(&logger.get().to_le_bytes());
+    put_varint(out, readings as u64);
+}
+
+/// Ends a frame.
+pub(super) fn finish(mut out: Vec<u8>) -> Bytes {
     let checksum = crc32c(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
     debug_assert!(out.len() >= HEADER_BYTES + TRAILER_BYTES);
     Bytes::from(out)
 }
 
-fn put_times(out: &mut Vec<u8>, rows: &[(i64, u32)]) {
-    let mut previous = rows.first().map_or(0, |&(time, _)| time);
-    out.extend_from_slice(&previous.to_le_bytes());
-    let mut previous_delta = 0;
-    for &(time, _) in rows.iter().skip(1) {
-        let delta = time - previous;
-        put_varint(out, zigzag(delta - previous_delta));
+pub(super) fn put_times(out: &mut Vec<u8>, mut times: impl Iterator<Item = i64>) {
+    let Some(first) = times.next() else { return };
+    out.extend_from_slice(&first.to_le_bytes());
+    let (mut previous, mut previous_delta) = (first, 0);
+    for time in times {
+        // What is no time of a reading is refused by whoever decodes the frame.
+        let delta = time.wrapping_sub(previous);
+        put_varint(out, zigzag(delta.wrapping_sub(previous_delta)));
         previous = time;
         previous_delta = delta;
     }
 }
 
 /// Appends one logger's values of one channel, NaN where not measured. `present` and `mantissas` are scratch buffers.
-fn put_values(out: &mut Vec<u8>, run: &[f64], present: &mut Vec<f64>, mantissas: &mut Vec<i64>) {
+pub(super) fn put_values(out: &mut Vec<u8>, run: &[f64], present: &mut Vec<f64>, mantissas: &mut Vec<i64>) {
     present.clear();
     present.extend(run.iter().copied().filter(|value| !value.is_nan()));
     if present.is_empty() {

@@ -26,6 +26,7 @@ impl Schema {
         vec![
             step(1, "control", include_str!("../../migrations/0001_control.sql")),
             step(2, "audit", include_str!("../../migrations/0002_audit.sql")),
+            step(3, "imports", include_str!("../../migrations/0003_imports.sql")),
             step(4, "retention", include_str!("../../migrations/0004_retention.sql")),
         ]
     }

@@ -1,4 +1,4 @@
-//! The rows that are not sent: counted by reason, the first ones listed, and all of them written to a file if one is
+//! The rows that are not sent or imported: counted by reason, the first ones listed, and all of them written to a file if one is
 //! wanted.
 
 use std::collections::BTreeMap;
@@ -6,16 +6,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use gateway::readings_csv::Reason;
-use gateway::sender::counted;
 use problem::{Context, Problem, Result};
+
+use crate::readings_csv::Reason;
+use crate::sender::counted;
 
 /// Rows that are listed one by one on the terminal.
 const LISTED: usize = 20;
 
-/// Rows that are not sent.
+/// Rows that are not taken.
 #[derive(Debug, Default)]
-pub(super) struct LeftOut {
+pub struct LeftOut {
     file: Option<(BufWriter<File>, PathBuf)>,
     counts: BTreeMap<Reason, u64>,
     listed: Vec<String>,
@@ -28,7 +29,10 @@ fn quoted(text: &str) -> String {
 
 impl LeftOut {
     /// None yet. They are written to this file, which must be new: a file of readings named by mistake is not lost.
-    pub(super) fn new(path: Option<&Path>) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the file is there already, or cannot be written.
+    pub fn new(path: Option<&Path>) -> Result<Self> {
         let mut left_out = Self::default();
         if let Some(path) = path {
             let what = || format!("cannot write the rows that are left out to {}", path.display());
@@ -41,7 +45,10 @@ impl LeftOut {
     }
 
     /// Adds a row: its file and line, what is wrong with it, and its text.
-    pub(super) fn add(&mut self, file: &str, line: u64, reason: Reason, what: &str, row: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the file of such rows cannot be written.
+    pub fn add(&mut self, file: &str, line: u64, reason: Reason, what: &str, row: &str) -> Result<()> {
         *self.counts.entry(reason).or_default() += 1;
         if self.listed.len() < LISTED {
             self.listed.push(format!("{file}: {what}"));
@@ -58,7 +65,8 @@ impl LeftOut {
     }
 
     /// The numbers by reason, for the summary; empty when no row was left out.
-    pub(super) fn summary(&self) -> String {
+    #[must_use]
+    pub fn summary(&self) -> String {
         if self.counts.is_empty() {
             return String::new();
         }
@@ -67,7 +75,10 @@ impl LeftOut {
     }
 
     /// Ends the file of rows that were left out, and fails if there is any. `left_out` says what happened to them.
-    pub(super) fn check(mut self, left_out: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When rows were left out: the first ones are listed.
+    pub fn check(mut self, left_out: &str) -> Result<()> {
         if let Some((out, path)) = &mut self.file {
             out.flush().context(|| format!("cannot write to {}", path.display()))?;
         }
