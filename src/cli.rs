@@ -17,6 +17,7 @@ use problem::{Context, Problem, Result};
 mod api;
 mod audit;
 mod bench;
+mod compact;
 mod config;
 mod conflicts;
 mod demo;
@@ -76,6 +77,8 @@ enum Command {
     Gateway(gateway::GatewayArgs),
     /// Import files of readings, CSV and Parquet, on the server's machine (works beside a running server)
     Import(Box<import::ImportArgs>),
+    /// Merge segments until nothing is left to do (works beside a running server)
+    Compact(compact::CompactArgs),
     /// Show who changed what (works beside a running server)
     Audit(audit::AuditArgs),
     /// Ask a question in SQL
@@ -128,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Token(args) => token::run(&args),
         Command::Gateway(args) => gateway::run(&args),
         Command::Import(args) => import::run(&args),
+        Command::Compact(args) => compact::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Export(args) => export::run(&args),

@@ -10,6 +10,7 @@ use problem::{Problem, Result};
 use serde::{Deserialize, Serialize};
 use storage_format::Millis;
 
+use crate::compact::{self, CompactRequest};
 use crate::event::Events;
 use crate::import::{self, ImportRequest};
 use crate::limits::CALL_BYTES_MAX;
@@ -20,6 +21,8 @@ use crate::retention::{self, RetentionRequest};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
+    /// `icecore compact`.
+    Compact(CompactRequest),
     /// `icecore import`.
     Import(ImportRequest),
     /// `icecore manifest show`.
@@ -133,6 +136,7 @@ impl CommandContext {
 /// Why the command failed, for the person who called it.
 pub async fn run(context: &CommandContext, command: Command, events: &Events) -> Result<()> {
     match command {
+        Command::Compact(request) => compact::run(context, &request, events).await,
         Command::Import(request) => import::run(context, &request, events).await,
         Command::ManifestShow(request) => manifest::run(context, &request, events).await,
         Command::RetentionRun(request) => retention::run(context, &request, events).await,

@@ -9,6 +9,7 @@
 
 pub mod advice;
 mod command;
+mod compact;
 mod door;
 mod event;
 mod import;
@@ -19,6 +20,7 @@ pub mod retention;
 mod socket;
 
 pub use command::{AcceptedTimes, Call, Command, CommandContext, Resources, decode_call, run};
+pub use compact::CompactRequest;
 pub use door::{Door, Serving};
 pub use event::{Event, Events, EventsReader, Progress};
 pub use import::ImportRequest;
