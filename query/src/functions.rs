@@ -10,6 +10,7 @@ mod instant;
 mod interval_length;
 mod local_shift;
 mod operators;
+mod partial_average;
 mod sliding;
 mod timezone;
 mod to_timestamp;
@@ -24,6 +25,7 @@ pub(crate) use instant::Instant;
 pub(crate) use interval_length::IntervalLength;
 pub(crate) use local_shift::LocalShift;
 pub(crate) use operators::{JoinedTexts, matching};
+pub(crate) use partial_average::partial_average;
 pub(crate) use to_timestamp::to_timestamps;
 
 /// All of them. Those that come later stand in place of others with the same names.

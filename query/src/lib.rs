@@ -15,6 +15,7 @@ mod guard;
 mod limits;
 mod metadata_cache;
 mod prune;
+mod rollups;
 mod runs;
 mod scan;
 mod session;

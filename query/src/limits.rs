@@ -104,3 +104,11 @@ pub(crate) const PRUNE_LOGGERS_MAX: usize = 4_096;
 /// Stack of the thread that parses and plans: the deepest statement that the limits above let through, with room, in
 /// a build without optimisation.
 pub(crate) const PLAN_STACK_BYTES: usize = 16 << 20;
+
+/// Days of loggers, one by one, that write buffers may add to and that are therefore not taken from rollups. With more of
+/// them, no rollups are used.
+pub(crate) const ROLLUP_ROWS_DAYS_MAX: usize = 1 << 18;
+
+/// Ranges of keys by which pages are left out where rollups are used for the rest of a segment: each is compared with
+/// the bounds of every page.
+pub(crate) const ROLLUP_RANGES_MAX: usize = 16;

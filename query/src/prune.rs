@@ -111,6 +111,16 @@ impl KeyBounds {
         self.time.0 > self.time.1 || self.loggers.is_empty()
     }
 
+    /// First and last millisecond that can matter.
+    pub(crate) fn times(&self) -> (i64, i64) {
+        self.time
+    }
+
+    /// First and last logger that can matter; none if none can.
+    pub(crate) fn loggers(&self) -> Option<(u64, u64)> {
+        self.loggers.ends()
+    }
+
     /// Is it about one logger only?
     pub(crate) fn one_logger(&self) -> bool {
         self.loggers.ends().is_some_and(|(first, last)| first == last)

@@ -41,6 +41,8 @@ pub(crate) struct ScanContext {
     pub(crate) schema: SchemaRef,
     pub(crate) merge_inputs_max: usize,
     pub(crate) sort_hint: OnceLock<SortHint>,
+    /// Whether rollups may be read in place of rows.
+    pub(crate) rollups: bool,
 }
 
 impl ScanContext {

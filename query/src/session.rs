@@ -105,7 +105,7 @@ impl QueryEngine {
     /// A session of this organisation.
     #[must_use]
     pub fn session(&self, org: OrgId) -> Session {
-        Session { shared: Arc::clone(&self.shared), turns: self.turns.clone(), org }
+        Session { shared: Arc::clone(&self.shared), turns: self.turns.clone(), org, rollups: true }
     }
 
     /// Bytes of footers that are cached now, of all organisations.
@@ -121,6 +121,8 @@ pub struct Session {
     shared: Arc<Shared>,
     turns: Turns,
     org: OrgId,
+    /// Whether rollups may be read in place of rows.
+    rollups: bool,
 }
 
 /// What is asked: text, or a request that came as a value.
@@ -131,6 +133,12 @@ enum Question {
 }
 
 impl Session {
+    /// The same session, which reads rows only: results are the same, but for the last digits of sums.
+    #[must_use]
+    pub fn without_rollups(self) -> Self {
+        Self { rollups: false, ..self }
+    }
+
     /// Runs one query when its turn comes. The response is of one instant, that in which it is planned.
     ///
     /// # Errors
@@ -284,6 +292,7 @@ impl Session {
             schema: readings_schema(&codes),
             merge_inputs_max: shared.limits.merge_inputs_max,
             sort_hint: OnceLock::new(),
+            rollups: self.rollups,
         })
     }
 }

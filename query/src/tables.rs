@@ -13,6 +13,8 @@ use datafusion::common::Result;
 
 use crate::scan::ScanContext;
 
+pub(crate) use readings::readings_beside;
+
 /// The table of readings.
 pub(crate) fn readings(context: &Arc<ScanContext>) -> Arc<dyn TableProvider> {
     Arc::new(readings::ReadingsTable::new(Arc::clone(context)))
@@ -21,6 +23,11 @@ pub(crate) fn readings(context: &Arc<ScanContext>) -> Arc<dyn TableProvider> {
 /// The table of each logger's last reading.
 pub(crate) fn last_readings(context: &Arc<ScanContext>) -> Arc<dyn TableProvider> {
     Arc::new(last_readings::LastReadingsTable::new(Arc::clone(context)))
+}
+
+/// Whether this is the table of readings.
+pub(crate) fn is_readings(table: &dyn TableProvider) -> bool {
+    table.is::<readings::ReadingsTable>()
 }
 
 /// The table of refused values.

@@ -11,6 +11,7 @@
 
 mod accumulator;
 mod groups;
+mod partial;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ mod wide;
 
 pub(super) use accumulator::{DistinctAccumulator, SumAccumulator};
 pub(super) use groups::SumGroupsAccumulator;
+pub(super) use partial::{PartialAverageAccumulator, PartialAverageGroups};
 pub(super) use state::state_fields;
 
 use wide::Wide;

@@ -9,20 +9,21 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use engine::{SegmentReadError, Segments};
+use engine::{SegmentFilter, SegmentReadError, SegmentStream, Segments};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::ParquetMetaData;
-use storage_format::OrgId;
 use storage_format::manifest::SegmentEntry;
+use storage_format::{ChannelCode, OrgId};
 
 use crate::metadata_cache::OrgMetadataCache;
 
@@ -54,6 +55,40 @@ impl SegmentReaderFactory {
             opened.pop_front();
         }
         opened.push_back(entry.clone());
+    }
+
+    /// A segment's metadata, from the cache if it is there.
+    async fn metadata(&self, entry: &SegmentEntry) -> Result<Arc<ParquetMetaData>, SegmentReadError> {
+        if let Some(metadata) = self.cache.get(entry.id, entry.key_version) {
+            return Ok(metadata);
+        }
+        let metadata = self.segments.metadata(self.org, entry).await?;
+        self.cache.put(entry.id, entry.key_version, &metadata);
+        Ok(metadata)
+    }
+
+    /// Rows of a rollup, sorted by (logger, bucket): all that pass the filter, and perhaps others.
+    pub(crate) async fn read_rollup(
+        &self,
+        entry: &SegmentEntry,
+        filter: &SegmentFilter,
+        channels: &[ChannelCode],
+    ) -> Result<SegmentStream, SegmentReadError> {
+        self.remember(entry);
+        let metadata = self.metadata(entry).await?;
+        self.segments.read_rollup_with(self.org, entry, metadata, filter, channels)
+    }
+
+    /// Rows of a segment with these columns, sorted by (logger, time): all that pass the filter, and perhaps others.
+    pub(crate) async fn read_readings(
+        &self,
+        entry: &SegmentEntry,
+        filter: &SegmentFilter,
+        schema: SchemaRef,
+    ) -> Result<SegmentStream, SegmentReadError> {
+        self.remember(entry);
+        let metadata = self.metadata(entry).await?;
+        self.segments.read_with(self.org, entry, metadata, filter, Some(schema))
     }
 
     /// After a query failed in the storage layer: logs which segment is damaged, and where. What reads segments says
@@ -124,15 +159,6 @@ impl AsyncFileReader for SegmentFile {
         &'a mut self,
         _options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
-        async move {
-            let (factory, entry) = (&self.factory, &self.entry);
-            if let Some(metadata) = factory.cache.get(entry.id, entry.key_version) {
-                return Ok(metadata);
-            }
-            let metadata = factory.segments.metadata(factory.org, entry).await.map_err(external)?;
-            factory.cache.put(entry.id, entry.key_version, &metadata);
-            Ok(metadata)
-        }
-        .boxed()
+        async move { self.factory.metadata(&self.entry).await.map_err(external) }.boxed()
     }
 }

@@ -26,6 +26,7 @@ use crate::canonical::CanonicalFloats;
 use crate::functions::{self, JoinedTexts, TextLimits};
 use crate::guard::guarded_while_planning;
 use crate::limits::QueryLimits;
+use crate::rollups::FromRollups;
 use crate::runs::AggregateRuns;
 use crate::scan::ScanContext;
 use crate::tables;
@@ -52,13 +53,15 @@ pub(super) fn state(
     budget: &Arc<Budget>,
     held: impl Send + Sync + 'static,
 ) -> Result<SessionState> {
+    let aggregates = functions::aggregates(SessionStateDefaults::default_aggregate_functions());
+    let sum = aggregates.iter().find(|function| function.name() == "sum").cloned();
     let mut state = SessionStateBuilder::new()
         .with_config(config(limits))
         .with_runtime_env(Arc::new(runtime(limits, spill_dir, context, held)?))
         .with_catalog_list(catalogs(context)?)
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
         .with_scalar_functions(scalar_functions(limits, budget))
-        .with_aggregate_functions(functions::aggregates(SessionStateDefaults::default_aggregate_functions()))
+        .with_aggregate_functions(aggregates.clone())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_type_planner(Arc::new(SqlTypes))
         .with_analyzer_rule(Arc::new(Times))
@@ -66,8 +69,11 @@ pub(super) fn state(
         .with_analyzer_rule(Arc::new(CanonicalFloats))
         .with_physical_optimizer_rule(Arc::new(AggregateRuns))
         .with_physical_optimizer_rule(Arc::new(Interruptible { over: budget.over() }))
-        .with_physical_optimizer_rule(Arc::new(Metered { row_bytes_max: limits.text_bytes_max() }))
-        .build();
+        .with_physical_optimizer_rule(Arc::new(Metered { row_bytes_max: limits.text_bytes_max() }));
+    if let Some(sum) = sum.filter(|_| context.rollups) {
+        state = state.with_optimizer_rule(Arc::new(FromRollups::new(context, sum)));
+    }
+    let mut state = state.build();
     // What `now()` is for the whole statement; without it the function is never evaluated.
     state.mark_start_execution();
     Ok(state)

@@ -23,6 +23,7 @@ use storage_format::segment::{channels_of, readings_schema};
 
 use crate::canonical::CanonicalFloatsExec;
 use crate::prune::KeyBounds;
+use crate::rollups::{Cover, KeysExec, Rows};
 use crate::scan::{FirstWinsMergeExec, Layout, MergeUnit, ScanContext, SegmentScan, reserve};
 
 /// See the module.
@@ -59,19 +60,44 @@ impl TableProvider for ReadingsTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.plan(state, projection, filters, limit, None)
+    }
+}
+
+/// The readings of these columns that do not come from rollups, and with them some that do not pass the filters.
+pub(crate) fn readings_beside(
+    context: &Arc<ScanContext>,
+    state: &dyn Session,
+    projection: &Vec<usize>,
+    filters: &[Expr],
+    cover: &Arc<Cover>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    ReadingsTable::new(Arc::clone(context)).plan(state, Some(projection), filters, None, Some(cover))
+}
+
+impl ReadingsTable {
+    /// The scan; with a cover, of what does not come from rollups.
+    fn plan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+        cover: Option<&Arc<Cover>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = &self.context.schema;
         let projection = projection.cloned().unwrap_or_else(|| (0..schema.fields().len()).collect());
         let bounds = KeyBounds::of_filters(filters);
         let merged_schema = merged_schema(schema, &projection);
         let snapshot = &self.context.snapshot;
-        let layout = Layout::new(&snapshot.manifest, &snapshot.buffers, &bounds, &channels_of(&merged_schema));
-        if layout.parts() == 0 {
+        let mut layout = Layout::new(&snapshot.manifest, &snapshot.buffers, &bounds, &channels_of(&merged_schema));
+        let partial = cover.map(|cover| split_off_covered(&mut layout.plain, cover)).unwrap_or_default();
+        if layout.parts() + partial.len() == 0 {
             return Ok(Arc::new(EmptyExec::new(Arc::new(schema.project(&projection)?))));
         }
 
         let threads = state.config().target_partitions();
-        let ordered = self.is_ordered(&layout, &bounds, threads);
-        let key_predicate = key_predicate(state, schema, filters)?;
+        let ordered = cover.is_none() && self.is_ordered(&layout, &bounds, threads);
         let scan = SegmentScan {
             schema: Arc::clone(schema),
             projection: Some(projection.clone()),
@@ -82,7 +108,15 @@ impl TableProvider for ReadingsTable {
         };
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if !layout.merges.is_empty() {
-            inputs.push(self.merge_plan(state, &scan, &layout, merged_schema, &projection, key_predicate, ordered)?);
+            inputs.push(self.merge_plan(state, &scan, &layout, merged_schema, filters, cover, ordered)?);
+        }
+        if let Some(cover) = cover.filter(|_| !partial.is_empty()) {
+            let plan = |(entry, rows): (SegmentEntry, Expr)| {
+                let predicate = key_predicate(state, schema, filters.iter().chain([&rows]))?;
+                SegmentScan { predicate, ..scan.clone() }.plan(&self.context, vec![vec![entry]])
+            };
+            let partial = partial.into_iter().map(plan).collect::<Result<_>>()?;
+            inputs.push(Arc::new(KeysExec::try_new(partial, cover, threads)?));
         }
         if !layout.plain.is_empty() {
             let groups = if ordered { one_each(layout.plain) } else { by_size(layout.plain, threads) };
@@ -109,22 +143,35 @@ impl ReadingsTable {
         scan: &SegmentScan,
         layout: &Layout,
         merged_schema: SchemaRef,
-        projection: &[usize],
-        key_predicate: Option<Arc<dyn PhysicalExpr>>,
+        filters: &[Expr],
+        cover: Option<&Arc<Cover>>,
         ordered: bool,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        let projection = scan.projection.as_deref().unwrap_or_default();
         let reservation = reserve(&state.runtime_env().memory_pool, layout.buffered_bytes())?;
         let below = SegmentScan {
             projection: Some(indices(&scan.schema, &merged_schema)?),
-            predicate: key_predicate,
+            predicate: key_predicate(state, &scan.schema, filters)?,
             ordering: key_ordering(&scan.schema),
             limit: None,
             ..scan.clone()
         };
         let mut units = Vec::with_capacity(layout.merges.len());
         for part in &layout.merges {
-            let segments = part.entries.iter().map(|entry| below.plan(&self.context, vec![vec![entry.clone()]]));
-            units.push(MergeUnit { segments: segments.collect::<Result<_>>()?, buffers: part.buffers.clone() });
+            let mut segments = Vec::with_capacity(part.entries.len());
+            for entry in &part.entries {
+                let groups = vec![vec![entry.clone()]];
+                match cover.map(|cover| (cover, cover.rows(entry))) {
+                    None | Some((_, Rows::All)) => segments.push(below.plan(&self.context, groups)?),
+                    Some((_, Rows::None)) => {}
+                    Some((cover, Rows::Some(rows))) => {
+                        let predicate = key_predicate(state, &scan.schema, filters.iter().chain([&rows]))?;
+                        let rows = SegmentScan { predicate, ..below.clone() }.plan(&self.context, groups)?;
+                        segments.push(Arc::new(KeysExec::try_new(vec![rows], cover, 1)?));
+                    }
+                }
+            }
+            units.push(MergeUnit { segments, buffers: part.buffers.clone() });
         }
         let partitions = if ordered {
             (0..units.len()).map(|unit| vec![unit]).collect()
@@ -170,8 +217,12 @@ pub(crate) fn key_ordering(schema: &Schema) -> Option<LexOrdering> {
 }
 
 /// The filters that are about keys alone.
-fn key_predicate(state: &dyn Session, schema: &SchemaRef, filters: &[Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>> {
-    let about_keys = filters.iter().filter(|filter| {
+fn key_predicate<'a>(
+    state: &dyn Session,
+    schema: &SchemaRef,
+    filters: impl IntoIterator<Item = &'a Expr>,
+) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+    let about_keys = filters.into_iter().filter(|filter| {
         let keys_only = filter.column_refs().iter().all(|column| column.name == "logger" || column.name == "time");
         keys_only && !filter.is_volatile() && !has_subquery(filter)
     });
@@ -197,6 +248,20 @@ fn has_subquery(filter: &Expr) -> bool {
         Ok(TreeNodeRecursion::Continue)
     });
     found || walked.is_err()
+}
+
+/// Takes the segments that rollups cover out of these, and returns those that rows are read of, too, with what to read.
+fn split_off_covered(plain: &mut Vec<SegmentEntry>, cover: &Cover) -> Vec<(SegmentEntry, Expr)> {
+    let mut partial = Vec::new();
+    plain.retain(|entry| match cover.rows(entry) {
+        Rows::All => true,
+        Rows::None => false,
+        Rows::Some(rows) => {
+            partial.push((entry.clone(), rows));
+            false
+        }
+    });
+    partial
 }
 
 fn one_each(entries: Vec<SegmentEntry>) -> Vec<Vec<SegmentEntry>> {

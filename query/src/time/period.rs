@@ -146,6 +146,11 @@ impl Truncate {
         self.values.contains(value)
     }
 
+    /// The first value after the last one asked for whose start is not known.
+    pub(crate) fn known_to(&self) -> i64 {
+        self.values.to
+    }
+
     /// The values of the period that holds this one, as a half-open range, if it is the only period with its start.
     pub(crate) fn range(&mut self, value: i64) -> Option<(i64, i64)> {
         let start = self.start(value)?;

@@ -53,13 +53,13 @@ impl SumGroupsAccumulator {
     }
 }
 
-fn floats(arrays: &[ArrayRef]) -> Result<&Float64Array> {
+pub(super) fn floats(arrays: &[ArrayRef]) -> Result<&Float64Array> {
     let floats = arrays.first().and_then(|array| array.as_primitive_opt::<Float64Type>());
     floats.ok_or_else(|| internal_datafusion_err!("a sum of floats takes one column of floats"))
 }
 
 /// Which values count: those that are not null and pass the filter. `None` if all do.
-fn counted(values: &Float64Array, filter: Option<&BooleanArray>) -> Option<NullBuffer> {
+pub(super) fn counted(values: &Float64Array, filter: Option<&BooleanArray>) -> Option<NullBuffer> {
     let passed = filter.map(|filter| match filter.null_count() {
         0 => NullBuffer::new(filter.values().clone()),
         _ => NullBuffer::new(prep_null_mask_filter(filter).values().clone()),
