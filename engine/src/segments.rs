@@ -134,6 +134,7 @@ pub struct Segments {
     keys: Arc<OrgKeys>,
     random: Arc<dyn Random>,
     row_group_rows: NonZeroUsize,
+    whole_bytes_max: u64,
     /// Whether a cache before the store must not answer.
     past_cache: bool,
 }
@@ -142,7 +143,20 @@ impl Segments {
     /// The segments in this store.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, keys: Arc<OrgKeys>, random: Arc<dyn Random>) -> Self {
-        Self { store, keys, random, row_group_rows: ROW_GROUP_ROWS_MAX, past_cache: false }
+        Self {
+            store,
+            keys,
+            random,
+            row_group_rows: ROW_GROUP_ROWS_MAX,
+            whole_bytes_max: WHOLE_BYTES_MAX,
+            past_cache: false,
+        }
+    }
+
+    /// Segments that read even the smallest ones in parts.
+    #[cfg(test)]
+    pub(crate) fn in_parts(self) -> Self {
+        Self { whole_bytes_max: 0, ..self }
     }
 
     /// The same, written with row groups of at most so many rows.

@@ -14,7 +14,7 @@ const WAL_BYTES_MAX: u64 = 12 << 20;
 fn written(icecore: &Icecore) -> u64 {
     let metrics = icecore.get("/metrics");
     let line = metrics.lines().find_map(|line| line.strip_prefix("icecore_wal_written_bytes_total "));
-    line.map_or(0, |bytes| bytes.trim().parse::<f64>().expect("a number") as u64)
+    line.map_or(0, |bytes| bytes.trim().parse().expect("a number"))
 }
 
 /// Sends days of a simulated fleet until so much more is written; answers how many readings there are.
@@ -51,7 +51,7 @@ fn a_missing_segment_holds_up_neither_a_start_nor_a_neighbour_and_is_mended_by_p
     // Every second reading first, so that the others are late and have to be compared with it.
     let part = |late: bool| {
         let wanted = sent.iter().enumerate().filter(|(index, _)| (index % 2 == 1) == late);
-        wanted.map(|(_, (key, values))| (key.clone(), values.clone())).collect::<readings::Readings>()
+        wanted.map(|(_, (key, values))| (*key, *values)).collect::<readings::Readings>()
     };
     icecore.send(&org.identity, &readings::file(icecore.work(), "first.csv", &part(false))).ok();
     let begun = Instant::now();

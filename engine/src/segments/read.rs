@@ -24,9 +24,7 @@ use parquet::file::metadata::ParquetMetaData;
 use storage_format::manifest::SegmentEntry;
 use storage_format::{ObjectKey, OrgId};
 
-use super::{
-    Opened, SegmentFilter, SegmentReadError, Segments, TAIL_GUESS_BYTES, WHOLE_BYTES_MAX, check_ranges, warn_reread,
-};
+use super::{Opened, SegmentFilter, SegmentReadError, Segments, TAIL_GUESS_BYTES, check_ranges, warn_reread};
 use crate::first_wins::{MERGE_BATCH_ROWS, unify};
 use crate::limits::READ_ATTEMPTS;
 
@@ -98,7 +96,7 @@ impl Segments {
         filter: &SegmentFilter,
         schema: Option<SchemaRef>,
     ) -> Result<SegmentStream, SegmentReadError> {
-        let guess = if entry.bytes <= WHOLE_BYTES_MAX { entry.bytes } else { TAIL_GUESS_BYTES };
+        let guess = if entry.bytes <= self.whole_bytes_max { entry.bytes } else { TAIL_GUESS_BYTES };
         let Opened { metadata, whole } = self.open(org, entry, guess).await?;
         let row_groups = filter.row_groups(&metadata);
         let plan = Wanted { row_groups, rows: None, schema };

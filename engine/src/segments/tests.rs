@@ -205,7 +205,7 @@ async fn a_read_that_went_wrong_on_the_way_is_repeated_from_where_it_was() {
     let inner = Arc::new(InMemory::new());
     let store = Arc::new(FaultStore::new(Arc::clone(&inner) as _));
     let mut rig = rig_on(Arc::clone(&store) as _).await;
-    rig.segments = rig.segments.with_row_group_rows(NonZeroUsize::new(7).expect("not zero"));
+    rig.segments = rig.segments.with_row_group_rows(NonZeroUsize::new(7).expect("not zero")).in_parts();
     let batch = rows(1..4, 10);
     let entry = write(&rig, 1, &batch).await;
     let name = object_path(&entry.object_key(org(1)));
