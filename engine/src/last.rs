@@ -81,11 +81,11 @@ impl LastReadings {
             Some(known) if known.version == manifest.version() => return Ok(known.last),
             Some(known) if known.is_before(manifest) => {
                 let added = manifest.segments().iter().filter(|entry| entry.flush_last > known.flush);
-                stored::last_of(&self.segments, org, &added.collect::<Vec<_>>(), known.last).await?
+                stored::last_of(&self.segments, org, &added.collect::<Vec<_>>(), manifest.rollups(), known.last).await?
             }
             _ => {
                 let all: Vec<_> = manifest.segments().iter().collect();
-                stored::last_of(&self.segments, org, &all, table::empty()).await?
+                stored::last_of(&self.segments, org, &all, manifest.rollups(), table::empty()).await?
             }
         };
         if !newer {

@@ -19,13 +19,14 @@ mod set_aside;
 mod shard;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use durable::{Clock, Files, Random, Spawn, beside};
+use futures::{StreamExt as _, TryStreamExt as _};
 use storage_format::wal::WalEnd;
 use storage_format::{Lsn, OrgId, WalFileId};
 
@@ -37,6 +38,9 @@ use crate::wal::{FrameOfLog, WalDirectory, WalFile, WalFileEnd, WalFileScan, Wal
 use set_aside::SetAside;
 use shard::{Shard, Sharded, Unfit, by_shard, shard_of};
 use table::{FileAction, FileEnd, LogAction, LogState, ManifestsState, NextFile, on_file, on_log};
+
+/// Organisations that are loaded at a time.
+const LOADS_AT_ONCE: usize = 32;
 
 /// What recovery needs of the layers beside it.
 #[async_trait]
@@ -247,12 +251,20 @@ impl Replay<'_> {
         Ok(end)
     }
 
+    /// Loads those of these organisations that are not loaded, many at a time: their manifests are small objects, and what
+    /// takes time is to wait for each.
+    async fn load_all(&self, orgs: &BTreeSet<OrgId>) -> Result<(), EngineError> {
+        let new = orgs.iter().filter(|org| self.writers.orgs().get(**org).is_none());
+        let loads: Vec<_> = new.map(|org| self.load(*org)).collect();
+        let mut loads = futures::stream::iter(loads).buffer_unordered(LOADS_AT_ONCE);
+        while loads.try_next().await?.is_some() {}
+        Ok(())
+    }
+
     /// Applies a file's records: the shards beside each other, with a stop whenever the write buffers are full.
     async fn apply(&mut self, Sharded { mut shards, orgs, last }: Sharded) -> Result<(), EngineError> {
+        self.load_all(&orgs).await?;
         for org in orgs {
-            if self.writers.org(org).is_none() {
-                self.load(org).await?;
-            }
             let covered = self.writers.org(org).map(|writer| writer.lsn_covered());
             self.covered_max = self.covered_max.max(covered.unwrap_or(Lsn::ZERO));
         }

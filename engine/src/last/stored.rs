@@ -1,14 +1,15 @@
 //! The last readings in segments: where each logger's last row is, then only these rows.
 //!
 //! A segment is sorted by (logger, time), so a logger's last row is the one before the next logger's first. Small segments
-//! of the newest window are read as a whole. Of others the loggers are read alone, which are a few bytes for each, and
-//! then the pages with the rows that are wanted. Loggers that a newer window has are not wanted of older ones: of these
-//! nothing is read but who is in them.
+//! of the newest window are read as a whole. Of others it is found who is in them, and where, and then the pages are read
+//! with the rows that are wanted. A daily rollup tells who and where: it has the number of rows of each logger and day.
+//! Where there is none, the loggers are read alone, which are a few bytes for each. Loggers that a newer window has are
+//! not wanted of older ones, so that years of readings are not read.
 //!
 //! Memory: 16 bytes a logger for each segment that is read at the same time, and the result.
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::UInt64Array;
@@ -16,10 +17,9 @@ use arrow::array::{AsArray as _, RecordBatch};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Field, Schema, SchemaRef, UInt64Type};
 use futures::{StreamExt as _, TryStreamExt as _};
-use parquet::file::metadata::ParquetMetaData;
-use storage_format::manifest::SegmentEntry;
+use storage_format::manifest::{SegmentEntry, SegmentKind};
 use storage_format::segment::readings_schema;
-use storage_format::{OrgId, Window};
+use storage_format::{OrgId, SegmentId, Window};
 
 use super::table::{empty, fold, loggers};
 use crate::error::{EngineError, EngineErrorKind};
@@ -36,7 +36,7 @@ enum Found {
     /// All that is asked, of a small one.
     Last(RecordBatch),
     /// The number of each logger's last row, by ascending logger.
-    Places { metadata: Arc<ParquetMetaData>, places: Vec<(u64, usize)> },
+    Places(Vec<(u64, usize)>),
 }
 
 /// The last readings of `before`, and of these segments, which take no precedence over it.
@@ -44,15 +44,26 @@ pub(super) async fn last_of(
     segments: &Segments,
     org: OrgId,
     entries: &[&SegmentEntry],
+    rollups: &[SegmentEntry],
     before: RecordBatch,
 ) -> Result<RecordBatch, EngineError> {
     // The newest window first; within one, in order of precedence.
     let mut order = entries.to_vec();
     order.sort_by_key(|entry| (Reverse(entry.window), entry.flush_first, entry.id));
+    let daily = rollups.iter().filter(|rollup| rollup.kind == SegmentKind::RollupDaily);
+    let daily: HashMap<SegmentId, &SegmentEntry> = daily.filter_map(|rollup| Some((rollup.of?, rollup))).collect();
     let newest = order.first().map(|entry| entry.window);
-    let finds = order.iter().map(|entry| async move {
+    let finds = order.iter().map(|entry| {
+        let daily = daily.get(&entry.id).copied();
         let whole = Some(entry.window) == newest && entry.rows <= SMALL_ROWS;
-        Ok::<_, SegmentReadError>((*entry, find(segments, org, entry, whole).await?))
+        async move {
+            let found = if whole {
+                Found::Last(of_small(segments, org, entry).await?)
+            } else {
+                Found::Places(places(segments, org, entry, daily).await?)
+            };
+            Ok::<_, SegmentReadError>((*entry, found))
+        }
     });
     let mut finds = futures::stream::iter(finds.collect::<Vec<_>>()).buffered(READS_AT_ONCE);
     let mut newer = Newer::default();
@@ -65,12 +76,12 @@ pub(super) async fn last_of(
         window = Some(entry.window);
         let last = match found {
             Found::Last(last) => last,
-            Found::Places { metadata, mut places } => {
+            Found::Places(mut places) => {
                 places.retain(|(logger, _)| !newer.loggers.contains(logger));
                 if places.is_empty() {
                     continue;
                 }
-                rows(segments, org, entry, metadata, &places).await?
+                rows(segments, org, entry, &places).await?
             }
         };
         of_window = fold(&of_window, &last);
@@ -99,27 +110,62 @@ impl Newer {
     }
 }
 
-async fn find(segments: &Segments, org: OrgId, entry: &SegmentEntry, whole: bool) -> Result<Found, SegmentReadError> {
-    let all = SegmentFilter::default();
-    if whole {
-        let mut stream = segments.read(org, entry, &all, Some(readings_schema(&entry.channels))).await?;
-        let mut last = empty();
-        while let Some(batch) = stream.try_next().await? {
-            last = fold(&last, &last_rows(&batch));
-        }
-        return Ok(Found::Last(last));
-    }
-    let metadata = segments.metadata(org, entry).await?;
-    let mut stream = segments.read_with(org, entry, Arc::clone(&metadata), &all, Some(loggers_schema()))?;
-    let (mut places, mut start) = (Vec::new(), 0);
+/// The last readings of a segment that is read as a whole.
+async fn of_small(segments: &Segments, org: OrgId, entry: &SegmentEntry) -> Result<RecordBatch, SegmentReadError> {
+    let schema = readings_schema(&entry.channels);
+    let mut stream = segments.read(org, entry, &SegmentFilter::default(), Some(schema)).await?;
+    let mut last = empty();
     while let Some(batch) = stream.try_next().await? {
-        ends(loggers(&batch), |logger, row| match places.last_mut() {
-            Some((last, place)) if *last == logger => *place = start + row,
-            _ => places.push((logger, start + row)),
-        });
-        start += batch.num_rows();
+        last = fold(&last, &last_rows(&batch));
     }
-    Ok(Found::Places { metadata, places })
+    Ok(last)
+}
+
+/// The number of each logger's last row in a segment, by ascending logger.
+async fn places(
+    segments: &Segments,
+    org: OrgId,
+    entry: &SegmentEntry,
+    daily: Option<&SegmentEntry>,
+) -> Result<Vec<(u64, usize)>, SegmentReadError> {
+    let all = SegmentFilter::default();
+    let (mut places, mut end) = (Places::default(), 0);
+    if let Some(daily) = daily {
+        let mut stream = segments.read_rollup(org, daily, &all, &[]).await?;
+        while let Some(batch) = stream.try_next().await? {
+            let rows = batch.column_by_name("rows").map(|rows| rows.as_primitive::<UInt64Type>().values());
+            for (logger, rows) in loggers(&batch).iter().zip(rows.into_iter().flatten()) {
+                end += usize::try_from(*rows).unwrap_or(usize::MAX);
+                places.ends(*logger, end);
+            }
+        }
+        if end as u64 == entry.rows {
+            return Ok(places.0);
+        }
+        tracing::warn!(%org, segment = %entry.id, rollup = %daily.id, "a rollup does not count the rows of its segment");
+        (places, end) = (Places::default(), 0);
+    }
+    let mut stream = segments.read(org, entry, &all, Some(loggers_schema())).await?;
+    while let Some(batch) = stream.try_next().await? {
+        ends(loggers(&batch), |logger, row| places.ends(logger, end + row + 1));
+        end += batch.num_rows();
+    }
+    Ok(places.0)
+}
+
+/// Where each logger's last row is.
+#[derive(Default)]
+struct Places(Vec<(u64, usize)>);
+
+impl Places {
+    /// The rows of this logger so far end before this row.
+    fn ends(&mut self, logger: u64, end: usize) {
+        let last = end.saturating_sub(1);
+        match self.0.last_mut() {
+            Some((known, place)) if *known == logger => *place = last,
+            _ => self.0.push((logger, last)),
+        }
+    }
 }
 
 /// The rows at these places, which are ascending.
@@ -127,9 +173,9 @@ async fn rows(
     segments: &Segments,
     org: OrgId,
     entry: &SegmentEntry,
-    metadata: Arc<ParquetMetaData>,
     places: &[(u64, usize)],
 ) -> Result<RecordBatch, EngineError> {
+    let metadata = segments.metadata(org, entry).await?;
     let schema = readings_schema(&entry.channels);
     let rows: Vec<usize> = places.iter().map(|(_, row)| *row).collect();
     let stream = segments.read_rows(org, entry, metadata, rows, Arc::clone(&schema))?;

@@ -173,16 +173,18 @@ impl ManifestStore {
             return Err(ManifestError::NotFound(org));
         };
         let from = newest - (newest - 1) % BASE_EVERY;
-        let objects: Vec<ManifestObject> = futures::stream::iter(from..=newest)
+        // First and alone: it brings the key into memory, which each of the others would read again.
+        let mut state = match self.read(org, ManifestVersion::new(from)).await? {
+            ManifestObject::Base(base) => base.state,
+            ManifestObject::Delta(_) => {
+                return Err(ManifestError::Missing { name: commit_name(org, ManifestVersion::new(from)) });
+            }
+        };
+        let objects: Vec<ManifestObject> = futures::stream::iter(from + 1..=newest)
             .map(|version| self.read(org, ManifestVersion::new(version)))
             .buffered(READS_MAX)
             .try_collect()
             .await?;
-        let mut objects = objects.into_iter();
-        let mut state = match objects.next() {
-            Some(ManifestObject::Base(base)) => base.state,
-            _ => return Err(ManifestError::Missing { name: commit_name(org, ManifestVersion::new(from)) }),
-        };
         for object in objects {
             let delta = object.delta();
             let name = commit_name(org, delta.version);
