@@ -182,6 +182,7 @@ impl Retention {
         let cutoff = cutoff.min(self.clock.now().months_before(KEEP_MONTHS_MIN));
         let mut report = DropReport::default();
         let mut left_out = HashSet::new();
+        let mut settled = false;
         for _ in 0..COMMITS_MAX {
             // Counted before the turn is taken: that may read segments.
             let chosen = choose(&org.state().manifest, cutoff, DROP_OBJECTS_MAX, &left_out);
@@ -197,10 +198,14 @@ impl Retention {
                 }
             }
             let mut turn = self.commits.turn(org).await;
+            // Before anything else goes: what this run drops must not be taken for what an earlier one was about to.
+            if !settled {
+                self.settle(&mut turn, org.id(), log).await?;
+                settled = true;
+            }
             let manifest = turn.manifest();
             let mut windows = choose(&manifest, cutoff, DROP_OBJECTS_MAX, &left_out);
             if windows.is_empty() {
-                self.settle(&mut turn, org.id(), log).await?;
                 return Ok(report);
             }
             // What has changed since it was counted is counted again, in the next round.

@@ -227,6 +227,23 @@ async fn a_drop_that_did_not_happen_is_settled_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drop_that_did_not_happen_is_not_taken_for_the_next_one() {
+    let rig = rig();
+    let (engine, _, model) = filled(&rig).await;
+    let log = Log::default();
+    for _ in 0..3 {
+        rig.store.fail_next(Operation::Put, "manifest/", Fault::Before, 0);
+    }
+    dropped(&engine, &log).await.expect_err("the store refused the commit");
+    rig.store.clear();
+    dropped(&engine, &log).await.expect("dropped");
+    dropped(&engine, &log).await.expect("nothing is left");
+    assert_eq!(log.outcomes(), [Some(DropOutcome::Void), Some(DropOutcome::Dropped)]);
+    check_rows(&engine, org(), &left(&model)).await;
+    engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drop_whose_end_was_not_recorded_is_settled_after_a_start() {
     let rig = rig();
     let (engine, _, model) = filled(&rig).await;
