@@ -1,5 +1,5 @@
-//! Orphans, found and removed: segments and conflicts objects that no manifest names: written, and a crash or a failure
-//! came in between; or replaced by a merge.
+//! Orphans, found and removed: objects that no manifest names: written, and a crash or a failure came in between; or
+//! replaced by a merge. `versions` removes versions of the manifest that nobody needs any more.
 //!
 //! What this process has replaced it knows by name: after the delay it is removed without a look, since a commit that was
 //! made says that nobody names it again. That takes one request.
@@ -14,6 +14,8 @@
 //! somebody might have named what was found is taken. No clock takes part in that.
 //!
 //! Crash consistency: a crash in between leaves a version without a change, or fewer orphans. The next look finds them.
+
+mod versions;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,9 +32,12 @@ use storage_format::{ObjectKey, OrgId, SegmentId};
 use crate::commit::{Commit, CommitReason, Committer};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::maintain::{Maintenance, Pace, Progress, Stop};
+use crate::manifest::ManifestStore;
 use crate::metrics;
 use crate::org::{Org, Orgs};
 use crate::planted::{self, PlantedBug};
+
+use versions::Versions;
 
 /// Orphans that one look finds at most: bounds its memory, and how long it takes. The next one finds the others.
 const FOUND_MAX: usize = 1000;
@@ -44,6 +49,7 @@ pub(crate) struct GarbageStep {
     store: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
     delay: Duration,
+    versions: Versions,
     /// When each of the organisations that may have orphans is looked through, in monotonic time.
     due: Mutex<BTreeMap<OrgId, Duration>>,
 }
@@ -52,11 +58,13 @@ impl GarbageStep {
     pub(crate) fn new(
         orgs: Arc<Orgs>,
         commits: Arc<Committer>,
+        manifests: Arc<ManifestStore>,
         store: Arc<dyn ObjectStore>,
         clock: Arc<dyn Clock>,
         delay: Duration,
     ) -> Self {
-        Self { orgs, commits, store, clock, delay, due: Mutex::default() }
+        let versions = Versions::new(manifests, delay);
+        Self { orgs, commits, store, clock, delay, versions, due: Mutex::default() }
     }
 
     fn take_due(&self) -> Vec<Arc<Org>> {
@@ -190,6 +198,23 @@ impl Maintenance for GarbageStep {
                 Err(error) => {
                     tracing::warn!(org = %org.id(), %error, "replaced objects are not removed now; it is tried again");
                     org.suspect();
+                }
+            }
+        }
+        for org in self.orgs.all() {
+            if *stop.borrow() {
+                return Ok(progress);
+            }
+            match self.versions.collect(&org, self.clock.monotonic()).await {
+                Ok(0) => {}
+                Ok(removed) => {
+                    progress = Progress::Worked;
+                    metrics::collected(removed);
+                    tracing::debug!(org = %org.id(), removed, "versions of a manifest before its newest base are removed");
+                }
+                Err(error) if error.ends_the_engine() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(org = %org.id(), %error, "old versions of a manifest are not removed now; it is tried again");
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Organisations' manifests in the store: made, loaded whole, and changed by commits that cannot both win.
 
 mod invariants;
+mod log;
 mod org_keys;
 mod store;
 
@@ -13,6 +14,7 @@ use crate::error::{EngineError, EngineErrorKind};
 use crate::keys::KeyError;
 
 pub use invariants::InvariantError;
+pub(crate) use log::base_of;
 pub use org_keys::OrgKeys;
 pub use store::{BASE_EVERY, CommitError, ManifestChange, ManifestStore};
 

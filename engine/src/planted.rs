@@ -43,6 +43,8 @@ pub enum PlantedBug {
     ForgetCarried,
     /// Make the rollups of a merged segment of what its first flush brought, and forget what came later.
     RollupForgetsLate,
+    /// Remove manifest versions after the newest base, too.
+    CollectNeededVersions,
 }
 
 #[cfg(any(test, feature = "fault"))]

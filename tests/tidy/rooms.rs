@@ -44,7 +44,7 @@ const ENGINE: &[Room<'static>] = &[
     ),
     ("retain", &["commit", "error", "first_wins", "limits", "manifest", "metrics", "org", "planted", "segments"]),
     ("rollup", &["error", "planted", "segments"]),
-    ("garbage", &["commit", "error", "maintain", "metrics", "org", "planted"]),
+    ("garbage", &["commit", "error", "maintain", "manifest", "metrics", "org", "planted"]),
     (
         "flush",
         &[

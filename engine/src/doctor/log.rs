@@ -29,8 +29,7 @@ impl Doctor {
             return None;
         }
         let loaded = self.load(org).await;
-        let holes = holes(&listed.versions);
-        for version in &holes {
+        for version in &self.holes(org, &listed.versions).await {
             let name = ObjectKey::Manifest { org, version: ManifestVersion::new(*version) };
             if matches!(
                 self.manifests.read(org, ManifestVersion::new(*version)).await,
@@ -61,6 +60,20 @@ impl Doctor {
                 None
             }
         }
+    }
+
+    /// Holes in the log, after looks that they are not of versions that were removed while it was listed.
+    async fn holes(&self, org: OrgId, versions: &[u64]) -> Vec<u64> {
+        let mut found = holes(versions);
+        let mut look = 1;
+        while !found.is_empty() && look < LOOKS {
+            look += 1;
+            self.clock.sleep(PAUSE).await;
+            let Ok(again) = self.list(org).await else { return found };
+            let still = holes(&again.versions);
+            found.retain(|version| still.contains(version));
+        }
+        found
     }
 
     async fn load(&self, org: OrgId) -> Result<Manifest, ManifestError> {

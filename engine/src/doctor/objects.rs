@@ -7,7 +7,7 @@ use durable::object_path;
 use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt as _};
-use storage_format::manifest::{Manifest, SegmentEntry};
+use storage_format::manifest::{Manifest, ManifestObject, SegmentEntry};
 use storage_format::{ManifestVersion, ObjectKey, OrgId, SegmentId};
 
 use super::{Doctor, Examined, FaultKind, Finding, LOOKS, ids};
@@ -165,8 +165,12 @@ impl Doctor {
         while !unnamed.is_empty() && version > ManifestVersion::ZERO {
             let Ok(object) = self.manifests.read(org, version).await else { break };
             let delta = object.delta();
-            let named: HashSet<SegmentId> =
+            let mut named: HashSet<SegmentId> =
                 delta.added.iter().map(|entry| entry.id).chain(delta.removed.iter().copied()).collect();
+            if let ManifestObject::Base(base) = &object {
+                // What is before it may have been collected.
+                named.extend(ids(&base.state));
+            }
             unnamed.retain(|id, _| !named.contains(id));
             version = ManifestVersion::new(version.get() - 1);
         }

@@ -174,6 +174,7 @@ impl Opened {
         let garbage = GarbageStep::new(
             Arc::clone(&orgs),
             commits,
+            Arc::clone(&manifests),
             Arc::clone(&parts.store),
             Arc::clone(&parts.clock),
             config.garbage_delay,

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use durable::{Clock, PutError, PutOutcome, Random, object_path, put_create, read_object};
 use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreExt as _};
 use storage_format::encryption::NONCE_BYTES;
 use storage_format::manifest::{
     Manifest, ManifestBase, ManifestDelta, ManifestHeader, ManifestObject, SegmentEntry, SpoolPosition, Totals,
@@ -27,6 +27,7 @@ use storage_format::{FlushNumber, Lsn, ManifestVersion, ObjectKey, OrgId, Segmen
 
 use crate::manifest::OrgKeys;
 use crate::manifest::invariants::{self, InvariantError};
+use crate::manifest::log::{LOOKS, base_of};
 use crate::manifest::{ManifestError, commit_name};
 
 /// Every so many commits hold the whole state, so that loading reads few objects. Part of the format.
@@ -118,6 +119,10 @@ impl ManifestStore {
         &self.keys
     }
 
+    pub(super) fn store(&self) -> &dyn ObjectStore {
+        self.store.as_ref()
+    }
+
     /// Makes an organisation: its key, then its first, empty version. One that is there already is loaded; one that a
     /// crash left half made is finished.
     ///
@@ -169,10 +174,25 @@ impl ManifestStore {
     /// [`ManifestError::NotFound`] for an organisation that was never made; everything else names the object that is
     /// damaged, missing, or of somebody else, and where in it.
     pub async fn load(&self, org: OrgId) -> Result<Manifest, ManifestError> {
+        let mut look = 1;
+        loop {
+            match self.load_once(org).await {
+                // The log was collected up to a newer base between the list and the read: begin there.
+                Err(ManifestError::Missing { name: ObjectKey::Manifest { version, .. } })
+                    if look < LOOKS && self.is_collected(org, version).await? =>
+                {
+                    look += 1;
+                }
+                loaded => return loaded,
+            }
+        }
+    }
+
+    async fn load_once(&self, org: OrgId) -> Result<Manifest, ManifestError> {
         let Some(newest) = self.newest(org).await? else {
             return Err(ManifestError::NotFound(org));
         };
-        let from = newest - (newest - 1) % BASE_EVERY;
+        let from = base_of(newest);
         // First and alone: it brings the key into memory, which each of the others would read again.
         let mut state = match self.read(org, ManifestVersion::new(from)).await? {
             ManifestObject::Base(base) => base.state,
@@ -226,46 +246,6 @@ impl ManifestStore {
         let nonce = self.read(org, version).await?.delta().nonce;
         let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(tried.get(&org).and_then(VecDeque::back) == Some(&nonce))
-    }
-
-    /// The newest version's number, after a look that no version before it is missing.
-    async fn newest(&self, org: OrgId) -> Result<Option<u64>, ManifestError> {
-        let prefix = Path::from(ObjectKey::manifest_prefix(org));
-        let mut listed = self.store.list(Some(&prefix));
-        let mut newest = 0;
-        let mut count = 0;
-        while let Some(meta) = listed.next().await {
-            let meta = meta.map_err(|source| ManifestError::store(&prefix, source))?;
-            match meta.location.as_ref().parse() {
-                Ok(ObjectKey::Manifest { org: of, version }) if of == org => {
-                    newest = version.get().max(newest);
-                    count += 1;
-                }
-                _ => return Err(ManifestError::Stranger { name: meta.location.to_string() }),
-            }
-        }
-        if count < newest {
-            // A hole, or a list that lags behind: asking by name tells.
-            for version in 1..=newest {
-                if !self.exists(org, version).await? {
-                    return Err(ManifestError::Missing { name: commit_name(org, ManifestVersion::new(version)) });
-                }
-            }
-        }
-        // A list may not show yet what was just made.
-        while newest < u64::MAX && self.exists(org, newest + 1).await? {
-            newest += 1;
-        }
-        Ok((newest > 0).then_some(newest))
-    }
-
-    async fn exists(&self, org: OrgId, version: u64) -> Result<bool, ManifestError> {
-        let name = commit_name(org, ManifestVersion::new(version));
-        match self.store.head(&object_path(&name)).await {
-            Ok(_) => Ok(true),
-            Err(Error::NotFound { .. }) => Ok(false),
-            Err(source) => Err(ManifestError::store(name, source)),
-        }
     }
 
     /// Makes the next version: `current` and this change. `current` is what was last loaded or committed.

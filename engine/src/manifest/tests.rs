@@ -214,7 +214,7 @@ async fn an_own_put_answered_with_an_error_is_no_conflict() {
 
 #[tokio::test]
 async fn holes_damage_and_strangers_have_a_name_and_an_offset() {
-    for gone in [1, 40, 65, 70] {
+    for gone in [2, 40, 65, 70] {
         let store = memory();
         filled(&store, 80).await;
         store.delete(&manifest_path(gone)).await.expect("deleted");
@@ -249,6 +249,86 @@ async fn holes_damage_and_strangers_have_a_name_and_an_offset() {
     assert!(matches!(writer(&store, 2, 7).manifests.load(org(1)).await, Err(ManifestError::Stranger { .. })));
 }
 
+/// The versions that are in the store.
+async fn versions(store: &Arc<dyn ObjectStore>) -> Vec<u64> {
+    let present = (1..=300).map(|version| async move { store.head(&manifest_path(version)).await.is_ok() });
+    let present = futures::future::join_all(present).await;
+    (1..=300).zip(present).filter_map(|(version, present)| present.then_some(version)).collect()
+}
+
+#[tokio::test]
+async fn a_log_may_begin_anywhere_up_to_its_newest_base() {
+    let store = memory();
+    let state = filled(&store, 140).await;
+    let load = || async { writer(&store, 2, 7).manifests.load(org(1)).await };
+    for gone in 1..=129 {
+        store.delete(&manifest_path(gone)).await.expect("deleted");
+        match (gone, load().await) {
+            (129, Err(error)) => assert_eq!(error.to_string(), format!("{} is missing", manifest_path(129))),
+            (_, loaded) => assert_eq!(loaded.expect("whole"), state, "up to {gone}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_before_a_base_goes_in_order_and_up_to_the_first_failure() {
+    let store = Arc::new(FaultStore::new(memory()));
+    let shared: Arc<dyn ObjectStore> = store.clone();
+    let state = filled(&shared, 140).await;
+    let collector = writer(&shared, 2, 7).manifests;
+    let base = ManifestVersion::new(129);
+    store.fail_next(Operation::Delete, "", Fault::Before, 49);
+    collector.collect_before(org(1), base).await.expect_err("one cannot be removed");
+    assert_eq!(versions(&shared).await, (50..=141).collect::<Vec<_>>(), "and all after it stay");
+    assert_eq!(writer(&shared, 3, 7).manifests.load(org(1)).await.expect("whole"), state);
+    assert_eq!(collector.collect_before(org(1), base).await.expect("collected"), 129 - 50);
+    assert_eq!(collector.collect_before(org(1), base).await.expect("nothing is left"), 0);
+    assert_eq!(versions(&shared).await, (129..=141).collect::<Vec<_>>());
+    let other = writer(&shared, 4, 7);
+    assert_eq!(other.manifests.load(org(1)).await.expect("whole"), state);
+    let after = other.commit(&state).await.expect("it goes on");
+    assert_eq!(other.manifests.load(org(1)).await.expect("whole"), after);
+}
+
+#[tokio::test]
+async fn nothing_goes_for_a_base_that_does_not_read() {
+    let store = memory();
+    filled(&store, 140).await;
+    let collector = writer(&store, 2, 7).manifests;
+    let path = manifest_path(129);
+    let mut bytes = store.get(&path).await.expect("there").bytes().await.expect("read").to_vec();
+    bytes[200] ^= 1;
+    store.put(&path, bytes.into()).await.expect("put");
+    collector.collect_before(org(1), ManifestVersion::new(129)).await.expect_err("the base is damaged");
+    collector.collect_before(org(1), ManifestVersion::new(130)).await.expect_err("no base");
+    store.delete(&path).await.expect("deleted");
+    collector.collect_before(org(1), ManifestVersion::new(129)).await.expect_err("the base is lost");
+    assert_eq!(versions(&store).await.len(), 140);
+}
+
+#[tokio::test]
+async fn who_loads_while_versions_go_sees_a_newer_log() {
+    let store = memory();
+    let first = filled(&store, 30).await;
+    let mut state = first.clone();
+    let other = writer(&store, 2, 7);
+    let mut late = Vec::new();
+    for version in 32..=81 {
+        state = other.commit(&state).await.expect("committed");
+        let path = manifest_path(version);
+        late.push((path.clone(), store.get(&path).await.expect("there").bytes().await.expect("read")));
+    }
+    for (path, _) in &late {
+        store.delete(path).await.expect("deleted");
+    }
+    // Version 31 is the newest when the log is listed, and collected when it is read.
+    let gone = (1..=64).map(manifest_path).collect();
+    let lagging = Lagging { inner: Arc::clone(&store), hidden: manifest_path(300), at_read: Some((late, gone)).into() };
+    let shared: Arc<dyn ObjectStore> = Arc::new(lagging);
+    assert_eq!(writer(&shared, 3, 7).manifests.load(org(1)).await.expect("loaded"), state);
+    assert_eq!(versions(&store).await, (65..=81).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn the_wrong_master_key_opens_nothing() {
     let store = memory();
@@ -269,10 +349,12 @@ async fn the_wrong_master_key_opens_nothing() {
 async fn a_list_that_lags_behind_hides_no_commit() {
     let store = memory();
     let state = filled(&store, 3).await;
-    let lagging: Arc<dyn ObjectStore> = Arc::new(Lagging { inner: Arc::clone(&store), hidden: manifest_path(4) });
+    let lagging: Arc<dyn ObjectStore> =
+        Arc::new(Lagging { inner: Arc::clone(&store), hidden: manifest_path(4), at_read: None.into() });
     let reader = writer(&lagging, 2, 7);
     assert_eq!(reader.manifests.load(org(1)).await.expect("loaded"), state);
-    let lagging: Arc<dyn ObjectStore> = Arc::new(Lagging { inner: store, hidden: manifest_path(2) });
+    let lagging: Arc<dyn ObjectStore> =
+        Arc::new(Lagging { inner: store, hidden: manifest_path(2), at_read: None.into() });
     assert_eq!(writer(&lagging, 2, 7).manifests.load(org(1)).await.expect("no hole"), state);
 }
 
@@ -325,7 +407,11 @@ async fn commits_that_break_a_rule_are_not_written() {
 struct Lagging {
     inner: Arc<dyn ObjectStore>,
     hidden: Path,
+    /// What is made and what is removed before the first manifest is read.
+    at_read: std::sync::Mutex<Option<Meanwhile>>,
 }
+
+type Meanwhile = (Vec<(Path, bytes::Bytes)>, Vec<Path>);
 
 impl std::fmt::Display for Lagging {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -357,6 +443,16 @@ impl ObjectStore for Lagging {
         location: &Path,
         options: object_store::GetOptions,
     ) -> object_store::Result<object_store::GetResult> {
+        let is_read = !options.head && location.as_ref().contains("manifest");
+        let at_read = self.at_read.lock().expect("no panic").take_if(|_| is_read);
+        if let Some((made, gone)) = at_read {
+            for (path, bytes) in made {
+                self.inner.put(&path, bytes.into()).await.expect("put");
+            }
+            for path in gone {
+                self.inner.delete(&path).await.expect("deleted");
+            }
+        }
         self.inner.get_opts(location, options).await
     }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Engine, EngineErrorKind, Fault, ManifestChange, ManifestStore, Operation, OrgKeys};
+use engine::{Doctor, Engine, EngineErrorKind, Fault, ManifestChange, ManifestStore, Operation, OrgKeys};
 use kit::rig::Sender;
 use kit::{FirstWins, Reading, Sent, gateway, millis};
 use object_store::path::Path;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use storage_format::manifest::Manifest;
-use storage_format::{ObjectKey, OrgId};
+use storage_format::{ManifestVersion, ObjectKey, OrgId};
 
 use crate::read::check_flushed;
 use crate::rig::{MAY, Rig};
@@ -191,4 +191,50 @@ async fn a_store_that_fails_is_asked_again() {
     assert!(!is_there(&rig, &object).await);
     check_flushed(&engine, org(), &model).await;
     engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_before_the_newest_base_go_and_the_log_stays_whole() {
+    let rig = rig();
+    let (engine, mut sender, mut model) = filled(&rig).await;
+    for round in 1..70 {
+        engine.flush(None).await.expect("a flush");
+        sender.send(&engine, &mut model, some(round)).await;
+    }
+    engine.flush(None).await.expect("a flush");
+    let prefix = Path::from(ObjectKey::manifest_prefix(org()));
+    let snapshot = engine.snapshot(org()).await.expect("a snapshot");
+    let oldest = || async {
+        use futures::TryStreamExt as _;
+        let listed = rig.store.list(Some(&prefix)).try_collect::<Vec<_>>().await.expect("a list");
+        listed.into_iter().map(|meta| meta.location).min().expect("a version")
+    };
+    let base = Path::from(ObjectKey::Manifest { org: org(), version: ManifestVersion::new(65) }.to_string());
+    let patience = tokio::time::timeout(Duration::from_secs(60), async {
+        while oldest().await != base {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            rig.clock.turn(Duration::from_secs(5));
+            // Whoever loads at any time meanwhile finds no hole.
+            other_process(&rig).load(org()).await.expect("whole");
+        }
+    });
+    patience.await.expect("old versions go");
+    check_flushed(&engine, org(), &model).await;
+    for deep in [false, true] {
+        let examined = Doctor::new(&rig.parts(), deep).examine(org(), &|_, _| ()).await;
+        assert!(examined.is_well(), "{:?}", examined.findings);
+    }
+    drop(snapshot);
+    engine.close().await.expect("closed");
+    let after = rig.open().await;
+    check_flushed(&after, org(), &model).await;
+    sender.send(&after, &mut model, some(70)).await;
+    after.flush(None).await.expect("it goes on");
+    check_flushed(&after, org(), &model).await;
+    after.close().await.expect("closed");
+    rig.store.delete(&base).await.expect("deleted");
+    let examined = Doctor::new(&rig.parts(), false).examine(org(), &|_, _| ()).await;
+    assert_eq!(examined.findings.iter().map(|found| found.name.clone()).collect::<Vec<_>>(), [base.to_string()]);
+    let error = other_process(&rig).load(org()).await.expect_err("a hole");
+    assert_eq!(error.to_string(), format!("{base} is missing"));
 }

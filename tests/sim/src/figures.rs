@@ -107,8 +107,16 @@ impl fmt::Display for Figures {
         )?;
         write!(
             f,
-            "comparisons with the truth {}, readings compared {}, unreadable for a while {}, orphans seen {}, removed {}, merged segments seen {}, readings dropped {}, rollups compared {}",
-            l.looks, l.readings, l.unreadable, l.orphans, self.store.deleted, l.merged, l.dropped, l.rollups
+            "comparisons with the truth {}, readings compared {}, unreadable for a while {}, orphans seen {}, removed {}, merged segments seen {}, manifest versions collected {}, readings dropped {}, rollups compared {}",
+            l.looks,
+            l.readings,
+            l.unreadable,
+            l.orphans,
+            self.store.deleted,
+            l.merged,
+            l.versions_collected,
+            l.dropped,
+            l.rollups
         )
     }
 }

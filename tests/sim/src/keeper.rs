@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use engine::{DropLog, DropOutcome, DropPlan, Engine, EngineError, EngineErrorKind, FaultyFiles, OpenDrop};
+use engine::{
+    DropLog, DropOutcome, DropPlan, Engine, EngineError, EngineErrorKind, FaultyFiles, ManifestError, OpenDrop,
+};
 use kit::FirstWins;
 use kit::rig::Unread;
 use storage_format::manifest::{Manifest, SegmentKind};
@@ -185,12 +187,23 @@ pub(crate) async fn truth(
             (drop.version, drop.happened)
         };
         if known.is_none() {
-            let object = engine.manifests().read(org, version).await;
-            let object = object.map_err(|error| Unread::Failed(error.to_string()))?;
-            let removed: BTreeSet<SegmentId> = object.delta().removed.iter().copied().collect();
+            let read = engine.manifests().read(org, version).await;
             let mut drops = locked(&world.drops);
             let drop = &mut drops.recorded[*index];
-            drop.happened = Some(!drop.ids.is_empty() && drop.ids == removed);
+            drop.happened = Some(match read {
+                Ok(object) => {
+                    let removed: BTreeSet<SegmentId> = object.delta().removed.iter().copied().collect();
+                    !drop.ids.is_empty() && drop.ids == removed
+                }
+                // Collected: then a newer manifest tells.
+                Err(ManifestError::Missing { .. }) => {
+                    let stays = |window: &Window, last: &FlushNumber| {
+                        manifest.objects().any(|entry| entry.window == *window && entry.flush_first <= *last)
+                    };
+                    !drop.ids.is_empty() && !drop.windows.iter().any(|(window, last)| stays(window, last))
+                }
+                Err(error) => return Err(Unread::Failed(error.to_string())),
+            });
         }
     }
     let drops = locked(&world.drops);

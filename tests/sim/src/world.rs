@@ -71,6 +71,8 @@ pub struct Looks {
     pub orphans: u64,
     /// Segments seen at the end that were merged from several.
     pub merged: u64,
+    /// Manifest versions that were seen to be collected at the end.
+    pub versions_collected: u64,
     /// Readings that retention has dropped.
     pub dropped: u64,
     /// Rollups compared with the rows of their segments.
@@ -94,6 +96,7 @@ impl Looks {
         self.torn += other.torn;
         self.orphans += other.orphans;
         self.merged += other.merged;
+        self.versions_collected += other.versions_collected;
         self.dropped += other.dropped;
         self.rollups += other.rollups;
         self.lies_told += other.lies_told;
@@ -516,12 +519,22 @@ impl World {
             let is_log = matches!(key, Ok(ObjectKey::Manifest { .. } | ObjectKey::OrgKey { .. }));
             key.is_ok() && !is_log
         });
+        let is_version =
+            |meta: &&object_store::ObjectMeta| matches!(meta.location.as_ref().parse(), Ok(ObjectKey::Manifest { .. }));
+        // The smallest that is listed says how many went; a list may leave out what is new, not what is old.
+        let versions = all.iter().filter(is_version).map(|meta| meta.location.as_ref());
+        let oldest = versions.min().and_then(|name| name.parse().ok());
+        let collected = match oldest {
+            Some(ObjectKey::Manifest { version, .. }) => version.get() - 1,
+            _ => 0,
+        };
         // A list may still leave out what is new.
         let orphans = (segments.count() as u64).saturating_sub(named);
         let merged = snapshot.manifest.segments().iter().filter(|entry| entry.flush_first < entry.flush_last).count();
         self.count(|looks| {
             looks.orphans += orphans;
             looks.merged += merged as u64;
+            looks.versions_collected += collected;
         });
         Ok(orphans)
     }
