@@ -1,10 +1,11 @@
 //! Compaction: objects of a window into fewer, larger ones, while nothing waits for it.
 //!
 //! `choose` says what is merged next, `work` does one merge and commits it, `merge` reads, encodes and compares (readings
-//! by first-wins, conflicts and fills by their order), `pace` gives way to ingest and flushes. The organisation's turn is taken for the commit alone, so that flushes go on during a
-//! merge: they add segments after all others, so what were neighbours still are. `background` is the step of
-//! maintenance, one merge after the other; `by_hand` merges all that there is for whoever asks. Both claim windows
-//! (`claims`), so that no window is merged twice at a time.
+//! by first-wins, conflicts and fills by their order), `pace` gives way to ingest and flushes. The organisation's turn is taken for
+//! the commit alone, so that flushes go on during a merge: they add segments after all others, so what were neighbours
+//! still are. `background` is the step of maintenance, one merge after the other, for which `walk` finds organisations that
+//! nobody uses; `by_hand` merges all that there is for whoever asks. Both claim windows (`claims`), so that no window is
+//! merged twice at a time.
 //!
 //! Invariants: readings, values, provenance and the flush of every value stay as they are; a commit replaces exactly the
 //! objects that were merged, all of them live until then. Replaced objects stay in the store as long as somebody reads
@@ -24,6 +25,7 @@ mod merge;
 mod pace;
 mod readings;
 mod rollups;
+mod walk;
 mod work;
 
 use std::sync::Arc;

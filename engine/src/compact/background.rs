@@ -10,6 +10,7 @@ use storage_format::manifest::{Manifest, SegmentEntry, SegmentKind};
 use storage_format::{FlushNumber, ManifestVersion, Millis, OrgId, Window};
 
 use super::by_hand::windows;
+use super::walk::Walker;
 use super::{Aim, Claim, Compactor, next_merge};
 use crate::config::EngineConfig;
 use crate::error::EngineError;
@@ -25,6 +26,7 @@ const RETRY_MAX: Duration = Duration::from_secs(3600);
 /// Merges objects of all organisations in the background.
 pub(crate) struct CompactionStep {
     compactor: Arc<Compactor>,
+    walker: Walker,
     bytes_per_second: u64,
     interval: Duration,
     /// How long a window that is over must be left alone before it is merged into few segments.
@@ -68,6 +70,7 @@ type Chosen = (Arc<Org>, Claim, Vec<SegmentEntry>);
 impl CompactionStep {
     pub(crate) fn new(compactor: Arc<Compactor>, config: &EngineConfig) -> Self {
         Self {
+            walker: Walker::new(&compactor, config.compaction_interval),
             compactor,
             bytes_per_second: config.compaction_rate_bytes_max,
             interval: config.compaction_interval,
@@ -215,6 +218,7 @@ impl Maintenance for CompactionStep {
     /// Merges what is worth it, one merge after the other, as long as nothing else needs the machine more.
     async fn run_once(&self, stop: &Stop) -> Result<Progress, EngineError> {
         let traffic = self.compactor.traffic(stop.clone());
+        self.walker.go_on(&traffic).await?;
         let mut progress = Progress::Idle;
         while !traffic.is_stopped() && !traffic.is_heavy() {
             let Some((org, claim, inputs)) = self.choose() else { break };

@@ -394,3 +394,29 @@ async fn by_hand_everything_is_merged_that_can_be_and_what_cannot_be_is_reported
     engine.close().await.expect("closed");
     engine.compact(CompactScope::All, &|_| {}).await.expect_err("closed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn organisations_that_nobody_uses_are_merged_and_others_are_not_loaded() {
+    let mut rig = rig();
+    rig.config.compaction = false;
+    // More than are looked at in one interval, of which one has something to merge.
+    let others: Vec<OrgId> = (1..30).map(|id| OrgId::new(id).expect("not zero")).collect();
+    for other in &others {
+        rig.create_org(*other).await;
+    }
+    let (engine, _, model) = flushed(&rig, 20).await;
+    engine.close().await.expect("closed");
+    rig.clock.turn(MONTH);
+    rig.config.compaction = true;
+    let engine = rig.open().await;
+    let patience = tokio::time::timeout(Duration::from_secs(60), async {
+        while engine.manifests().load(org()).await.expect("whole").segments().len() > 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            rig.clock.turn(Duration::from_millis(5));
+        }
+    });
+    patience.await.expect("it is merged although nobody uses it");
+    assert_eq!(engine.status().orgs_loaded, 1, "the others were only looked at");
+    check_flushed(&engine, org(), &model).await;
+    engine.close().await.expect("closed");
+}
