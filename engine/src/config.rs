@@ -109,7 +109,7 @@ impl EngineConfig {
             flush_retry_min: Duration::from_secs(1),
             flush_retry_max: Duration::from_secs(60),
             garbage_delay: Duration::from_secs(15 * 60),
-            compaction: false,
+            compaction: true,
             compaction_interval: Duration::from_secs(10),
             compaction_inputs_min: 12,
             compaction_settle: Duration::from_secs(3600),
