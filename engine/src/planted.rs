@@ -50,7 +50,7 @@ pub enum PlantedBug {
 #[cfg(any(test, feature = "fault"))]
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::AcknowledgeBeforeSync,
         Self::ForgetDirectorySync,
         Self::TrimBeforeCommit,
@@ -70,6 +70,7 @@ impl PlantedBug {
         Self::ApplyCarriedTwice,
         Self::ForgetCarried,
         Self::RollupForgetsLate,
+        Self::CollectNeededVersions,
     ];
 }
 
