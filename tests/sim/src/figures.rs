@@ -50,7 +50,7 @@ impl Figures {
 
     /// Every kind of fault, and how often it happened.
     #[must_use]
-    pub fn kinds(&self) -> [(&'static str, u64); 29] {
+    pub fn kinds(&self) -> [(&'static str, u64); 32] {
         let (f, s) = (&self.files, &self.store);
         [
             ("crash in a disk operation", f.crashes),
@@ -82,6 +82,9 @@ impl Figures {
             ("connection broken", self.breaks),
             ("bytes that came late", self.late),
             ("clock jumped", self.clock_jumps),
+            ("object damaged or taken away", self.looks.damaged),
+            ("object put back", self.looks.restored),
+            ("look at carried records", self.looks.carried),
         ]
     }
 }

@@ -157,6 +157,13 @@ impl Oracle {
         ticket
     }
 
+    /// The engine says that it does not take this frame after all, which it has not put into the log.
+    pub(crate) fn refused(&mut self, ticket: Ticket) {
+        for line in self.lines.values_mut() {
+            line.frames.retain(|(waiting, _)| *waiting != ticket);
+        }
+    }
+
     /// The engine says that this frame is durable.
     pub(crate) fn acknowledged(&mut self, ticket: Ticket) {
         self.acks.push(ticket);

@@ -117,6 +117,9 @@ pub struct Plan {
     /// The disk lies: writes go elsewhere and say that all is well, bytes change where they lie. Nobody can promise that
     /// nothing is lost then; what must hold is that nothing wrong is ever shown: an error, or the truth.
     pub lies: bool,
+    /// Parts per thousand: an object of the first organisation is damaged or taken away, or those that were are put back,
+    /// at each look. In a remote store only.
+    pub damage: u32,
     /// How often somebody reads, in milliseconds between two.
     pub read_pause_max: u64,
     /// How often somebody asks for a flush, in milliseconds between two; zero for never.
@@ -193,6 +196,8 @@ impl Plan {
             misdirected_write: if lies { u32::try_from(d.spread(1000, 60_000)).unwrap_or(0) } else { 0 },
             ..file_faults
         };
+        let mut damage = choices.split("damage");
+        let damage = if store == StoreKind::Remote && damage.chance(400) { *damage.pick(&[30, 150, 400]) } else { 0 };
         let crashes = Crashes { count: d.spread(1, 7) - 1, power_cuts: *d.pick(&[0, 300, 700, 1000]) };
         Self {
             seed,
@@ -206,6 +211,7 @@ impl Plan {
             network,
             crashes,
             lies,
+            damage,
             clock_jumps: *d.pick(&[0, 0, 50]),
             read_pause_max: d.spread(100, 3000),
             flush_pause_max: *d.pick(&[0, 500, 5000]),
@@ -255,7 +261,8 @@ impl fmt::Display for Plan {
         writeln!(f, "  {:?}", self.fleet)?;
         writeln!(f, "  {:?}", self.store_faults)?;
         writeln!(f, "  {:?}, sync up to {} µs, space {:?}", self.file_faults, self.sync_max, self.disk_space)?;
-        writeln!(f, "  {:?}, clock jumps {}, the disk lies: {}", self.network, self.clock_jumps, self.lies)?;
+        let (jumps, damage) = (self.clock_jumps, self.damage);
+        writeln!(f, "  {:?}, clock jumps {jumps}, the disk lies: {}, damage {damage}", self.network, self.lies)?;
         writeln!(f, "  retention every {} ms at most", self.retention_pause_max)?;
         let c = &self.config;
         write!(

@@ -51,7 +51,7 @@ async fn read(world: Rc<World>, engine: Arc<Engine>) {
 async fn look(world: &World, engine: &Engine, org: OrgId) {
     match check(world, engine, org).await {
         Ok(rows) => world.looked(rows),
-        Err(Unread::Failed(why)) => world.unreadable(&why),
+        Err(Unread::Failed(why)) => world.unreadable(org, &why),
         Err(Unread::Wrong(what)) => world.violate(what),
     }
 }

@@ -52,6 +52,7 @@ struct Run {
     executor: Executor,
     gateways: Vec<Rc<RefCell<Gateway>>>,
     draw: Draw,
+    damage: Draw,
     crashes_left: u64,
     trigger: Trigger,
     steps: u64,
@@ -76,6 +77,7 @@ pub fn run(plan: &Plan, choices: &Draw, bug: Option<PlantedBug>, print: bool) ->
         executor,
         gateways,
         draw: choices.split("crashes"),
+        damage: choices.split("damage times"),
         crashes_left: plan.crashes.count,
         trigger: Trigger::Never,
         steps: 0,
@@ -101,6 +103,24 @@ impl Run {
         }
         self.world.heal();
         self.files_crash_never();
+        if self.world.is_damaged() {
+            // One organisation's trouble is nobody else's, however long it lasts.
+            let (world, gateways) = (Rc::clone(&self.world), self.gateways.clone());
+            let others_are_done = move || {
+                let fleet = world.plan.fleet;
+                let is_done = |who: &Rc<RefCell<Gateway>>| {
+                    let who = who.borrow();
+                    gateway::identity(&fleet, who.who).0 == world.victim() || who.is_done(&fleet)
+                };
+                world.server() == Server::Up && gateways.iter().all(is_done)
+            };
+            let what = "everything that gateways of organisations without damage have is acknowledged";
+            if !self.until(CALM_MAX, what, others_are_done) {
+                return;
+            }
+            self.world.look_for_carried();
+            self.world.restore();
+        }
         let world = Rc::clone(&self.world);
         let gateways = self.gateways.clone();
         let done = move || {
@@ -168,6 +188,13 @@ impl Run {
             self.world.clock.jump(ms);
             self.world.trace(format_args!("the clock is off by {ms} ms"));
         }
+        let damage = plan.damage;
+        if self.damage.chance(damage) {
+            // More often damaged than not, so that log and memory fill.
+            if self.world.is_damaged() && self.damage.chance(300) { self.world.restore() } else { self.world.damage() }
+        }
+        self.world.look_for_carried();
+        let plan = &self.world.plan;
         if self.draw.chance(20) && self.world.server() == Server::Up {
             // Somebody stops it in an orderly way, with whatever may come in between.
             self.world.close();

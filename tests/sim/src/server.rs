@@ -28,7 +28,7 @@ pub(crate) const FRAME_BYTES_MAX: u32 = 64 << 10;
 pub(crate) async fn run(world: Rc<World>) {
     let store = match world.open_store() {
         Ok(store) => store,
-        Err(error) => return world.ended(&format!("the store does not open: {error}")),
+        Err(error) => return world.no_store(&error),
     };
     let parts = EngineParts {
         files: Arc::new(world.files.of_this_process()),
@@ -71,7 +71,7 @@ async fn append(world: &World, engine: &Engine, stepped: &RefCell<Stepped>, stop
         world.check(world.oracle().visible(engine.status().lsn_applied.get()));
         world.check(world.oracle().settled());
         if let Some(error) = failed.borrow_and_update().as_ref() {
-            return world.ended(&error.to_string());
+            return world.ended(error);
         }
         // Nobody wakes it: the longer nothing has come, the longer it looks away.
         idle = if matches!(appended, Ok(Appended::Frames(_))) { 0 } else { (idle + 1).min(20) };
@@ -82,7 +82,7 @@ async fn append(world: &World, engine: &Engine, stepped: &RefCell<Stepped>, stop
                 stop.send_replace(true);
                 return world.closed();
             }
-            Err(error) => return world.ended(&error.to_string()),
+            Err(error) => return world.ended(&error),
         };
         if world.closing() {
             stepped.borrow().begin_close();
@@ -165,8 +165,16 @@ impl AckSink for Answers {
         self.wake.notify_one();
     }
 
-    fn failed(&self, _: FrameSequence, _: SubmitFailure) {
-        self.state().failed = true;
+    fn failed(&self, failed: FrameSequence, failure: SubmitFailure) {
+        let mut state = self.state();
+        state.failed = true;
+        if failure == SubmitFailure::OrgInTrouble {
+            let mut oracle = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+            for (_, ticket) in state.submitted.extract_if(.., |(sequence, _)| *sequence == failed) {
+                oracle.refused(ticket);
+            }
+        }
+        drop(state);
         self.wake.notify_one();
     }
 }

@@ -27,6 +27,7 @@ const CUTS: &[Cut] = &[
     |p| set(&mut p.file_faults, FaultRates::default()),
     |p| set(&mut p.disk_space, None),
     |p| set(&mut p.lies, false),
+    |p| set(&mut p.damage, 0),
     |p| set(&mut p.file_faults.misdirected_write, 0),
     |p| set(&mut p.clock_jumps, 0),
     |p| set(&mut p.flush_pause_max, 0),

@@ -8,10 +8,11 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use engine::{
     Engine, EngineError, EngineErrorKind, FaultRates, FaultyFiles, Files as _, LocalDurable, RecoveryReport, Snapshot,
 };
-use futures::TryStreamExt as _;
+use futures::{FutureExt as _, TryStreamExt as _};
 use kit::rig::Unread;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -81,6 +82,12 @@ pub struct Looks {
     pub lies_told: u64,
     /// Bytes changed where they lay.
     pub rotten_bytes: u64,
+    /// Objects damaged or taken away.
+    pub damaged: u64,
+    /// Objects put back.
+    pub restored: u64,
+    /// Looks at which there were carried records.
+    pub carried: u64,
 }
 
 impl Looks {
@@ -101,6 +108,9 @@ impl Looks {
         self.rollups += other.rollups;
         self.lies_told += other.lies_told;
         self.rotten_bytes += other.rotten_bytes;
+        self.damaged += other.damaged;
+        self.restored += other.restored;
+        self.carried += other.carried;
     }
 }
 
@@ -140,6 +150,10 @@ pub(crate) struct World {
     /// Since when nothing goes wrong any more.
     healed: Cell<Option<Duration>>,
     closing: Cell<bool>,
+    /// What objects were that are damaged or missing now.
+    damaged: RefCell<Vec<(Path, Bytes)>>,
+    /// Faults of the disk that end a process, when the present one started.
+    faults_at_start: Cell<u64>,
     /// A lying disk has brought the run to its end.
     pub(crate) over: Cell<bool>,
     /// Tasks that send what was sent before.
@@ -188,6 +202,8 @@ impl World {
             server: Cell::new(Server::Down),
             healed: Cell::new(None),
             closing: Cell::new(false),
+            damaged: RefCell::default(),
+            faults_at_start: Cell::new(0),
             over: Cell::new(false),
             again: Cell::new(0),
             looks: Cell::default(),
@@ -259,6 +275,7 @@ impl World {
     /// A new process begins: faults are those of the plan again.
     pub(crate) fn starting(&self) {
         self.server.set(Server::Starting);
+        self.faults_at_start.set(self.disk_faults());
         if !self.is_healed() {
             self.files.set_faults(self.below(u64::MAX), self.plan.file_faults);
             self.store.set_faults(self.plan.store_faults);
@@ -353,16 +370,124 @@ impl World {
     }
 
     /// The process ends because something is wrong.
-    pub(crate) fn ended(&self, why: &str) {
+    pub(crate) fn ended(&self, why: &EngineError) {
+        self.ends(&why.to_string(), why.kind() == EngineErrorKind::Fenced);
+    }
+
+    /// The process ends because its store does not open.
+    pub(crate) fn no_store(&self, why: &object_store::Error) {
+        self.ends(&format!("the store does not open: {why}"), false);
+    }
+
+    /// Nothing ends a process but what calls for it: for one that is fenced, a put of an earlier process that arrived
+    /// after its end; for any other, a fault of the disk in its own time. What the store refuses or takes back never does.
+    fn ends(&self, why: &str, fenced: bool) {
         if self.files.is_crashed() {
             return;
         }
         self.trace(format_args!("the server ends: {why}"));
         self.count(|looks| looks.ends += 1);
-        if !self.may_fail() {
-            self.violate(format!("the server ends, and nothing is wrong: {why}"));
+        let called_for = if fenced {
+            self.store.counts().applied_late > 0
+        } else {
+            self.disk_faults() > self.faults_at_start.get() && !self.is_calm()
+        };
+        if !called_for && !self.plan.lies {
+            self.violate(format!("the server ends, and nothing that calls for it has happened: {why}"));
         }
         self.server.set(Server::Ended);
+    }
+
+    /// Faults of the disk so far that can end a process.
+    fn disk_faults(&self) -> u64 {
+        let counts = self.files.counts();
+        counts.write_errors
+            + counts.torn_writes
+            + counts.sync_errors
+            + counts.dir_sync_errors
+            + counts.name_errors
+            + counts.open_errors
+            + counts.read_errors
+            + counts.no_space
+    }
+
+    /// The organisation whose objects are damaged and taken away.
+    pub(crate) fn victim(&self) -> OrgId {
+        crate::gateway::orgs(&self.plan.fleet)[0]
+    }
+
+    /// Is anything of it damaged or missing now?
+    pub(crate) fn is_damaged(&self) -> bool {
+        !self.damaged.borrow().is_empty()
+    }
+
+    /// All objects of the victim, but for its keys, and how new its newest manifest is.
+    fn objects_of_victim(&self) -> (Vec<Path>, u64) {
+        let prefix = Path::from(ObjectKey::org_prefix(self.victim()));
+        let listed = self.store.inner().list(Some(&prefix)).try_collect::<Vec<_>>().now_or_never();
+        let mut newest = 0;
+        let mut paths = Vec::new();
+        for meta in listed.and_then(Result::ok).unwrap_or_default() {
+            match meta.location.as_ref().parse() {
+                Ok(ObjectKey::Manifest { version, .. }) => newest = version.get().max(newest),
+                Ok(ObjectKey::Segment { .. } | ObjectKey::Conflicts { .. }) => {}
+                _ => continue,
+            }
+            paths.push(meta.location);
+        }
+        (paths, newest)
+    }
+
+    /// An object of one organisation is damaged or taken away.
+    pub(crate) fn damage(&self) {
+        let (paths, newest) = self.objects_of_victim();
+        if paths.is_empty() {
+            return;
+        }
+        let path = &paths[usize::try_from(self.below(paths.len() as u64)).unwrap_or(0)];
+        if self.damaged.borrow().iter().any(|(known, _)| known == path) {
+            return;
+        }
+        let store = self.store.inner();
+        let read = async { store.get(path).await?.bytes().await };
+        let Some(Ok(bytes)) = read.now_or_never() else { return };
+        // Without its newest manifest a store is an older store, whole in itself: nobody can tell.
+        let is_newest =
+            matches!(path.as_ref().parse(), Ok(ObjectKey::Manifest { version, .. }) if version.get() == newest);
+        let done = if is_newest || self.below(2) == 0 {
+            let mut wrong = bytes.to_vec();
+            let at = usize::try_from(self.below(wrong.len() as u64)).unwrap_or(0);
+            wrong[at] ^= 1 << self.below(8);
+            self.trace(format_args!("{path} is damaged"));
+            store.put(path, wrong.into()).now_or_never().is_some_and(|put| put.is_ok())
+        } else {
+            self.trace(format_args!("{path} is taken away"));
+            store.delete(path).now_or_never().is_some_and(|deleted| deleted.is_ok())
+        };
+        if done {
+            self.count(|looks| looks.damaged += 1);
+            self.damaged.borrow_mut().push((path.clone(), bytes));
+        }
+    }
+
+    /// Everything that was damaged or taken away is put back.
+    pub(crate) fn restore(&self) {
+        let store = self.store.inner();
+        for (path, bytes) in self.damaged.take() {
+            self.trace(format_args!("{path} is put back"));
+            let put = store.put(&path, bytes.into()).now_or_never();
+            if put.is_some_and(|put| put.is_ok()) {
+                self.count(|looks| looks.restored += 1);
+            }
+        }
+    }
+
+    /// Looks whether there are carried records.
+    pub(crate) fn look_for_carried(&self) {
+        let names = self.files.list(&std::path::Path::new(DATA_DIR).join("carried")).unwrap_or_default();
+        if names.iter().any(|name| name.ends_with(".wal")) {
+            self.count(|looks| looks.carried += 1);
+        }
     }
 
     /// Tells the server to close.
@@ -414,14 +539,16 @@ impl World {
         self.count(|looks| looks.dropped += readings);
     }
 
-    /// A comparison could not be made.
-    pub(crate) fn unreadable(&self, why: &str) {
+    /// A comparison with this organisation could not be made.
+    pub(crate) fn unreadable(&self, org: OrgId, why: &str) {
         if self.files.is_crashed() || self.server.get() != Server::Up {
             return;
         }
         self.trace(format_args!("unreadable: {why}"));
         self.count(|looks| looks.unreadable += 1);
-        if !self.may_fail() {
+        // Mending takes its time.
+        let is_damaged = self.plan.damage > 0 && org == self.victim();
+        if !self.may_fail() && !is_damaged {
             self.violate(format!("unreadable, and nothing is wrong: {why}"));
         }
     }
