@@ -36,8 +36,9 @@ pub const BASE_EVERY: u64 = 64;
 /// How many objects are read at once while a manifest is loaded.
 const READS_MAX: usize = 16;
 
-/// How many of an organisation's own commits are known again: more than can be under way after one another.
-const TRIED_MAX: usize = 16;
+/// How many of an organisation's own commits are known again, of those that were made or may have been. While a store
+/// loses its responses and cannot be read, each try to change the manifest adds one.
+pub(super) const TRIED_MAX: usize = 256;
 
 /// What a commit changes. The version, epoch, nonce and time are the store's to add.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -97,8 +98,17 @@ pub struct ManifestStore {
     random: Arc<dyn Random>,
     clock: Arc<dyn Clock>,
     claimed: Mutex<HashMap<OrgId, WriterEpoch>>,
-    /// Nonces of the last commits that this process tried, whatever came of them.
-    tried: Mutex<HashMap<OrgId, VecDeque<[u8; 16]>>>,
+    /// What this process tried.
+    tried: Mutex<HashMap<OrgId, Tried>>,
+}
+
+/// Nonces of an organisation's commits that this process tried.
+#[derive(Debug, Default)]
+struct Tried {
+    /// Of the last one, whatever came of it.
+    last: Option<[u8; 16]>,
+    /// Of those that were made, or may have been: one that is known not to have been made must not push out one that was.
+    perhaps_made: VecDeque<[u8; 16]>,
 }
 
 impl ManifestStore {
@@ -235,7 +245,7 @@ impl ManifestStore {
     pub(crate) async fn is_own(&self, org: OrgId, version: ManifestVersion) -> Result<bool, ManifestError> {
         let nonce = self.read(org, version).await?.delta().nonce;
         let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(tried.get(&org).is_some_and(|tried| tried.contains(&nonce)))
+        Ok(tried.get(&org).is_some_and(|tried| tried.perhaps_made.contains(&nonce)))
     }
 
     /// Returns whether this version is the last commit that this process tried for the organisation.
@@ -245,7 +255,7 @@ impl ManifestStore {
     pub(crate) async fn is_last_tried(&self, org: OrgId, version: ManifestVersion) -> Result<bool, ManifestError> {
         let nonce = self.read(org, version).await?.delta().nonce;
         let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(tried.get(&org).and_then(VecDeque::back) == Some(&nonce))
+        Ok(tried.get(&org).and_then(|tried| tried.last) == Some(nonce))
     }
 
     /// Makes the next version: `current` and this change. `current` is what was last loaded or committed.
@@ -264,11 +274,13 @@ impl ManifestStore {
         {
             let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
             let tried = tried.entry(org).or_default();
-            if tried.len() == TRIED_MAX {
-                tried.pop_front();
+            if tried.perhaps_made.len() == TRIED_MAX {
+                tried.perhaps_made.pop_front();
             }
-            tried.push_back(delta.nonce);
+            tried.perhaps_made.push_back(delta.nonce);
+            tried.last = Some(delta.nonce);
         }
+        let nonce = delta.nonce;
         let after = invariants::check(current, &delta)?;
         let object = if (version.get() - 1).is_multiple_of(BASE_EVERY) {
             ManifestObject::Base(Box::new(ManifestBase { delta, state: after.clone() }))
@@ -282,6 +294,12 @@ impl ManifestStore {
         let bytes = encode_manifest(org, &object, &key, key_version, seal_nonce)
             .map_err(|source| ManifestError::Object { name, source })?;
         let put = put_create(self.store.as_ref(), &object_path(&name), &Bytes::from(bytes)).await;
+        if matches!(put, Ok(PutOutcome::Exists(_)) | Err(PutError::DidNotHappen { .. })) {
+            let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(tried) = tried.get_mut(&org) {
+                tried.perhaps_made.retain(|made| *made != nonce);
+            }
+        }
         match put.map_err(CommitError::Put)? {
             PutOutcome::Created => {
                 self.claimed().insert(org, own);

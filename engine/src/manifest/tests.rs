@@ -15,6 +15,7 @@ use storage_format::{
     ObjectKey, OrgId, SegmentId, SpoolId,
 };
 
+use super::store::TRIED_MAX;
 use super::*;
 use crate::keys::MasterKey;
 use crate::manifest::OrgKeys;
@@ -207,8 +208,14 @@ async fn an_own_put_answered_with_an_error_is_no_conflict() {
     store.fail_next(Operation::Get, "manifest", Fault::Before, 0);
     let error = writer.commit(&state).await.expect_err("not known");
     assert!(matches!(error, CommitError::Put(PutError::MayHaveHappened { .. })), "{error:?}");
+    // However often it is tried from what was known before: those tries are known not to have been made.
+    for _ in 0..2 * TRIED_MAX {
+        assert!(matches!(writer.commit(&state).await, Err(CommitError::Conflict { .. })));
+    }
     let loaded = writer.manifests.load(org(1)).await.expect("loaded");
     assert_eq!(loaded.version().get(), state.version().get() + 1);
+    assert!(writer.manifests.is_own(org(1), loaded.version()).await.expect("read"), "it was this writer's");
+    assert!(!writer.manifests.is_last_tried(org(1), loaded.version()).await.expect("read"));
     writer.commit(&loaded).await.expect("committed");
 }
 
