@@ -11,5 +11,6 @@ mod model;
 mod overlaps;
 mod plans;
 mod pruning;
+mod rollups;
 mod support;
 mod values;
