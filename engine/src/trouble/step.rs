@@ -253,10 +253,11 @@ impl TroubleParts {
                 let Some(writer) = writers.org(id) else { return };
                 for (record, frame) in &batch {
                     let FrameOfLog { lsn, gateway, received, .. } = *record;
-                    apply(&FrameRecord { lsn, gateway, received, frame }, writer);
                     if planted::has(PlantedBug::ApplyCarriedTwice) {
-                        apply(&FrameRecord { lsn, gateway, received, frame }, writer);
+                        // Into the same buffer: of two buffers with the same LSNs the commit would take one away.
+                        writer.buffer().append(frame, gateway, received, lsn);
                     }
+                    apply(&FrameRecord { lsn, gateway, received, frame }, writer);
                 }
             })
             .await?;
