@@ -25,7 +25,9 @@ never() { # what, forbidden crate names…, with the arguments of cargo tree bef
 
 never -p storage-format -- tokio object_store datafusion engine ingest query icecore
 never -p durable -- arrow parquet datafusion sqlx quinn axum engine query ingest control server icecore
-never -p engine -- quinn rustls datafusion axum sqlx ingest query control server icecore
+never -p engine -- quinn datafusion axum sqlx ingest query control server icecore
+# Object stores speak TLS by themselves; the engine must not.
+never -p engine --depth 1 -- rustls
 never -p ingest -- arrow parquet object_store datafusion engine query sqlx axum icecore
 never -p ingest --no-default-features --features client -- arrow parquet metrics object_store datafusion engine query icecore
 never -p gateway -- arrow parquet object_store datafusion engine query sqlx axum clap control server icecore
