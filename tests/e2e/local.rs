@@ -16,7 +16,9 @@ fn manifest(icecore: &Icecore, org: &Org) -> Value {
 
 #[test]
 fn a_manifest_is_shown_beside_a_server_and_without_one() {
-    let mut icecore = Icecore::with_environment(&[("ICECORE_ENGINE__FLUSH_AGE", "50ms")]);
+    // Without merges, which would add rollups between the two looks.
+    let settings = [("ICECORE_ENGINE__FLUSH_AGE", "50ms"), ("ICECORE_ENGINE__COMPACTION", "false")];
+    let mut icecore = Icecore::with_environment(&settings);
     icecore.start();
     let org = icecore.org("clinic");
     let empty = manifest(&icecore, &org);
