@@ -98,6 +98,7 @@ impl Segments {
     ) -> Result<SegmentStream, SegmentReadError> {
         let guess = if entry.bytes <= self.whole_bytes_max { entry.bytes } else { TAIL_GUESS_BYTES };
         let Opened { metadata, whole } = self.open(org, entry, guess).await?;
+        let whole = whole.filter(|whole| whole.len() as u64 <= self.whole_bytes_max);
         let row_groups = filter.row_groups(&metadata);
         let plan = Wanted { row_groups, rows: None, schema };
         self.stream(org, entry, metadata, whole, plan)
