@@ -186,7 +186,7 @@ impl Maintenance for GarbageStep {
     async fn run_once(&self, stop: &Stop) -> Result<Progress, EngineError> {
         let due = self.take_due();
         let mut progress = if due.is_empty() { Progress::Idle } else { Progress::Worked };
-        for org in self.orgs.all() {
+        for org in self.orgs.in_order() {
             match self.remove_replaced(&org).await {
                 Ok(0) => {}
                 Ok(removed) => {
@@ -201,7 +201,7 @@ impl Maintenance for GarbageStep {
                 }
             }
         }
-        for org in self.orgs.all() {
+        for org in self.orgs.in_order() {
             if *stop.borrow() {
                 return Ok(progress);
             }

@@ -88,8 +88,7 @@ impl CompactionStep {
         let clock = &self.compactor.clock;
         let (now, monotonic) = (clock.now(), clock.monotonic());
         let month = Window::month_of(now);
-        let mut orgs = self.compactor.orgs.all();
-        orgs.sort_by_key(|org| org.id());
+        let mut orgs = self.compactor.orgs.in_order();
         let mut memory = self.memory();
         let first = memory.last.map_or(0, |last| orgs.partition_point(|org| org.id() <= last));
         orgs.rotate_left(first);
@@ -106,7 +105,7 @@ impl CompactionStep {
             match self.choose_of(org.id(), &manifest, &mut memory, (now, monotonic)) {
                 Found::Merge(claim, inputs) => {
                     memory.last = Some(org.id());
-                    let inputs = if planted::has(PlantedBug::MergeAcross) && inputs.len() > 1 {
+                    let inputs = if planted::has(PlantedBug::MergeAcross) && manifest.segments().len() > 1 {
                         across(manifest.segments())
                     } else {
                         inputs

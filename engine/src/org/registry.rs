@@ -172,6 +172,13 @@ impl Orgs {
         self.loaded.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// All that are loaded, by id, so that whoever works through them does so in the same order each time.
+    pub(crate) fn in_order(&self) -> Vec<Arc<Org>> {
+        let mut all = self.all();
+        all.sort_unstable_by_key(|org| org.id());
+        all
+    }
+
     /// Adds an organisation whose manifest was just loaded. If somebody else was faster, theirs stays.
     pub(crate) fn add(&self, org: OrgId, manifest: Arc<Manifest>) -> Arc<Org> {
         let whole = self.troubles.get(org).is_none_or(|trouble| trouble.readable);
