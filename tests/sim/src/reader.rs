@@ -73,7 +73,11 @@ async fn check(world: &World, engine: &Engine, org: OrgId) -> Result<u64, Unread
     match world.below(6) {
         0 | 1 => check_last(world, engine, org).await,
         2 => check_rollups(world, engine, org).await,
-        _ => check_rows(world, engine, org).await,
+        _ => {
+            // Some read what they have taken only after a while, in which segments are replaced and others collected.
+            let slow = if world.below(3) == 0 { world.below(5_000) } else { 0 };
+            check_rows_after(world, engine, org, Duration::from_millis(slow)).await
+        }
     }
 }
 
@@ -118,6 +122,11 @@ async fn check_last(world: &World, engine: &Engine, org: OrgId) -> Result<u64, U
 /// # Errors
 /// [`Unread`].
 pub(crate) async fn check_rows(world: &World, engine: &Engine, org: OrgId) -> Result<u64, Unread> {
+    check_rows_after(world, engine, org, Duration::ZERO).await
+}
+
+/// The same, but what was taken is read so much later.
+async fn check_rows_after(world: &World, engine: &Engine, org: OrgId, slow: Duration) -> Result<u64, Unread> {
     let snapshot = match engine.snapshot(org).await {
         Ok(snapshot) => snapshot,
         // Nobody has sent anything for it yet.
@@ -129,6 +138,7 @@ pub(crate) async fn check_rows(world: &World, engine: &Engine, org: OrgId) -> Re
     // In the same breath, so that both are of one instant.
     let truth = at_once(world, org);
     let (truth, _) = keeper::truth(world, engine, org, &snapshot.manifest, truth).await?;
+    world.time.sleep(slow).await;
     let found = rig::rows(engine, &snapshot).await?;
     compare("READINGS", org, &found, &truth.rows)?;
     Ok(found.len() as u64)
