@@ -20,7 +20,7 @@ use crate::config::StoreConfig;
 
 /// Pauses while a remote store cannot be reached at a start: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
-/// How often the log says that the store is waited for.
+/// Interval at which the log says that the store is waited for.
 const REMIND_INTERVAL: Duration = Duration::from_secs(60);
 
 const REQUESTS: &str = "icecore_store_requests_total";

@@ -30,7 +30,7 @@ const TEMPORARY_EXTENSION: &str = ".tmp";
 /// A file with records of one organisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CarriedFile {
-    /// Whose records.
+    /// Organisation of the records.
     pub org: OrgId,
     /// The first of them.
     pub first: Lsn,
@@ -79,7 +79,7 @@ impl CarriedFiles {
         Self { dir, files, keys, random, clock }
     }
 
-    /// Where a file stands.
+    /// Path of a file.
     pub(crate) fn path(&self, file: &CarriedFile) -> PathBuf {
         self.dir.join(file.name())
     }

@@ -145,8 +145,8 @@ impl Compactor {
         next_merge(of_window, aim, self.limits).or_else(|| without_rollups(manifest, of_window, now))
     }
 
-    /// Does one merge of a claimed window, or makes the rollups of a segment, if it is the only input; `None` if it was given up because the engine stops, or because it is not
-    /// wanted any more.
+    /// Merges inputs of a claimed window, or makes the rollups of a segment that is the only input; `None` if that was
+    /// given up because the engine stops, or because it is not wanted any more.
     async fn merge(
         &self,
         org: &Arc<Org>,

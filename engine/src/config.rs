@@ -69,8 +69,8 @@ pub struct EngineConfig {
     /// Fewest small segments that are merged while more may come to their window: more of them mean fewer requests of the
     /// store, fewer mean fewer small segments. At least 2. Default 12.
     pub compaction_inputs_min: usize,
-    /// How long nothing must have come to a window that is over before its segments are merged until three are left.
-    /// Until then late readings are merged by size, so that they cost little however they come. Default 1 h.
+    /// Duration for which nothing must have come to a window that is over before its segments are merged until three are
+    /// left. Until then late readings are merged by size, so that they cost little however they come. Default 1 h.
     pub compaction_settle: Duration,
     /// Segments of all merges under way together at most, in bytes: bounds their memory, which is about that, and how
     /// large segments become. Default 256 MiB.

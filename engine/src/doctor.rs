@@ -138,7 +138,7 @@ pub struct Examined {
     pub versions: u64,
     /// Objects that the newest manifest names.
     pub objects: u64,
-    /// Their bytes.
+    /// Bytes of them.
     pub bytes: u64,
     /// Rows that were read, in a deep look.
     pub rows: u64,
@@ -151,7 +151,7 @@ pub struct Examined {
 }
 
 impl Examined {
-    /// Is nothing wrong?
+    /// Returns whether nothing is wrong.
     #[must_use]
     pub fn is_well(&self) -> bool {
         self.findings.is_empty()
@@ -166,7 +166,7 @@ impl Examined {
     }
 }
 
-/// How far an examination is: objects done, of how many.
+/// Progress of an examination: objects done, of how many.
 pub type DoctorProgress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
 /// Examines organisations of one store.

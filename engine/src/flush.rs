@@ -58,7 +58,7 @@ pub struct FlushReport {
     pub filled: u64,
     /// Segments and conflicts objects written.
     pub segments: u64,
-    /// Their bytes.
+    /// Bytes of them.
     pub bytes: u64,
 }
 

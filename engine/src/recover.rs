@@ -74,7 +74,7 @@ pub(crate) struct RecoveryParts {
     pub(crate) keys: Arc<dyn KeyProvider>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) clock: Arc<dyn Clock>,
-    /// Where records of organisations in trouble go.
+    /// Files that records of organisations in trouble go to.
     pub(crate) carried: Arc<CarriedFiles>,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct RecoveryParts {
 pub struct RecoveryReport {
     /// WAL files read.
     pub files: u64,
-    /// Their bytes.
+    /// Bytes of them.
     pub bytes: u64,
     /// Records applied to write buffers.
     pub applied: u64,

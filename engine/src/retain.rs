@@ -64,7 +64,7 @@ impl DroppedWindow {
 /// What one commit is about to drop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropPlan {
-    /// Whose.
+    /// Organisation.
     pub org: OrgId,
     /// Windows that ended by then go.
     pub cutoff: Millis,
@@ -93,7 +93,7 @@ impl DropPlan {
     }
 }
 
-/// How a drop ended.
+/// Outcome of a drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DropOutcome {
     /// All that the plan says is gone.
@@ -124,7 +124,7 @@ impl OpenDrop {
     }
 }
 
-/// Where drops are recorded for ever, before they happen and after. Must not wait for the engine.
+/// Log in which drops are recorded for ever, before they happen and after. Must not wait for the engine.
 #[async_trait]
 pub trait DropLog: Send + Sync {
     /// Records durably what is about to go, and answers what the log calls it. Nothing goes when this fails.

@@ -15,7 +15,7 @@ use crate::org::Org;
 /// One organisation's readings at one instant.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Whose.
+    /// Organisation.
     pub org: OrgId,
     /// The segments.
     pub manifest: Arc<Manifest>,

@@ -26,7 +26,7 @@ pub struct Config {
     pub query: QueryLimits,
     /// Memory for segments' metadata, in bytes.
     pub metadata_cache_bytes_max: usize,
-    /// Where objects are kept.
+    /// Store of the objects.
     pub store: StoreConfig,
     /// Logs.
     pub log: LogConfig,

@@ -26,7 +26,7 @@ pub(super) struct RawStore {
     cache_bytes_max: ByteSize,
 }
 
-/// Where objects are kept.
+/// Store of the objects.
 #[derive(Debug, Clone)]
 pub enum StoreConfig {
     /// In the data directory.

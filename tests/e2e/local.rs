@@ -39,9 +39,8 @@ fn a_manifest_is_shown_beside_a_server_and_without_one() {
     for segment in segments {
         let file =
             std::path::Path::new(&icecore.data_dir()).join("store").join(segment["key"].as_str().expect("a key"));
-        assert!(
-            file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(segment["id"].as_str().unwrap()))
-        );
+        let id = segment["id"].as_str().expect("an id");
+        assert!(file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(id)));
         assert_eq!(fs::metadata(&file).expect("an object").len(), segment["bytes"].as_u64().expect("a number"));
     }
     icecore.start();

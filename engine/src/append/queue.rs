@@ -31,7 +31,7 @@ const FRAMES_MIN: usize = 16;
 
 /// A frame on its way in.
 pub struct Submission {
-    /// Whose readings they are.
+    /// Organisation of the readings.
     pub org: OrgId,
     /// Who sent them.
     pub gateway: GatewayId,

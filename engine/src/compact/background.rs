@@ -29,7 +29,7 @@ pub(crate) struct CompactionStep {
     walker: Walker,
     bytes_per_second: u64,
     interval: Duration,
-    /// How long a window that is over must be left alone before it is merged into few segments.
+    /// Duration for which a window that is over must be left alone before it is merged into few segments.
     settle: Duration,
     memory: Mutex<Memory>,
 }
@@ -39,7 +39,7 @@ pub(crate) struct CompactionStep {
 struct Settled {
     version: ManifestVersion,
     month: Window,
-    /// When a window may have been left alone for long enough, in monotonic time.
+    /// Monotonic time at which a window may have been left alone for long enough.
     until: Option<Duration>,
 }
 
@@ -159,7 +159,7 @@ impl CompactionStep {
         if later { Found::Later } else { Found::Nothing(until) }
     }
 
-    /// When this window may be merged into few segments; `None` if it need not be, or lasts.
+    /// Returns the time from which this window may be merged into few segments; `None` if it need not be, or lasts.
     fn settles(
         &self,
         org: OrgId,

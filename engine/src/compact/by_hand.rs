@@ -40,11 +40,11 @@ pub enum CompactScope {
 /// A window, or a whole organisation, whose objects could not be merged. They stay as they are.
 #[derive(Debug, Clone)]
 pub struct CompactFailure {
-    /// Whose.
+    /// Organisation.
     pub org: OrgId,
-    /// Which window; `None` if the organisation could not be looked at.
+    /// Window; `None` if the organisation could not be looked at.
     pub window: Option<Window>,
-    /// Why.
+    /// Reason.
     pub error: EngineError,
 }
 
@@ -63,7 +63,7 @@ pub struct CompactReport {
     pub bytes_read: u64,
     /// Bytes of what replaces it.
     pub bytes_written: u64,
-    /// How many windows or organisations could not be compacted.
+    /// Number of windows or organisations that could not be compacted.
     pub failed: u64,
     /// The first of them.
     pub failures: Vec<CompactFailure>,
@@ -99,7 +99,7 @@ impl CompactReport {
     }
 }
 
-/// How far a compaction is: after each merge, and after each organisation.
+/// Progress of a compaction: after each merge, and after each organisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompactProgress {
     /// The organisation that this is about.
@@ -118,7 +118,7 @@ pub struct CompactProgress {
     pub orgs: u64,
 }
 
-/// Who is told how far it is.
+/// Receiver of its progress.
 pub(crate) type TellProgress<'a> = &'a (dyn Fn(CompactProgress) + Send + Sync);
 
 /// What an organisation's merges report to.
@@ -147,7 +147,7 @@ impl Teller<'_> {
     }
 }
 
-/// How an organisation's next step by hand is found.
+/// Search for an organisation's next step by hand.
 enum Next {
     Merge(Claim, Vec<SegmentEntry>),
     /// Somebody else merges what could be merged.

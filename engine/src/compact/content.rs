@@ -46,7 +46,7 @@ impl Sum {
         self
     }
 
-    /// This one without what was added to the other.
+    /// Returns this one without what was added to the other.
     fn without(self, other: Self) -> Self {
         Self([self.0[0].wrapping_sub(other.0[0]), self.0[1].wrapping_sub(other.0[1])])
     }

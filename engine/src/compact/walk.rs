@@ -26,10 +26,10 @@ pub(super) struct Walker {
     walk: Mutex<Walk>,
 }
 
-/// How far it is. Times are monotonic.
+/// Progress of the walk. Times are monotonic.
 #[derive(Debug, Default)]
 struct Walk {
-    /// Those that are left of this round, the next one last.
+    /// Organisations that are left of this round, the next one last.
     left: Vec<OrgId>,
     next_look: Duration,
     next_round: Duration,

@@ -19,7 +19,7 @@ use super::{Doctor, FaultKind, Finding};
 pub struct LogState {
     /// Files of the log.
     pub files: u64,
-    /// Their bytes.
+    /// Bytes of them.
     pub bytes: u64,
     /// Records that could not be applied and are kept for a person to look at, by organisation.
     pub set_aside: BTreeMap<OrgId, u64>,

@@ -41,7 +41,7 @@ pub struct EngineStatus {
 /// A flush that failed and is tried again.
 #[derive(Debug, Clone)]
 pub struct FlushTrouble {
-    /// Whose.
+    /// Organisation.
     pub org: OrgId,
     /// When the first failure of this row was.
     pub since: Millis,
@@ -55,7 +55,7 @@ pub struct FlushTrouble {
 /// tried again and again whether it is well.
 #[derive(Debug, Clone)]
 pub struct OrgTrouble {
-    /// Whose.
+    /// Organisation.
     pub org: OrgId,
     /// Since when.
     pub since: Millis,
@@ -65,7 +65,7 @@ pub struct OrgTrouble {
     pub readable: bool,
     /// Files in `carried/` with records of it that are in no segment and not in the log any more.
     pub carried: Vec<CarriedFile>,
-    /// Their paths.
+    /// Paths of them.
     pub carried_paths: Vec<PathBuf>,
 }
 

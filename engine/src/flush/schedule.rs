@@ -77,7 +77,7 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
-    /// Do write buffers take too much memory?
+    /// Returns whether write buffers take too much memory.
     pub(crate) fn memory_is_high(&self) -> bool {
         self.memory_used >= self.memory_high
     }

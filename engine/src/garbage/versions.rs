@@ -33,7 +33,7 @@ pub(super) struct Versions {
 #[derive(Debug, Clone, Copy)]
 struct Base {
     version: u64,
-    /// When versions before it may go, in monotonic time; `None` once they have.
+    /// Monotonic time from which versions before it may go; `None` once they have.
     due: Option<Duration>,
 }
 

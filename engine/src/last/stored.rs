@@ -31,7 +31,7 @@ const READS_AT_ONCE: usize = 8;
 /// Segments of the newest window with no more rows are read as a whole: with one request less, and hardly more bytes.
 const SMALL_ROWS: u64 = 1 << 16;
 
-/// Who is in a segment.
+/// Loggers in a segment.
 enum Found {
     /// All that is asked, of a small one.
     Last(RecordBatch),
@@ -153,7 +153,7 @@ async fn places(
     Ok(places.0)
 }
 
-/// Where each logger's last row is.
+/// Place of each logger's last row.
 #[derive(Default)]
 struct Places(Vec<(u64, usize)>);
 

@@ -9,7 +9,7 @@ use arrow::datatypes::{TimestampMillisecondType, UInt64Type};
 use storage_format::ChannelCode;
 use storage_format::segment::{channels_of, readings_schema};
 
-/// Where a row of a fold comes from: a row of one of the two; where both have a row of the logger with the same time,
+/// Source of a row of a fold: a row of one of the two; where both have a row of the logger with the same time,
 /// the first one's, and what it does not have from the second one's.
 #[derive(Debug, Clone, Copy)]
 enum Pick {

@@ -138,7 +138,7 @@ fn rows_are_counted(_: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result
     }
 }
 
-/// Does the commit let readings go for good?
+/// Returns whether the commit lets readings go for good.
 const fn is_drop(delta: &ManifestDelta) -> bool {
     delta.totals.dropped > 0
 }

@@ -36,7 +36,7 @@ pub const BASE_EVERY: u64 = 64;
 /// How many objects are read at once while a manifest is loaded.
 const READS_MAX: usize = 16;
 
-/// How many of an organisation's own commits are known again, of those that were made or may have been. While a store
+/// Number of an organisation's own commits that are known again, of those that were made or may have been. While a store
 /// loses its responses and cannot be read, each try to change the manifest adds one.
 pub(super) const TRIED_MAX: usize = 256;
 

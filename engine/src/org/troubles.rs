@@ -19,7 +19,7 @@ use crate::error::{EngineError, EngineErrorKind};
 /// What is known of one organisation's trouble.
 #[derive(Debug, Clone)]
 pub(crate) struct InTrouble {
-    /// When it was found, by the clock of day.
+    /// Time at which it was found, by the clock of day.
     pub(crate) since: Millis,
     /// The last error; `None` while it was not tried yet to apply what an earlier process has carried on.
     pub(crate) error: Option<EngineError>,
@@ -70,12 +70,12 @@ impl Troubles {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many there are.
+    /// Number of them.
     pub(crate) fn len(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Is the organisation in trouble?
+    /// Returns whether the organisation is in trouble.
     pub(crate) fn has(&self, org: OrgId) -> bool {
         self.len() > 0 && self.known().contains_key(&org)
     }

@@ -218,7 +218,7 @@ impl State {
     }
 }
 
-/// These ranges of a whole segment, checked as [`Segments::read_ranges`] checks them.
+/// Returns these ranges of a whole segment, checked as [`Segments::read_ranges`] checks them.
 fn slices(name: ObjectKey, whole: &Bytes, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, SegmentReadError> {
     let at = |offset: u64| usize::try_from(offset).map_or(whole.len(), |offset| offset.min(whole.len()));
     let slices: Vec<Bytes> = ranges.iter().map(|range| whole.slice(at(range.start)..at(range.end))).collect();

@@ -16,7 +16,7 @@ use crate::manifest::put_error;
 pub struct NewSegment {
     /// What its rows are.
     pub kind: SegmentKind,
-    /// Whose.
+    /// Organisation.
     pub org: OrgId,
     /// The window that no row may be outside of.
     pub window: Window,

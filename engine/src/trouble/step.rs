@@ -48,7 +48,7 @@ pub(crate) struct TroubleParts {
     pub(crate) flusher: Flusher,
     pub(crate) wal: Arc<WalDirectory>,
     pub(crate) clock: Arc<dyn Clock>,
-    /// Where files are read and records decoded: that takes a core for a while.
+    /// Spawner of the tasks that read files and decode records: that takes a core for a while.
     pub(crate) spawn: Arc<dyn Spawn>,
 }
 

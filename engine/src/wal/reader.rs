@@ -97,7 +97,7 @@ impl WalReader {
         &self.ids
     }
 
-    /// Where a file stands.
+    /// Path of a file.
     pub(crate) fn path(&self, id: WalFileId) -> PathBuf {
         file_path(&self.dir, id)
     }

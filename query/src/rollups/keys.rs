@@ -26,7 +26,7 @@ use super::pieces::Grain;
 pub(crate) struct KeysExec {
     /// Plans of one partition each, one of each segment.
     segments: Vec<Arc<dyn ExecutionPlan>>,
-    /// How many partitions read them, each one after the other.
+    /// Number of partitions that read them, each one after the other.
     partitions: usize,
     keys: Keys,
     properties: Arc<PlanProperties>,

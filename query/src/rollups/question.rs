@@ -18,7 +18,7 @@ use crate::functions::partial_average;
 /// What a row of rollups, or a reading as one, tells beside its logger and the start of its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Measure {
-    /// How many readings it stands for.
+    /// Number of readings that it stands for.
     Rows,
     /// Times of the first and the last of them.
     FirstTime,
@@ -30,7 +30,7 @@ pub(super) enum Measure {
 /// What is told of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// How many readings have a value.
+    /// Number of readings that have a value.
     Count,
     Min,
     Max,
@@ -90,7 +90,7 @@ impl Measure {
     }
 }
 
-/// How one aggregate is answered from measures.
+/// Answer of one aggregate from measures.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) expr: Expr,

@@ -23,7 +23,7 @@ pub(super) enum Step {
     Periods(Truncate),
     /// A function of UTC time that never descends: if it is the same at both ends of a range, it is within.
     Ascending(Arc<dyn PhysicalExpr>),
-    /// It is one thing before this time, another from it on.
+    /// One thing before this time, another from it on.
     At(i64),
 }
 

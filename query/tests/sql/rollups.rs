@@ -20,7 +20,7 @@ const WORLDS: u64 = 6;
 const QUESTIONS: u64 = 12;
 const SEED: u64 = 20_261_127;
 
-/// How far sums and averages may differ, of the sum of the absolute values.
+/// Difference that sums and averages may have, as a part of the sum of the absolute values.
 const TOLERANCE: f64 = 1e-12;
 
 /// What the absolute values of a group add up to, about.

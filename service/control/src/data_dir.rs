@@ -70,7 +70,7 @@ impl DataDir {
         self.0.join("wal")
     }
 
-    /// Where commands reach the server that runs here.
+    /// Socket by which commands reach the server that runs here.
     #[must_use]
     pub fn local_socket(&self) -> PathBuf {
         self.0.join("local.sock")

@@ -44,7 +44,7 @@ pub enum Subject {
     MasterKey,
     /// A certificate, or the authority that signs it.
     Certificate,
-    /// How long readings are kept, or a record of what was dropped.
+    /// Retention of readings: a policy, or a record of what was dropped.
     Retention,
     /// The private key of the server's certificate.
     ServerKey,

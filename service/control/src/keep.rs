@@ -13,7 +13,7 @@ pub const KEEP_MONTHS_MIN: u32 = 24;
 /// The most that a policy can say, in months: past it, say for ever.
 const KEEP_MONTHS_MAX: u32 = 12 * 1000;
 
-/// How long readings are kept.
+/// Time for which readings are kept.
 ///
 /// Text form: `for ever`, or a number with its unit: `3y`, `30mo`. It is kept as it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

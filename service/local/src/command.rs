@@ -61,7 +61,7 @@ pub fn decode_call(bytes: &[u8]) -> Result<Call> {
 pub struct AcceptedTimes {
     /// The earliest time.
     pub min: Millis,
-    /// How far ahead of the clock a time may be.
+    /// Lead over the clock that a time may have.
     pub ahead_max: Duration,
 }
 
@@ -108,7 +108,7 @@ pub struct CommandContext {
     pub engine: Arc<Engine>,
     /// Organisations, and the audit log.
     pub control: Control,
-    /// Who runs the command.
+    /// Actor that runs the command.
     pub caller: Caller,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,

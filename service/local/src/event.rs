@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::limits::EVENTS_WAITING_MAX;
 
-/// How far a command is.
+/// Progress of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// What is done, in a unit of the command's own.
@@ -24,7 +24,7 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// How far the command is; shown while it runs, and gone afterwards.
+    /// Progress of the command; shown while it runs, and gone afterwards.
     Progress(Progress),
     /// A line of the result, for stdout.
     Line {
@@ -55,7 +55,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// How a command ended, as its last event.
+    /// End of a command, as its last event.
     pub(crate) fn end(ended: Result<(), Problem>) -> Self {
         match ended {
             Ok(()) => Self::Done,
@@ -79,7 +79,7 @@ pub(crate) fn problem(what: String, detail: Option<String>, help: Option<String>
     }
 }
 
-/// Where a command puts its events. When nobody reads them any more the command is given up, so that what it says then
+/// Sink of a command's events. When nobody reads them any more the command is given up, so that what it says then
 /// may be lost.
 #[derive(Debug, Clone)]
 pub struct Events(mpsc::Sender<Event>);

@@ -51,10 +51,10 @@ pub struct ImportRequest {
     pub org: String,
     /// The files, by absolute paths.
     pub files: Vec<PathBuf>,
-    /// How files of CSV are read.
+    /// Form of CSV files.
     #[serde(default)]
     pub form: CsvForm,
-    /// Where rows with mistakes go.
+    /// File that rows with mistakes go to.
     #[serde(default)]
     pub skip_bad_rows: Option<PathBuf>,
 }
@@ -77,7 +77,7 @@ impl Drop for AtWork {
     }
 }
 
-/// How the reading of all files ended.
+/// Outcome of the reading of all files.
 struct Read {
     counts: Counts,
     left_out: LeftOut,

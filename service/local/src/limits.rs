@@ -14,9 +14,9 @@ pub(crate) const IMPORT_FRAMES_WAITING_MAX: usize = 8;
 /// Events between a command and whoever prints them. A command waits while they are taken slowly; only progress is left
 /// out then.
 pub(crate) const EVENTS_WAITING_MAX: usize = 64;
-/// How long after its start a server drops what was kept long enough for the first time: not while it catches up.
+/// Time after its start at which a server first drops what was kept long enough: not while it catches up.
 pub(crate) const RETENTION_FIRST: Duration = Duration::from_secs(10 * 60);
-/// How often a server does so.
+/// Interval at which a server does so.
 pub(crate) const RETENTION_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Connections at once. More wait in the kernel's backlog.
 pub(crate) const CONNECTIONS_MAX: usize = 64;
@@ -28,11 +28,11 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time for commands to say that they were stopped with the server.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(2);
-/// How long a command tries to reach a server that is starting or stopping, or waits for the directory to be free.
+/// Time for which a command tries to reach a server that is starting or stopping, or waits for the directory to be free.
 pub(crate) const REACH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause between two tries.
 pub(crate) const REACH_PAUSE: Duration = Duration::from_millis(50);
-/// When waiting is mentioned to the person who waits.
+/// Time after which waiting is mentioned to the person who waits.
 pub(crate) const TOLD_AFTER: Duration = Duration::from_secs(2);
 /// Bytes of a Unix socket's path that every system takes: `sun_path` has 108 on Linux and 104 elsewhere.
 pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 103;

@@ -12,7 +12,7 @@ use crate::advice::Advise as _;
 use crate::command::CommandContext;
 use crate::event::Events;
 
-/// Which manifest.
+/// Manifest that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestRequest {

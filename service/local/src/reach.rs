@@ -26,7 +26,7 @@ use crate::event::{Event, problem};
 use crate::limits::{EVENT_BYTES_MAX, REACH_PAUSE, REACH_TIMEOUT, TOLD_AFTER};
 use crate::socket;
 
-/// How the engine of a data directory is reached.
+/// Way to the engine of a data directory.
 #[derive(Debug)]
 pub enum Reached {
     /// Through a server that runs the command; its events come through this.
@@ -54,11 +54,11 @@ impl Drop for Connection {
     }
 }
 
-/// Why no server took a command.
+/// Reason for which no server took a command.
 enum Absent {
     /// Perhaps one is there a moment later.
     Yet(Problem),
-    /// It will be so the next time, too.
+    /// Permanent: it will be so the next time, too.
     Refused(Problem),
 }
 

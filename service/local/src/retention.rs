@@ -22,7 +22,7 @@ use crate::command::{CommandContext, Resources};
 use crate::event::Events;
 use crate::limits::{RETENTION_FIRST, RETENTION_INTERVAL};
 
-/// Whose readings.
+/// Organisation of the readings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetentionRequest {

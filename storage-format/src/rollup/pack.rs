@@ -164,7 +164,7 @@ pub(super) fn pack(grain: RollupGrain, channels: &[ChannelCode], batch: &RecordB
     RecordBatch::try_new(stored_schema(grain, channels), columns).expect("columns of one length and of these types")
 }
 
-/// When the first reading was after the bucket's start, and the last one before its end.
+/// Time of the first reading after the bucket's start, and of the last one before its end.
 fn edges(grain: RollupGrain, buckets: &[i64], all: &[ChannelColumns<'_>]) -> (Vec<i64>, Vec<i64>) {
     let (mut first_after, mut last_before) = (vec![i64::MAX; buckets.len()], vec![i64::MAX; buckets.len()]);
     for channel in all {

@@ -14,7 +14,7 @@ const SUM_RAW: i64 = 1 << 8;
 
 const POWERS: [f64; 16] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
 
-/// How the numbers of a row become values.
+/// Conversion of the numbers of a row to values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unit {
     /// Numbers are the bits of doubles.

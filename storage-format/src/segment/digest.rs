@@ -59,8 +59,16 @@ impl RowDigest {
     pub fn update(&mut self, batch: &RecordBatch) {
         match self.kind {
             SegmentKind::Readings => self.update_readings(batch),
-            SegmentKind::Conflicts => self.update_conflicts(batch),
-            SegmentKind::Fills => self.update_fills(batch),
+            SegmentKind::Conflicts => {
+                let kept = batch.column(3).as_primitive::<Float64Type>().values();
+                let refused = batch.column(4).as_primitive::<Float64Type>().values();
+                self.update_listed(batch, |row| [kept[row].to_bits(), refused[row].to_bits()]);
+            }
+            SegmentKind::Fills => {
+                let values = batch.column(3).as_primitive::<Float64Type>().values();
+                let flushes = batch.column(4).as_primitive::<UInt64Type>().values();
+                self.update_listed(batch, |row| [values[row].to_bits(), flushes[row]]);
+            }
             kind => panic!("rows of kind {} have no canonical form here", kind.name()),
         }
     }
@@ -184,12 +192,11 @@ impl RowDigest {
         }
     }
 
-    fn update_conflicts(&mut self, batch: &RecordBatch) {
+    /// Adds rows of conflicts or fills, which differ in two numbers: those of a row, by its place.
+    fn update_listed(&mut self, batch: &RecordBatch, numbers: impl Fn(usize) -> [u64; 2]) {
         let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
         let times = batch.column(1).as_primitive::<TimestampMillisecondType>().values();
         let channels = batch.column(2).as_string::<i32>();
-        let kept = batch.column(3).as_primitive::<Float64Type>().values();
-        let refused = batch.column(4).as_primitive::<Float64Type>().values();
         let gateways = batch.column(5).as_primitive::<UInt64Type>().values();
         let received = batch.column(6).as_primitive::<TimestampMillisecondType>().values();
         for row in 0..batch.num_rows() {
@@ -198,30 +205,9 @@ impl RowDigest {
             self.row_bytes.extend_from_slice(&loggers[row].to_le_bytes());
             self.row_bytes.extend_from_slice(&times[row].to_le_bytes());
             self.row_bytes.extend_from_slice(&code.to_le_bytes());
-            self.row_bytes.extend_from_slice(&kept[row].to_bits().to_le_bytes());
-            self.row_bytes.extend_from_slice(&refused[row].to_bits().to_le_bytes());
-            self.row_bytes.extend_from_slice(&gateways[row].to_le_bytes());
-            self.row_bytes.extend_from_slice(&received[row].to_le_bytes());
-            self.end_row();
-        }
-    }
-
-    fn update_fills(&mut self, batch: &RecordBatch) {
-        let loggers = batch.column(0).as_primitive::<UInt64Type>().values();
-        let times = batch.column(1).as_primitive::<TimestampMillisecondType>().values();
-        let channels = batch.column(2).as_string::<i32>();
-        let values = batch.column(3).as_primitive::<Float64Type>().values();
-        let flushes = batch.column(4).as_primitive::<UInt64Type>().values();
-        let gateways = batch.column(5).as_primitive::<UInt64Type>().values();
-        let received = batch.column(6).as_primitive::<TimestampMillisecondType>().values();
-        for row in 0..batch.num_rows() {
-            let code =
-                Channel::by_name(channels.value(row)).map_or(0, |channel: &Channel| ChannelCode::get(channel.code));
-            self.row_bytes.extend_from_slice(&loggers[row].to_le_bytes());
-            self.row_bytes.extend_from_slice(&times[row].to_le_bytes());
-            self.row_bytes.extend_from_slice(&code.to_le_bytes());
-            self.row_bytes.extend_from_slice(&values[row].to_bits().to_le_bytes());
-            self.row_bytes.extend_from_slice(&flushes[row].to_le_bytes());
+            for number in numbers(row) {
+                self.row_bytes.extend_from_slice(&number.to_le_bytes());
+            }
             self.row_bytes.extend_from_slice(&gateways[row].to_le_bytes());
             self.row_bytes.extend_from_slice(&received[row].to_le_bytes());
             self.end_row();

@@ -137,7 +137,7 @@ impl FaultProxy {
         std::mem::take(&mut self.shared.state().asked)
     }
 
-    /// How many requests went wrong so far.
+    /// Number of requests that went wrong so far.
     #[must_use]
     pub fn faults(&self) -> u64 {
         self.shared.state().faults

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a server may take to listen.
+/// Time that a server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn cache() -> PathBuf {
@@ -72,7 +72,7 @@ impl S3Server {
         start(command, addr, "versitygw")
     }
 
-    /// Where it listens.
+    /// Address at which it listens.
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.addr

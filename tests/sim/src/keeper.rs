@@ -23,7 +23,7 @@ use crate::exec::Time;
 use crate::gateway::orgs;
 use crate::world::World;
 
-/// How long readings are kept, in months: with some of these a window that has readings ends just after the cutoff.
+/// Time for which readings are kept, in months: with some of these a window that has readings ends just after the cutoff.
 const KEEPS: [u32; 4] = [24, 30, 45, 60];
 
 /// A drop that was recorded.
@@ -37,9 +37,9 @@ struct Recorded {
     ids: BTreeSet<SegmentId>,
     /// Rows of the conflicts objects that went.
     conflicts: u64,
-    /// How the engine says that it ended.
+    /// Outcome as the engine tells it.
     told: Option<DropOutcome>,
-    /// How it did, as the store has it.
+    /// Outcome as the store has it.
     happened: Option<bool>,
 }
 

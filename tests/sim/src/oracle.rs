@@ -23,7 +23,7 @@ pub(crate) type Ticket = u64;
 /// A frame that the engine took.
 #[derive(Debug, Clone)]
 pub(crate) struct Taken {
-    /// Whose.
+    /// Organisation.
     pub(crate) org: OrgId,
     /// From whom.
     pub(crate) gateway: GatewayId,

@@ -124,7 +124,7 @@ pub struct Plan {
     pub read_pause_max: u64,
     /// How often somebody asks for a flush, in milliseconds between two; zero for never.
     pub flush_pause_max: u64,
-    /// How often somebody drops what was kept long enough, in milliseconds between two; zero for never.
+    /// Longest pause between two runs that drop what was kept long enough, in milliseconds; zero for never.
     pub retention_pause_max: u64,
 }
 

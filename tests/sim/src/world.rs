@@ -416,7 +416,7 @@ impl World {
         crate::gateway::orgs(&self.plan.fleet)[0]
     }
 
-    /// Is anything of it damaged or missing now?
+    /// Returns whether anything of it is damaged or missing now.
     pub(crate) fn is_damaged(&self) -> bool {
         !self.damaged.borrow().is_empty()
     }

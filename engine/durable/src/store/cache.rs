@@ -107,7 +107,7 @@ impl fmt::Display for CachedStore {
 struct Pieces(Vec<(u64, Bytes)>);
 
 impl Pieces {
-    /// These bytes, as far as the object has them.
+    /// Returns these bytes, as far as the object has them.
     fn range(&self, range: &Range<u64>) -> Bytes {
         let part = |(start, bytes): &(u64, Bytes)| {
             let end = start + bytes.len() as u64;
@@ -124,7 +124,7 @@ impl Pieces {
     }
 }
 
-/// Does the object never change, and is it worth keeping?
+/// Returns whether the object never changes, and is worth keeping.
 fn is_cached(location: &Path) -> bool {
     match location.as_ref().parse() {
         Ok(ObjectKey::Manifest { .. } | ObjectKey::OrgKey { .. }) | Err(_) => false,
@@ -217,7 +217,7 @@ impl Inner {
         self.counters.evicted.fetch_add(evicted, Ordering::Relaxed);
     }
 
-    /// Those of the blocks that are there, as runs with their offsets.
+    /// Returns those of the blocks that are there, as runs with their offsets.
     async fn have(self: &Arc<Self>, location: &Path, id: ObjectId, size: u64, blocks: &BTreeSet<u64>) -> Pieces {
         let (name, wanted) = (location.to_string(), runs(blocks));
         let (pieces, damaged) = self
@@ -254,7 +254,7 @@ impl Inner {
         self.counters.missed_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// These blocks, from the cache or the store.
+    /// Returns these blocks, from the cache or the store.
     async fn blocks(self: &Arc<Self>, location: &Path, wanted: &BTreeSet<u64>) -> Result<Pieces> {
         let id = self.disk.id(location.as_ref());
         let mut pieces = match self.disk.size(id) {
@@ -335,7 +335,7 @@ fn result(meta: ObjectMeta, range: Range<u64>, payload: BoxStream<'static, Resul
     GetResult { payload: GetResultPayload::Stream(payload), meta, range, attributes: Default::default() }
 }
 
-/// Is it a plain read, without conditions?
+/// Returns whether it is a plain read, without conditions.
 fn is_plain(options: &GetOptions) -> bool {
     !options.head
         && options.version.is_none()

@@ -54,7 +54,7 @@ impl CountedStore {
     }
 }
 
-/// Is the error what was asked for: how things stand in the store?
+/// Returns whether the error is what was asked for: the state of things in the store.
 pub(super) fn is_answer(error: &Error) -> bool {
     matches!(
         error,

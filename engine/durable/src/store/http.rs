@@ -74,7 +74,7 @@ impl HttpService for Counting {
     }
 }
 
-/// Does a response with this status say how things stand: done, not there, there already, not changed?
+/// Returns whether a response with this status tells the state of things: done, not there, there already, not changed.
 fn is_answer(status: u16) -> bool {
     matches!(status, 200..=299 | 304 | 404 | 409 | 412)
 }

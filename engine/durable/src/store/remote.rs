@@ -34,7 +34,7 @@ const PART_BYTES: usize = 16 * 1024 * 1024;
 /// Parts of one object on their way at once.
 const PARTS_AT_ONCE: usize = 4;
 
-/// How long and how often a request is tried.
+/// Limits of the tries of one request.
 #[derive(Debug, Clone)]
 pub(super) struct Patience {
     pub(super) retries_max: usize,
@@ -49,7 +49,7 @@ pub(super) struct Patience {
 #[derive(Debug, Default)]
 struct Tries {
     made: usize,
-    /// When the first has failed, in monotonic time, and the last pause.
+    /// Monotonic time at which the first has failed, and the last pause.
     since: Option<(Duration, Duration)>,
 }
 

@@ -69,25 +69,30 @@ struct Counters {
 pub struct StoreRequests([Counters; RequestKind::ALL.len()]);
 
 impl StoreRequests {
+    fn of(&self, kind: RequestKind) -> &Counters {
+        // A kind's number is its place in `ALL`.
+        &self.0[kind as usize]
+    }
+
     /// Counts a request that was answered as asked, or was not.
     pub(super) fn count(&self, kind: RequestKind, ok: bool) {
-        let counters = &self.0[kind as usize];
+        let counters = self.of(kind);
         let counter = if ok { &counters.ok } else { &counters.failed };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn sent(&self, kind: RequestKind, bytes: u64) {
-        self.0[kind as usize].bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+        self.of(kind).bytes_sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn received(&self, kind: RequestKind, bytes: u64) {
-        self.0[kind as usize].bytes_received.fetch_add(bytes, Ordering::Relaxed);
+        self.of(kind).bytes_received.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Requests of this kind so far.
     #[must_use]
     pub fn get(&self, kind: RequestKind) -> RequestCounts {
-        let counters = &self.0[kind as usize];
+        let counters = self.of(kind);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         RequestCounts {
             ok: load(&counters.ok),

@@ -24,7 +24,7 @@ use super::remote::{PartsTo, Patience, RemoteStore};
 use super::requests::StoreRequests;
 use crate::{Clock, Random};
 
-/// Whose store it is.
+/// Provider of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
     /// S3, or a store that speaks as it does.
@@ -45,10 +45,10 @@ impl Provider {
     }
 }
 
-/// Where in which remote store the objects are: `s3://bucket/prefix`.
+/// Place of the objects in a remote store: `s3://bucket/prefix`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreUrl {
-    /// Whose store it is.
+    /// Provider of the store.
     pub provider: Provider,
     /// The bucket; Azure says container.
     pub bucket: String,
@@ -106,7 +106,7 @@ impl fmt::Display for StoreUrl {
     }
 }
 
-/// How a remote store is reached.
+/// Settings by which a remote store is reached.
 #[derive(Debug, Clone)]
 pub struct RemoteSettings {
     /// Where.
@@ -121,7 +121,7 @@ pub struct RemoteSettings {
     pub path_style: bool,
     /// HTTP without TLS is allowed.
     pub allow_http: bool,
-    /// Where secrets are read from, instead of the environment and the machine's identity.
+    /// File that secrets are read from, instead of the environment and the machine's identity.
     pub credentials_file: Option<PathBuf>,
     /// Certificates (PEM) that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
@@ -276,7 +276,7 @@ fn s3(
     builder.build().map_err(wrong(settings))
 }
 
-/// Where the requests for a bucket go: the client puts the bucket into the path by itself, but not into the host.
+/// Address that requests for a bucket go to: the client puts the bucket into the path by itself, but not into the host.
 fn bucket_endpoint(endpoint: &str, bucket: &str, path_style: bool) -> String {
     match endpoint.split_once("://") {
         Some((scheme, host)) if !path_style => format!("{scheme}://{bucket}.{host}"),

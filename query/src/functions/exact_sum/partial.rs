@@ -16,7 +16,7 @@ fn parts(arrays: &[ArrayRef]) -> Result<(&[ArrayRef], &Int64Array)> {
     Ok((&arrays[..1], counts))
 }
 
-/// How many values each counted row stands for; those that are not counted stand for none.
+/// Number of values that each counted row stands for; those that are not counted stand for none.
 fn values_of<'a>(
     arrays: &'a [ArrayRef],
     filter: Option<&BooleanArray>,

@@ -17,7 +17,7 @@ use crate::error::{Context, Error, ErrorKind, Result, Subject};
 /// What to import.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewImport {
-    /// Whose readings they are.
+    /// Organisation of the readings.
     pub org: OrgId,
     /// What its frames depend on. Only an import of the same source is continued.
     pub source: Value,
@@ -34,7 +34,7 @@ pub struct NewImport {
 pub struct Import {
     /// What readings call it, in the column `gateway`.
     pub id: GatewayId,
-    /// Whose readings they are.
+    /// Organisation of the readings.
     pub org: OrgId,
     /// The store of its numbered frames.
     pub spool: SpoolId,
@@ -44,15 +44,15 @@ pub struct Import {
     pub time_min: Millis,
     /// The latest time that it accepts, as fixed when it began.
     pub time_max: Millis,
-    /// Who began it.
+    /// Actor that began it.
     pub started_by: String,
     /// When.
     pub started: Millis,
-    /// When it ended; `None` while it is under way, and when it was interrupted.
+    /// Time of its end; `None` while it is under way, and when it was interrupted.
     pub ended: Option<Millis>,
     /// Whether all was imported; `None` without an end.
     pub is_done: Option<bool>,
-    /// How many readings it put in; `None` without an end.
+    /// Number of readings that it put in; `None` without an end.
     pub readings: Option<u64>,
 }
 

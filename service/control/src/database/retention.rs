@@ -28,7 +28,7 @@ pub struct OpenDrop {
     pub plan: Value,
 }
 
-/// How a drop ended.
+/// Outcome of a drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DropOutcome {
     /// All that the plan says is gone.
@@ -52,7 +52,7 @@ fn keep_of(row: Option<&SqliteRow>) -> Result<Keep> {
 }
 
 impl Control {
-    /// How long this organisation keeps its readings.
+    /// Returns the time for which this organisation keeps its readings.
     ///
     /// # Errors
     /// When the database cannot be read.

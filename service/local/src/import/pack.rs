@@ -63,7 +63,7 @@ impl Packer {
         self.next
     }
 
-    /// How many more rows are gathered before frames are made of them.
+    /// Number of further rows that are gathered before frames are made of them.
     pub(super) fn room(&self) -> usize {
         GATHERED_ROWS - self.times.len()
     }

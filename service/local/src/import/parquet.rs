@@ -26,14 +26,14 @@ const PASSED_OVER: [&str; 2] = ["gateway", "received"];
 const HELP: &str = "Expected: logger UBIGINT, or text of 16 hex digits; time TIMESTAMP with time zone, in milliseconds or \
                     microseconds; channels DOUBLE";
 
-/// Where each thing stands in a batch.
+/// Places of the columns in a batch.
 struct Columns {
     time: usize,
     /// None when all rows are of one logger.
     logger: Option<usize>,
     /// By ascending code.
     channels: Vec<(ChannelCode, usize)>,
-    /// Which of the file's columns are read.
+    /// Columns of the file that are read.
     read: Vec<usize>,
 }
 

@@ -33,7 +33,7 @@ pub(super) struct Accepted {
 }
 
 impl Accepted {
-    /// Why a time is not accepted.
+    /// Reason for which a time is not accepted.
     pub(super) fn refusal(self, time: Millis) -> Option<String> {
         if time < self.min {
             Some(format!("{time} is before {}, the earliest time that is accepted", self.min))
@@ -53,7 +53,7 @@ pub(super) struct Counts {
     pub(super) rows_without_values: u64,
 }
 
-/// Where rows go: into frames, which go to whoever submits them.
+/// Sink of rows: they go into frames, which go to whoever submits them.
 pub(super) struct Sink {
     frames: mpsc::Sender<Packed>,
     spool: SpoolId,

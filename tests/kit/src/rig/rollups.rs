@@ -17,7 +17,7 @@ use super::Unread;
 
 /// What a value stands for at most, in milliseconds: 2.5 times five minutes.
 const CAP_MS: i64 = 750_000;
-/// How far sums may be off, relative to the sum of the absolute values.
+/// Error that sums may have, relative to the sum of the absolute values.
 const OFF: f64 = 1e-13;
 
 /// A logger and the start of a bucket.

@@ -30,16 +30,16 @@ pub(super) struct BlockId {
     pub(super) block: u64,
 }
 
-/// Where a block of an object of `size` bytes begins and ends in it.
+/// Returns the range of a block within an object of `size` bytes.
 pub(super) fn block_range(size: u64, block: u64) -> Range<u64> {
     let start = (block * BLOCK_BYTES).min(size);
     start..(start + BLOCK_BYTES).min(size)
 }
 
-/// These bytes of what is in memory already, so that the numbers are those of a slice.
-#[allow(clippy::cast_possible_truncation, reason = "within the bytes, whose length is a usize")]
+/// Returns these bytes of what is in memory already, so that the numbers are those of a slice.
 pub(super) fn part(bytes: &Bytes, from: u64, to: u64) -> Bytes {
-    bytes.slice(from as usize..to as usize)
+    let at = |offset: u64| usize::try_from(offset).expect("within the bytes, whose length is a usize");
+    bytes.slice(at(from)..at(to))
 }
 
 impl BlockId {
