@@ -2,6 +2,8 @@
 # Who may know whom: an arrow down only. Each line names a crate and what its normal dependencies must never hold.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Who builds with features unified over the workspace sees all of it in the tree of each crate.
+unset CARGO_RESOLVER_FEATURE_UNIFICATION CARGO_UNSTABLE_FEATURE_UNIFICATION
 
 broken=0
 tree() { cargo tree --locked --quiet --edges normal --prefix none --format '{lib}' "$@" | sort -u; }
