@@ -87,6 +87,10 @@ impl AckSink for AckWaiter {
     fn failed(&self, sequence: FrameSequence, failure: SubmitFailure) {
         panic!("frame {sequence} failed: {failure:?}");
     }
+
+    fn has_failed(&self) -> bool {
+        false
+    }
 }
 
 impl AckWaiter {

@@ -105,6 +105,10 @@ impl engine::AckSink for Acks {
         };
         self.0.failed(sequence, code);
     }
+
+    fn has_failed(&self) -> bool {
+        self.0.has_failed()
+    }
 }
 
 fn sink_error(error: SubmitError) -> SinkError {
@@ -182,6 +186,10 @@ mod tests {
 
         fn failed(&self, sequence: FrameSequence, code: Option<RefusalCode>) {
             panic!("frame {sequence} failed: {code:?}");
+        }
+
+        fn has_failed(&self) -> bool {
+            false
         }
     }
 

@@ -31,8 +31,12 @@ pub trait AckSink: Send + Sync {
     /// [`AckSink::failed`] before.
     fn durable(&self, up_to: FrameSequence);
 
-    /// This frame was not made durable, and will not be.
+    /// This frame was not made durable, and will not be, nor any later one submitted with this sink.
     fn failed(&self, sequence: FrameSequence, failure: SubmitFailure);
+
+    /// Returns whether a frame has failed. What is durable is told by its greatest number, so that after a frame that is
+    /// not, none may be: its sender would take it for durable, and never send it again.
+    fn has_failed(&self) -> bool;
 }
 
 /// Why a submitted frame was not made durable.

@@ -75,6 +75,9 @@ pub trait AckSink: Send + Sync {
     /// frame and every later one of the stream are refused. Without a code, the stream is closed as
     /// [`Unavailable`](crate::CloseCode::Unavailable), and its sender keeps the frames that were not acknowledged.
     fn failed(&self, sequence: FrameSequence, code: Option<RefusalCode>);
+
+    /// Returns whether a frame of the stream has failed.
+    fn has_failed(&self) -> bool;
 }
 
 /// Reason why a frame was not accepted.

@@ -340,7 +340,8 @@ impl AppendStep {
             self.next.permits += queued.cost as usize;
             self.taken += queued.cost as usize;
             // Whatever could be wrong must be found before the record is written: a durable record is applied.
-            if self.writers.orgs().troubles().has(submission.org) {
+            // A trouble that is over by now is not over for a sink that was told of it: see `AckSink::has_failed`.
+            if submission.acks.has_failed() || self.writers.orgs().troubles().has(submission.org) {
                 submission.acks.failed(submission.frame.sequence(), SubmitFailure::OrgInTrouble);
                 continue;
             }

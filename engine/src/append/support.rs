@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -60,9 +60,9 @@ impl Random for TestRandom {
     }
 }
 
-/// Keeps the answers.
+/// Keeps the answers. Some tests have one for several organisations, of which one is not there.
 #[derive(Debug, Default)]
-pub(crate) struct Sink(pub(crate) Mutex<Vec<Answer>>);
+pub(crate) struct Sink(pub(crate) Mutex<Vec<Answer>>, AtomicBool);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -76,7 +76,12 @@ impl AckSink for Sink {
     }
 
     fn failed(&self, sequence: FrameSequence, failure: SubmitFailure) {
+        self.1.fetch_or(failure != SubmitFailure::UnknownOrg, Ordering::Relaxed);
         self.0.lock().expect("no panic").push(Answer::Failed(sequence.get(), failure));
+    }
+
+    fn has_failed(&self) -> bool {
+        self.1.load(Ordering::Relaxed)
     }
 }
 

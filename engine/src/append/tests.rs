@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use durable::{FaultyFiles, Loss, RealFiles};
 use futures::FutureExt as _;
+use storage_format::Millis;
 use tokio::sync::oneshot;
 
 use super::support::{Answer, Process, Rig, Sink, frame, org};
 use super::*;
-use crate::error::EngineErrorKind;
+use crate::error::{EngineError, EngineErrorKind};
 use crate::health::Condition;
 use crate::org::WriterCommand;
 
@@ -50,6 +51,26 @@ fn durable_then_visible_then_acknowledged() {
     let again = rig.start().expect("starts");
     assert_eq!((again.frames(1), again.frames(2)), ([1, 2, 3, 4, 5, 8].into(), [6].into()));
     assert_eq!((again.report.applied, again.report.readings, again.report.clean), (7, 13, false));
+}
+
+#[test]
+fn after_a_refusal_that_passes_nothing_of_the_same_sink_is_durable() {
+    let (_, rig) = rig();
+    let mut process = rig.start().expect("starts");
+    let refused = |number| Answer::Failed(number, SubmitFailure::OrgInTrouble);
+    let error = EngineError::new(EngineErrorKind::Corrupt, "a segment is damaged", "");
+    process.orgs.troubles().begin(org(1), &error, true, Millis::EPOCH);
+    process.submit(1, frame(1, 2)).expect("room");
+    assert_eq!(process.run().expect("runs"), [refused(1)]);
+    process.orgs.troubles().end(org(1));
+    // It was under way when the first was refused: the number of a durable frame says that those before it are, too.
+    process.submit(1, frame(2, 2)).expect("room");
+    assert_eq!(process.run().expect("runs"), [refused(2)]);
+    let again = Arc::<Sink>::default();
+    let acks = Arc::<Sink>::clone(&again);
+    process.queue.try_submit(Submission { acks, ..process.submission(1, frame(1, 2)) }).expect("room");
+    process.run().expect("runs");
+    assert_eq!((again.take(), process.frames(1)), (vec![Answer::Durable(1)], [1].into()));
 }
 
 #[test]

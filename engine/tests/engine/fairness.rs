@@ -31,6 +31,10 @@ impl AckSink for To {
     fn failed(&self, _: FrameSequence, failure: SubmitFailure) {
         assert_eq!(failure, SubmitFailure::Stopped, "only what is left at the end");
     }
+
+    fn has_failed(&self) -> bool {
+        false
+    }
 }
 
 fn submission(to: u64, sequence: u64, readings: i64, answers: &Arc<Answers>) -> Submission {

@@ -66,6 +66,10 @@ impl AckSink for Responses {
         drop(pending);
         self.changed.notify_one();
     }
+
+    fn has_failed(&self) -> bool {
+        self.failure().is_some()
+    }
 }
 
 impl Responses {

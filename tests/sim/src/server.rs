@@ -177,6 +177,10 @@ impl AckSink for Answers {
         drop(state);
         self.wake.notify_one();
     }
+
+    fn has_failed(&self) -> bool {
+        self.state().failed
+    }
 }
 
 async fn converse(world: &Rc<World>, engine: &Arc<Engine>, who: u64, end: &End) -> Result<(), Broken> {

@@ -44,6 +44,10 @@ impl AckSink for Answers {
     fn failed(&self, _: FrameSequence, failure: SubmitFailure) {
         self.0.send_modify(|answered| answered.failed = Some(failure));
     }
+
+    fn has_failed(&self) -> bool {
+        self.0.borrow().failed.is_some()
+    }
 }
 
 pub(super) struct Submitter<'a> {

@@ -26,6 +26,10 @@ impl AckSink for Acks {
         self.failed.lock().expect("no panic").insert(sequence, failure);
         self.changed.notify_waiters();
     }
+
+    fn has_failed(&self) -> bool {
+        !self.failed.lock().expect("no panic").is_empty()
+    }
 }
 
 impl Acks {
