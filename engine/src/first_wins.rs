@@ -17,7 +17,7 @@ mod run;
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use storage_format::segment::FLUSH_COLUMN;
@@ -115,7 +115,8 @@ pub enum MergeError {
     Arrow(#[from] ArrowError),
 }
 
-/// The batch with the columns of this schema: columns that it has not are null, columns that the schema has not go.
+/// The batch with the columns of this schema: columns that it has not are null, columns that the schema has not go. There
+/// may be none.
 ///
 /// # Errors
 /// [`MergeError::Schema`] when a column has another type, or one that may not be null is not there.
@@ -133,7 +134,8 @@ pub fn unify(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Mer
         }
     });
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
 }
 
 /// Where the columns are.

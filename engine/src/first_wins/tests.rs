@@ -324,6 +324,8 @@ fn a_narrow_batch_becomes_a_wide_one() {
     let narrow = wide.project(&[0, 1, 2, 4, 5]).expect("columns");
     assert_eq!(unify(&narrow, &schema()).expect("humidity is null"), wide);
     assert!(unify(&wide.project(&[0, 1]).expect("columns"), &schema()).is_err(), "gateway may not be null");
+    let none = unify(&wide, &Arc::new(Schema::empty())).expect("no columns are asked for");
+    assert_eq!(none.num_rows(), wide.num_rows());
 }
 
 #[test]

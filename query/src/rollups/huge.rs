@@ -104,6 +104,6 @@ impl Huge {
                 of_one(*measure, &schema)?.evaluate(&rows)?.into_array(rows.num_rows())
             }
         });
-        Ok(RecordBatch::try_new(Arc::clone(&columns.schema), values.collect::<Result<_>>()?)?)
+        columns.batch(values.collect::<Result<_>>()?, rows.num_rows())
     }
 }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, PrimitiveArray, RecordBatch, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, PrimitiveArray, RecordBatch, RecordBatchOptions, new_null_array,
+};
 use arrow::compute::{cast, kernels::cmp::eq, not, nullif};
 use arrow::datatypes::{ArrowPrimitiveType, DataType, Int64Type, SchemaRef, TimestampMillisecondType};
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -208,7 +210,13 @@ impl Columns {
                 measured(rollup, *measure, field.data_type())
             }
         });
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<_>>()?)?)
+        self.batch(columns.collect::<Result<_>>()?, rollup.num_rows())
+    }
+
+    /// So many rows of the table. There may be no columns.
+    pub(super) fn batch(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+        let rows = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &rows)?)
     }
 }
 
