@@ -75,11 +75,12 @@ impl FromRollups {
             input = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?);
         }
         let counts: Vec<bool> = answers.iter().map(|answer| answer.is_count).collect();
-        // Two that are asked for in different ways can be answered in one.
+        // Columns of other names can be the same in terms of the table's, and an aggregate wants different ones.
+        let groups = groups.into_iter().enumerate().map(|(index, group)| group.alias(format!("group {index}")));
         let answers =
             answers.into_iter().enumerate().map(|(index, answer)| answer.expr.alias(format!("answer {index}")));
         let groups_count = aggregate.schema.fields().len() - counts.len();
-        let combined = Aggregate::try_new(Arc::new(input), groups, answers.collect())?;
+        let combined = Aggregate::try_new(Arc::new(input), groups.collect(), answers.collect())?;
         let outputs = combined.schema.columns().into_iter().enumerate().map(|(index, column)| {
             let (qualifier, field) = aggregate.schema.qualified_field(index);
             let is_count = index.checked_sub(groups_count).and_then(|answer| counts.get(answer)) == Some(&true);
