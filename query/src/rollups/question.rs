@@ -98,6 +98,13 @@ pub(super) struct Answer {
     pub(super) is_count: bool,
 }
 
+impl Answer {
+    /// Whether it is of some of a group's readings only.
+    pub(super) fn is_filtered(&self) -> bool {
+        matches!(&self.expr, Expr::AggregateFunction(call) if call.params.filter.is_some())
+    }
+}
+
 /// An aggregate over the table of readings, in its terms.
 #[derive(Debug)]
 pub(super) struct Question {

@@ -12,7 +12,7 @@ use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, Filter, LogicalPla
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
 use super::cover::Cover;
-use super::question::{Measure, Question, none};
+use super::question::{Answer, Measure, Question, none};
 use super::table::RollupTable;
 use crate::prune::KeyBounds;
 use crate::scan::ScanContext;
@@ -61,6 +61,7 @@ impl FromRollups {
         question.groups.is_empty()
             && question.filters.is_empty()
             && question.measures.iter().copied().all(in_the_manifest)
+            && !question.answers.iter().any(Answer::is_filtered)
             && snapshot.buffers.is_empty()
             && !snapshot.manifest.segments().iter().any(|entry| entry.shares_keys)
     }
