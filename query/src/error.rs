@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use datafusion::common::DataFusionError;
+use engine::{EngineError, EngineErrorKind};
 
 use crate::turns::TurnRefused;
 
@@ -96,7 +97,7 @@ impl ErrorMapper {
             DataFusionError::External(inner) => match inner.downcast_ref::<LimitKind>() {
                 Some(kind) => QueryError::Limit(kind.clone()),
                 None if is_about_a_pattern(&inner.to_string()) => QueryError::Invalid(detail(&error)),
-                None => unavailable(&error),
+                None => inner.downcast_ref().map_or_else(|| unavailable(&error), of_engine),
             },
             DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) | DataFusionError::ParquetError(_) => {
                 unavailable(&error)
@@ -166,6 +167,12 @@ pub(crate) fn unavailable(error: &dyn std::fmt::Display) -> QueryError {
     QueryError::Engine
 }
 
+/// Logs what the caller must not see, of the engine. What is damaged is so the next time, too.
+pub(crate) fn of_engine(error: &EngineError) -> QueryError {
+    let unavailable = unavailable(error);
+    if error.kind() == EngineErrorKind::Corrupt { QueryError::Damaged } else { unavailable }
+}
+
 /// Logs what the caller must not see, of a defect of the program.
 pub(crate) fn defect(error: &dyn std::fmt::Display) -> QueryError {
     tracing::error!(%error, "query failed by a defect");
@@ -195,6 +202,16 @@ mod tests {
             let shown = MAPPER.map(error).to_string();
             assert!(!shown.contains("icecore/store"), "{shown}");
         }
+    }
+
+    #[test]
+    fn damage_that_the_engine_finds_is_not_tried_again() {
+        let of_kind = |kind| {
+            let error = DataFusionError::External(Box::new(EngineError::new(kind, "a segment", "restore it")));
+            MAPPER.map(DataFusionError::Context("scan".into(), Box::new(error)))
+        };
+        assert!(matches!(of_kind(EngineErrorKind::Corrupt), QueryError::Damaged));
+        assert!(matches!(of_kind(EngineErrorKind::Retry), QueryError::Engine));
     }
 
     #[test]

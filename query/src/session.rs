@@ -30,7 +30,7 @@ use workers::Workers;
 
 use crate::budget::{Budget, Over, OverOnDrop};
 use crate::checks;
-use crate::error::{ErrorMapper, LimitKind, QueryError, defect, unavailable};
+use crate::error::{ErrorMapper, LimitKind, QueryError, defect, of_engine, unavailable};
 use crate::export::ExportRequest;
 use crate::guard::guarded;
 use crate::limits::{PLAN_STACK_BYTES, QueryLimits};
@@ -278,7 +278,7 @@ impl Session {
 
     async fn scan_context(&self) -> Result<ScanContext, QueryError> {
         let shared = &self.shared;
-        let snapshot = shared.engine.snapshot(self.org).await.map_err(|error| unavailable(&error))?;
+        let snapshot = shared.engine.snapshot(self.org).await.map_err(|error| of_engine(&error))?;
         let codes: Vec<_> = channels().iter().map(|channel| channel.code).collect();
         Ok(ScanContext {
             engine: Arc::clone(&shared.engine),
