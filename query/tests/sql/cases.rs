@@ -3,7 +3,8 @@
 //! A case is `query` (the rows follow, in order), `rows` (in any order), `invalid` or `refused` (a part of the error
 //! follows); then the statement; then `----`; then what is expected, up to an empty line.
 
-use query::QueryError;
+use engine::CompactScope;
+use query::{QueryError, Session};
 
 use crate::support::{House, ask, climate, code, lines, org, reading, time};
 use storage_format::Millis;
@@ -73,15 +74,37 @@ async fn azores() -> House {
     house
 }
 
-async fn check(house: &House, file: &str, text: &str) {
-    let session = house.session(org(1));
+/// Two loggers every half hour for two days, and 3 with the greatest values twice within an hour: flushed, merged, and so
+/// with rollups.
+pub(crate) async fn with_rollups() -> House {
+    let house = House::open(&[org(1)]).await;
+    let start = time("2024-01-01T00:00:00Z").get();
+    let at = |minute: i32| Millis::new(start + i64::from(minute) * 60_000).expect("in range");
+    let mut frame = Vec::new();
+    for hour in 0..48 {
+        for (id, sign) in [(1, 1.0), (2, -1.0)] {
+            let value = sign * f64::from(hour);
+            frame.push(reading(id, at(hour * 60), climate(value, 40.0)));
+            frame.push(reading(id, at(hour * 60 + 30), climate(value + 0.5, -0.0)));
+        }
+    }
+    for (minute, value) in [(0, 1.5), (10, 1.7e308), (20, 1.7e308), (60, 2.5), (1_800, 3.5)] {
+        frame.push(reading(3, at(minute), vec![(code("temperature"), value)]));
+    }
+    house.send(org(1), 0xA1, "2024-01-03T00:00:00Z", &frame).await;
+    house.flush(org(1)).await;
+    house.engine.compact(CompactScope::Org(org(1)), &|_| ()).await.expect("merges");
+    house
+}
+
+async fn check(session: &Session, file: &str, text: &str) {
     let mut seen = 0;
     for block in text.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) {
         let block: Vec<&str> = block.lines().filter(|line| !line.starts_with('#')).collect();
         let Some((kind, rest)) = block.split_first() else { continue };
         let end = rest.iter().position(|line| *line == "----").unwrap_or_else(|| panic!("{file}: no ---- in {rest:?}"));
         let (sql, expected) = (rest[..end].join("\n"), &rest[end + 1..]);
-        let answer = ask(&session, &sql).await;
+        let answer = ask(session, &sql).await;
         match (*kind, answer) {
             ("query", Ok(batches)) => assert_eq!(lines(&batches), expected, "{file}: {sql}"),
             ("rows", Ok(batches)) => {
@@ -104,14 +127,24 @@ async fn check(house: &House, file: &str, text: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_cases() {
-    let house = fixture().await;
-    check(&house, "readings.txt", include_str!("cases/readings.txt")).await;
-    check(&house, "last_readings.txt", include_str!("cases/last_readings.txt")).await;
-    check(&house, "conflicts.txt", include_str!("cases/conflicts.txt")).await;
-    check(&house, "functions.txt", include_str!("cases/functions.txt")).await;
-    check(&house, "errors.txt", include_str!("cases/errors.txt")).await;
-    let house = floats().await;
-    check(&house, "zeros.txt", include_str!("cases/zeros.txt")).await;
-    check(&house, "sums.txt", include_str!("cases/sums.txt")).await;
-    check(&azores().await, "times.txt", include_str!("cases/times.txt")).await;
+    let session = fixture().await.session(org(1));
+    check(&session, "readings.txt", include_str!("cases/readings.txt")).await;
+    check(&session, "last_readings.txt", include_str!("cases/last_readings.txt")).await;
+    check(&session, "conflicts.txt", include_str!("cases/conflicts.txt")).await;
+    check(&session, "functions.txt", include_str!("cases/functions.txt")).await;
+    check(&session, "errors.txt", include_str!("cases/errors.txt")).await;
+    let session = floats().await.session(org(1));
+    check(&session, "zeros.txt", include_str!("cases/zeros.txt")).await;
+    check(&session, "sums.txt", include_str!("cases/sums.txt")).await;
+    check(&azores().await.session(org(1)), "times.txt", include_str!("cases/times.txt")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cases_of_rollups() {
+    let house = with_rollups().await;
+    let late = reading(2, time("2024-01-02T23:45:00Z"), vec![(code("temperature"), 99.0)]);
+    house.send(org(1), 0xA1, "2024-01-04T00:00:00Z", &[late]).await;
+    let session = house.session(org(1));
+    check(&session, "rollups.txt", include_str!("cases/rollups.txt")).await;
+    check(&session.without_rollups(), "rollups.txt", include_str!("cases/rollups.txt")).await;
 }

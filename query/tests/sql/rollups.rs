@@ -6,14 +6,15 @@
 //!
 //! `ROLLUP_QUESTIONS=5000` asks more, `ROLLUP_SEED` others; a failure names the seed that asks it again.
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{FieldRef, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use engine::CompactScope;
 use kit::{Reading, SplitMix64};
 use query::Session;
 use storage_format::Millis;
 
+use crate::cases::with_rollups;
 use crate::support::{House, answer, ask, climate, code, logger, org, reading, time};
 
 const WORLDS: u64 = 6;
@@ -25,6 +26,9 @@ const TOLERANCE: f64 = 1e-12;
 
 /// What the absolute values of a group add up to, about.
 const SUM_OF_PARTS: f64 = 1e3;
+
+/// What names of columns begin with whose values may have the difference. All others are the same bit by bit.
+const ROUNDED: &str = "rounded";
 
 const HOUR: i64 = 3_600_000;
 
@@ -45,6 +49,8 @@ const ZONES: [&str; 6] =
 fn drawn_readings(random: &mut SplitMix64) -> Vec<Reading> {
     let start = time(random.pick(&AROUND)).get() + i64::try_from(random.below(40)).expect("few") * HOUR;
     let step = random.pick(&[300_000, 900_000, 1_800_000, 7_000_000]);
+    // Values whose sums are beyond all doubles.
+    let huge = if random.chance(200) { 20 } else { 0 };
     let mut readings = Vec::new();
     for id in 1..=4 {
         if random.chance(300) {
@@ -60,6 +66,7 @@ fn drawn_readings(random: &mut SplitMix64) -> Vec<Reading> {
             let quarters = f64::from(u32::try_from(random.below(400)).expect("few")) / 4.0 - 50.0;
             let humidity = if random.chance(50) { -0.0 } else { quarters };
             let temperature = 1.0 + f64::from(u32::try_from(random.below(4_000)).expect("few")) / 100.0;
+            let temperature = if random.chance(huge) { 1.7e308 } else { temperature };
             let mut samples = climate(temperature, humidity);
             if random.chance(200) {
                 samples.remove(usize::try_from(random.below(2)).expect("few"));
@@ -167,10 +174,13 @@ fn filters(random: &mut SplitMix64) -> String {
     if random.chance(500) {
         let (one, other) = (instant(random), instant(random));
         let (from, to) = (one.min(other), one.max(other));
-        filters.push(match random.below(4) {
+        filters.push(match random.below(8) {
             0 => format!("time >= '{from}'"),
             1 => format!("time BETWEEN '{from}' AND '{to}'"),
             2 => format!("time > '{from}' AND time <= '{to}'"),
+            3 => format!("(time < '{from}' OR time >= '{to}')"),
+            4 => format!("(time < '{from}' OR logger = {})", logger(1).get()),
+            5 => format!("time{} IN ('{from}', '{to}')", random.pick(&["", " NOT"])),
             _ => format!("time >= '{from}' AND time < '{to}'"),
         });
     }
@@ -203,8 +213,15 @@ fn question(random: &mut SplitMix64) -> String {
     for _ in 0..1 + random.below(5) {
         columns.push(if by_logger && random.chance(300) { end(random) } else { aggregate(random) });
     }
-    let columns: Vec<String> = columns.iter().enumerate().map(|(i, column)| format!("{column} AS c{i}")).collect();
-    let by = if groups.is_empty() { String::new() } else { format!(" GROUP BY {}", groups.join(", ")) };
+    let is_rounded = |column: &String| column.contains("sum(") || column.contains("avg(");
+    let name = |column| if is_rounded(column) { ROUNDED } else { "c" };
+    let columns = columns.iter().enumerate().map(|(i, column)| format!("{column} AS {}{i}", name(column)));
+    let columns: Vec<String> = columns.collect();
+    let mut by = if groups.is_empty() { String::new() } else { format!(" GROUP BY {}", groups.join(", ")) };
+    if random.chance(150) {
+        by += " HAVING ";
+        by += random.pick(&["count(*) > 3", "max(temperature) > 20", "min(time) < '2024-03-01' OR count(battery) = 0"]);
+    }
     match random.below(12) {
         0 => format!(
             "SELECT DISTINCT ON (logger) logger AS l, time AS t, temperature AS c, humidity AS h FROM readings{} ORDER BY logger, time{}",
@@ -212,13 +229,13 @@ fn question(random: &mut SplitMix64) -> String {
             random.pick(&["", " DESC"])
         ),
         1 => format!(
-            "SELECT count(*) AS n, sum(n) AS s FROM (SELECT {}{by}) AS q",
+            "SELECT count(*) AS n, sum(n) AS c FROM (SELECT {}{by}) AS q",
             columns.join(", ") + ", count(*) AS n FROM readings" + &filters(random)
         ),
         2 => {
             let bucket = bucket(random);
             format!(
-                "SELECT d AS d, avg(t) AS a, count(*) AS n FROM (SELECT {bucket} AS d, temperature AS t, logger AS l FROM readings{}) AS q GROUP BY d",
+                "SELECT d AS d, avg(t) AS {ROUNDED}, count(*) AS n FROM (SELECT {bucket} AS d, temperature AS t, logger AS l FROM readings{}) AS q GROUP BY d",
                 filters(random)
             )
         }
@@ -228,14 +245,14 @@ fn question(random: &mut SplitMix64) -> String {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Value {
-    Float(f64),
+    Rounded(f64),
     Other(String),
 }
 
 impl Value {
     fn near(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Float(one), Self::Float(other)) => {
+            (Self::Rounded(one), Self::Rounded(other)) => {
                 let greatest = one.abs().max(other.abs()).max(SUM_OF_PARTS);
                 one.to_bits() == other.to_bits() || (one - other).abs() <= TOLERANCE * greatest
             }
@@ -248,21 +265,26 @@ fn rows(batches: &[RecordBatch]) -> Vec<Vec<Value>> {
     let options = FormatOptions::default().with_null("NULL");
     let mut rows = Vec::new();
     for batch in batches {
+        let schema = batch.schema();
         for row in 0..batch.num_rows() {
-            let value = |column: &arrow::array::ArrayRef| {
-                if column.data_type() == &DataType::Float64 && column.is_valid(row) {
-                    return Value::Float(column.as_primitive::<Float64Type>().value(row));
+            let value = |(column, field): (&ArrayRef, &FieldRef)| {
+                if field.name().starts_with(ROUNDED)
+                    && let Some(floats) = column.as_primitive_opt::<Float64Type>()
+                    && floats.is_valid(row)
+                {
+                    return Value::Rounded(floats.value(row));
                 }
+                // Floats are shown with as many digits as tell them apart, zeros with their sign.
                 let text = ArrayFormatter::try_new(column.as_ref(), &options).expect("can be shown");
                 Value::Other(text.value(row).to_string())
             };
-            rows.push(batch.columns().iter().map(value).collect());
+            rows.push(batch.columns().iter().zip(schema.fields()).map(value).collect());
         }
     }
     // In an order that does not depend on the last digits.
     let rank = |row: &Vec<Value>| -> Vec<String> {
         let text = |value: &Value| match value {
-            Value::Float(float) => format!("{:+.6e}", float + 0.0),
+            Value::Rounded(float) => format!("{:+.6e}", float + 0.0),
             Value::Other(text) => text.clone(),
         };
         row.iter().map(text).collect()
@@ -317,4 +339,46 @@ async fn rollups_answer_as_rows_do() {
         house.engine.close().await.expect("closes");
     }
     assert!(from_rollups * 5 > asked, "{from_rollups} of {asked} were answered from rollups");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plans_show_what_is_read() {
+    let session = with_rollups().await.session(org(1));
+    let whole_days = "RollupExec: daily=1, hourly=0";
+    for (sql, sign, other) in [
+        ("SELECT count(*), max(time) FROM readings", "PlaceholderRowExec", "RollupExec"),
+        (
+            "SELECT count(*) FILTER (WHERE logger = eui64('00124B0000000002')) FROM readings",
+            whole_days,
+            "DataSourceExec",
+        ),
+        (
+            "SELECT logger, date_trunc('day', time) AS day, avg(temperature) FROM readings GROUP BY logger, day \
+             HAVING avg(temperature) > 3",
+            whole_days,
+            "DataSourceExec",
+        ),
+        (
+            "SELECT date_trunc('day', time AT TIME ZONE 'Europe/Berlin') AS day, max(humidity) FROM readings GROUP BY day",
+            "RollupExec: daily=0, hourly=1",
+            "KeysExec",
+        ),
+        (
+            "SELECT count(*) FROM readings WHERE time < '2024-01-01T06:00:00Z' OR time >= '2024-01-02T00:00:00Z'",
+            "RollupExec: daily=1, hourly=1",
+            "KeysExec",
+        ),
+        (
+            "SELECT count(*) FROM readings WHERE time NOT IN ('2024-01-01T06:00:00Z', '2024-01-01T07:00:00Z')",
+            "KeysExec: segments=1",
+            "FirstWinsMergeExec",
+        ),
+        ("SELECT date_trunc('minute', time) AS m, count(*) FROM readings GROUP BY m", "DataSourceExec", "RollupExec"),
+        ("SELECT avg(humidity) FROM readings WHERE temperature > 3", "DataSourceExec", "RollupExec"),
+        ("SELECT count(DISTINCT temperature) FROM readings", "DataSourceExec", "RollupExec"),
+        ("SELECT stddev(temperature) FROM readings", "DataSourceExec", "RollupExec"),
+    ] {
+        let plan = answer(&session, &format!("EXPLAIN {sql}")).await.join("\n");
+        assert!(plan.contains(sign) && !plan.contains(other), "{sql}: {sign}, without {other}: {plan}");
+    }
 }
