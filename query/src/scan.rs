@@ -5,6 +5,7 @@
 //! rows become one (`engine::Merge`).
 
 mod buffer;
+mod last;
 mod layout;
 mod merge;
 mod reader_factory;
@@ -15,9 +16,10 @@ use std::sync::OnceLock;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use engine::{Engine, Snapshot};
+use engine::Snapshot;
 
 pub(crate) use buffer::reserve;
+pub(crate) use last::LastReadings;
 pub(crate) use layout::{Layout, MergePart};
 pub(crate) use merge::{FirstWinsMergeExec, MergeUnit, Merged, merge_runs};
 pub(crate) use reader_factory::SegmentReaderFactory;
@@ -30,12 +32,12 @@ pub(crate) struct SortHint {
     pub(crate) time: bool,
 }
 
-/// What all tables of one query share: one snapshot, one way to open segments.
+/// What all tables of one query share: one snapshot, one way to open segments. Nothing in it reaches another organisation.
 #[derive(Debug)]
 pub(crate) struct ScanContext {
-    pub(crate) engine: Arc<Engine>,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) readers: Arc<SegmentReaderFactory>,
+    pub(crate) last: LastReadings,
     pub(crate) store_url: ObjectStoreUrl,
     /// The schema of `readings`: every channel of the registry.
     pub(crate) schema: SchemaRef,

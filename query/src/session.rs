@@ -35,7 +35,7 @@ use crate::export::ExportRequest;
 use crate::guard::guarded;
 use crate::limits::{PLAN_STACK_BYTES, QueryLimits};
 use crate::metadata_cache::MetadataCache;
-use crate::scan::{ScanContext, SegmentReaderFactory, SortHint};
+use crate::scan::{LastReadings, ScanContext, SegmentReaderFactory, SortHint};
 use crate::statement;
 use crate::stream::{AnswerLimits, Deadline, QueryStream, Work};
 use crate::turns::{Turn, TurnKind, Turns};
@@ -279,10 +279,11 @@ impl Session {
     async fn scan_context(&self) -> Result<ScanContext, QueryError> {
         let shared = &self.shared;
         let snapshot = shared.engine.snapshot(self.org).await.map_err(|error| of_engine(&error))?;
+        let snapshot = Arc::new(snapshot);
         let codes: Vec<_> = channels().iter().map(|channel| channel.code).collect();
         Ok(ScanContext {
-            engine: Arc::clone(&shared.engine),
-            snapshot: Arc::new(snapshot),
+            last: LastReadings::new(&shared.engine, &snapshot),
+            snapshot,
             readers: Arc::new(SegmentReaderFactory::new(
                 self.org,
                 Arc::clone(shared.engine.segments()),

@@ -125,7 +125,7 @@ impl ExecutionPlan for LastReadingsExec {
         let (context, schema) = (Arc::clone(&self.context), Arc::clone(&self.schema));
         let batch_rows = task.session_config().batch_size();
         let batches = async move {
-            let last = context.engine.last_readings(&context.snapshot).await;
+            let last = context.last.read().await;
             let last = last.map_err(|error| DataFusionError::External(Box::new(error)))?;
             let last = unify(&last, &schema).map_err(|error| DataFusionError::External(Box::new(error)))?;
             let reservation = reserve(task.memory_pool(), last.get_array_memory_size())?;
