@@ -73,10 +73,11 @@ impl Segments {
         channels: &[ChannelCode],
     ) -> Result<SegmentStream, SegmentReadError> {
         let metadata = self.metadata(org, entry).await?;
-        self.read_rollup_with(org, entry, metadata, filter, channels)
+        self.read_rollup_with(org, entry, metadata, filter, RollupGrain::Daily, channels)
     }
 
-    /// Reads a rollup whose metadata is there already, as [`read_rollup`](Self::read_rollup).
+    /// Reads a rollup whose metadata is there already, as [`read_rollup`](Self::read_rollup). Of a daily one, `columns` can
+    /// be those of an hourly one, which are fewer.
     ///
     /// # Errors
     /// As [`read_with`](Self::read_with).
@@ -86,6 +87,7 @@ impl Segments {
         entry: &SegmentEntry,
         metadata: Arc<ParquetMetaData>,
         filter: &SegmentFilter,
+        columns: RollupGrain,
         channels: &[ChannelCode],
     ) -> Result<SegmentStream, SegmentReadError> {
         let name = entry.object_key(org);
@@ -95,9 +97,10 @@ impl Segments {
             wrong(FormatError::new(FileKind::Segment, FormatErrorKind::Invalid, 0, detail))
         })?;
         let there: Vec<ChannelCode> = channels.iter().copied().filter(|code| entry.channels.contains(code)).collect();
-        let (schema, filter) = (stored_schema(grain, &there), by_bucket(grain, filter));
+        let columns = if grain == RollupGrain::Hourly { grain } else { columns };
+        let (schema, filter) = (stored_schema(columns, &there), by_bucket(grain, filter));
         let stored = self.read_with(org, entry, metadata, &filter, Some(schema))?;
         let channels = channels.to_vec();
-        Ok(stored.map(move |batch| decode_rollup(grain, &channels, &batch?).map_err(wrong)).boxed())
+        Ok(stored.map(move |batch| decode_rollup(columns, &channels, &batch?).map_err(wrong)).boxed())
     }
 }

@@ -10,6 +10,7 @@ use kit::{FirstWins, Reading, Sent, gateway, millis};
 use object_store::ObjectStore as _;
 use object_store::path::Path;
 use storage_format::manifest::SegmentKind;
+use storage_format::rollup::RollupGrain;
 use storage_format::{LoggerId, Millis, ObjectKey, OrgId, TimeRange};
 
 use crate::read::check_flushed;
@@ -128,6 +129,12 @@ async fn asked_for_less_less_is_read() {
             assert_eq!(!rows.is_empty(), some, "{filter:?}");
             let columns = if rollup.kind == SegmentKind::RollupHourly { 3 + 4 } else { 3 + 12 };
             assert!(rows.iter().all(|batch| batch.num_columns() == columns));
+            let metadata = engine.segments().metadata(org(), rollup).await.expect("it opens");
+            let hourly = RollupGrain::Hourly;
+            let fewer = engine.segments().read_rollup_with(org(), rollup, metadata, &filter, hourly, channels);
+            let fewer: Vec<_> = fewer.expect("it opens").try_collect().await.expect("it reads");
+            let first = rows.iter().map(|batch| batch.project(&[0, 1, 2, 3, 4, 5, 6]).expect("there"));
+            assert_eq!(fewer, first.collect::<Vec<_>>());
         }
     }
     let segment = &snapshot.manifest.segments()[0];

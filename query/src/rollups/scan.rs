@@ -21,6 +21,7 @@ use engine::SegmentFilter;
 use futures::FutureExt;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use storage_format::manifest::SegmentEntry;
+use storage_format::rollup::RollupGrain;
 use storage_format::{ChannelCode, LoggerId, Millis, TimeRange};
 
 use super::cover::Cover;
@@ -39,6 +40,8 @@ struct Input {
     of: SegmentEntry,
     grain: Grain,
     filter: SegmentFilter,
+    /// Hourly where nothing is asked that only daily rollups know: then fewer columns of them are read.
+    columns: RollupGrain,
     channels: Vec<ChannelCode>,
 }
 
@@ -65,6 +68,8 @@ impl RollupExec {
         partitions: usize,
         reservation: MemoryReservation,
     ) -> Self {
+        let is_daily = measures.iter().any(|measure| measure.is_daily());
+        let columns = if is_daily { RollupGrain::Daily } else { RollupGrain::Hourly };
         let mut inputs = Vec::new();
         for entry in context.snapshot.manifest.segments().iter().filter(|entry| bounds.may_hold(entry)) {
             let Some(rollups) = cover.of(entry) else { continue };
@@ -76,6 +81,7 @@ impl RollupExec {
                     of: entry.clone(),
                     grain,
                     filter,
+                    columns,
                     channels,
                 }));
             }
@@ -173,7 +179,8 @@ async fn open(
     columns: Arc<Columns>,
     input: Input,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    let rollup = readers.read_rollup(&input.entry, &input.filter, &input.channels).await.map_err(storage_error)?;
+    let rollup = readers.read_rollup(&input.entry, &input.filter, input.columns, &input.channels).await;
+    let rollup = rollup.map_err(storage_error)?;
     let input = Arc::new(input);
     let batches = rollup.map(move |batch| -> Result<_> {
         let batch = batch.map_err(storage_error)?;

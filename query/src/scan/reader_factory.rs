@@ -23,6 +23,7 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::ParquetMetaData;
 use storage_format::manifest::SegmentEntry;
+use storage_format::rollup::RollupGrain;
 use storage_format::{ChannelCode, OrgId};
 
 use crate::metadata_cache::OrgMetadataCache;
@@ -67,16 +68,18 @@ impl SegmentReaderFactory {
         Ok(metadata)
     }
 
-    /// Rows of a rollup, sorted by (logger, bucket): all that pass the filter, and perhaps others.
+    /// Rows of a rollup, sorted by (logger, bucket): all that pass the filter, and perhaps others. They have the columns that
+    /// a rollup of this grain has, as far as this one has them.
     pub(crate) async fn read_rollup(
         &self,
         entry: &SegmentEntry,
         filter: &SegmentFilter,
+        columns: RollupGrain,
         channels: &[ChannelCode],
     ) -> Result<SegmentStream, SegmentReadError> {
         self.remember(entry);
         let metadata = self.metadata(entry).await?;
-        self.segments.read_rollup_with(self.org, entry, metadata, filter, channels)
+        self.segments.read_rollup_with(self.org, entry, metadata, filter, columns, channels)
     }
 
     /// Rows of a segment with these columns, sorted by (logger, time): all that pass the filter, and perhaps others.
