@@ -11,7 +11,7 @@ use storage_format::SegmentId;
 use storage_format::manifest::{Manifest, SegmentEntry, SegmentKind};
 
 use super::pieces::{DAY_MS, Grain, Pieces};
-use super::steps::Step;
+use super::steps::Steps;
 use crate::limits::{ROLLUP_RANGES_MAX, ROLLUP_ROWS_DAYS_MAX};
 use crate::prune::KeyBounds;
 
@@ -87,7 +87,7 @@ impl Cover {
     pub(super) fn new(
         snapshot: &Snapshot,
         bounds: &KeyBounds,
-        steps: &mut [Step],
+        steps: &mut Steps,
         hourly: bool,
         usable: impl Fn(&SegmentEntry) -> bool,
     ) -> Result<Option<Arc<Self>>> {
@@ -107,20 +107,24 @@ impl Cover {
             all.extend((first..=last).map(|day| day * DAY_MS));
         }
         let all: Vec<i64> = all.into_iter().collect();
-        let Some(days) = buffered_days(snapshot, bounds, &covered) else { return Ok(None) };
         let mut cover = Self {
             pieces: Pieces::new(&all, steps, hourly)?,
             covered: HashMap::new(),
-            days,
+            days: Vec::new(),
             shared: shared_keys(&entries, &covered),
         };
-        for entry in covered {
-            let used = [Grain::Daily, Grain::Hourly].into_iter().any(|grain| cover.reads(entry, grain).is_some());
-            if let Some(rollups) = rollups.get(&entry.id).filter(|_| used) {
-                cover.covered.insert(entry.id, rollups.clone());
-            }
+        let is_read = |entry: &&SegmentEntry| {
+            [Grain::Daily, Grain::Hourly].into_iter().any(|grain| cover.reads(entry, grain).is_some())
+        };
+        let read: Vec<&SegmentEntry> = covered.into_iter().filter(is_read).collect();
+        if read.is_empty() {
+            return Ok(None);
         }
-        Ok((!cover.covered.is_empty()).then(|| Arc::new(cover)))
+        // Last, because it looks at every row of the write buffers.
+        let Some(days) = buffered_days(snapshot, bounds, &read) else { return Ok(None) };
+        let rollups = read.into_iter().filter_map(|entry| Some((entry.id, rollups.get(&entry.id)?.clone())));
+        (cover.days, cover.covered) = (days, rollups.collect());
+        Ok(Some(Arc::new(cover)))
     }
 
     /// The rollups of a segment, if it is covered.

@@ -2,7 +2,7 @@
 
 use datafusion::common::Result;
 
-use super::steps::Step;
+use super::steps::Steps;
 
 pub(super) const HOUR_MS: i64 = 3_600_000;
 pub(super) const DAY_MS: i64 = 24 * HOUR_MS;
@@ -39,9 +39,9 @@ pub(super) struct Pieces {
 impl Pieces {
     /// Of these days, which ascend: of days within one group daily, of hours within one group hourly unless only daily rollups
     /// know what is asked. Other days are of rows.
-    pub(super) fn new(days: &[i64], steps: &mut [Step], hourly: bool) -> Result<Self> {
+    pub(super) fn new(days: &[i64], steps: &mut Steps, hourly: bool) -> Result<Self> {
         let mut pieces = Self::default();
-        let whole = constant(days, DAY_MS, steps)?;
+        let whole = steps.are_constant(days, DAY_MS)?;
         let mut end = i64::MIN;
         for (&day, whole) in days.iter().zip(whole) {
             if day != end {
@@ -52,7 +52,7 @@ impl Pieces {
                 pieces.push(day, Grain::Daily);
             } else if hourly {
                 let hours: Vec<i64> = (0..24).map(|hour| day + hour * HOUR_MS).collect();
-                for (&hour, whole) in hours.iter().zip(constant(&hours, HOUR_MS, steps)?) {
+                for (&hour, whole) in hours.iter().zip(steps.are_constant(&hours, HOUR_MS)?) {
                     pieces.push(hour, if whole { Grain::Hourly } else { Grain::Rows });
                 }
             } else {
@@ -90,15 +90,4 @@ impl Pieces {
         }
         found
     }
-}
-
-/// For each of these ranges of time: whether no step changes within.
-fn constant(starts: &[i64], length: i64, steps: &mut [Step]) -> Result<Vec<bool>> {
-    let mut all = vec![true; starts.len()];
-    for step in steps {
-        for (all, one) in all.iter_mut().zip(step.is_constant(starts, length)?) {
-            *all &= one;
-        }
-    }
-    Ok(all)
 }

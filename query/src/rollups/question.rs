@@ -12,7 +12,7 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, LogicalPlan, lit};
 use storage_format::{Channel, ChannelCode};
 
-use super::steps::{self, Step};
+use super::steps::{self, Steps};
 use crate::functions::partial_average;
 
 /// What a row of rollups, or a reading as one, tells beside its logger and the start of its time.
@@ -113,7 +113,7 @@ pub(super) struct Question {
     pub(super) groups: Vec<Expr>,
     pub(super) answers: Vec<Answer>,
     pub(super) measures: Vec<Measure>,
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Steps,
     /// Whether the value of first and last readings is asked for, which is one only within a logger.
     pub(super) of_one_logger: bool,
 }
@@ -127,7 +127,7 @@ impl Question {
             groups: Vec::new(),
             answers: Vec::new(),
             measures: Vec::new(),
-            steps: Vec::new(),
+            steps: Steps::default(),
             of_one_logger: false,
             scan: below.scan,
         };
@@ -267,7 +267,7 @@ fn is_time(expr: &Expr) -> bool {
 
 /// Whether it depends on the logger alone.
 fn is_of_logger(expr: &Expr) -> bool {
-    let mut steps = Vec::new();
+    let mut steps = Steps::default();
     steps::collect(expr, &mut steps).unwrap_or(false) && steps.is_empty()
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Between two changes all readings of a logger are in the same group and pass or fail the filters together.
 
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMillisecondArray};
@@ -16,38 +18,47 @@ use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 use crate::time::{Period, Truncate, Zone, per_second};
 
-/// One part of a statement that depends on time.
-#[derive(Debug)]
-pub(super) enum Step {
+/// The parts of a statement that depend on time.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
     /// Starts of periods of a zone.
-    Periods(Truncate),
-    /// A function of UTC time that never descends: if it is the same at both ends of a range, it is within.
-    Ascending(Arc<dyn PhysicalExpr>),
-    /// One thing before this time, another from it on.
-    At(i64),
+    pub(super) periods: Vec<Truncate>,
+    /// Functions of UTC time that never descend: if one is the same at both ends of a range, it is within.
+    pub(super) ascending: Vec<Arc<dyn PhysicalExpr>>,
+    /// Times before which a thing is so, and from which on it is otherwise. A list of times can make very many.
+    pub(super) at: BTreeSet<i64>,
 }
 
-impl Step {
+impl Steps {
+    /// Whether nothing depends on time.
+    pub(super) fn is_empty(&self) -> bool {
+        self.periods.is_empty() && self.ascending.is_empty() && self.at.is_empty()
+    }
+
     /// For each of the ranges of this length: whether nothing changes within.
-    pub(super) fn is_constant(&mut self, starts: &[i64], length: i64) -> Result<Vec<bool>> {
-        match self {
-            Self::Periods(truncate) => {
-                Ok(starts.iter().map(|&start| one_period(truncate, start, start + length)).collect())
+    pub(super) fn are_constant(&mut self, starts: &[i64], length: i64) -> Result<Vec<bool>> {
+        let changes_at = |start: i64| self.at.range((Bound::Excluded(start), Bound::Excluded(start + length))).next();
+        let mut constant: Vec<bool> = starts.iter().map(|&start| changes_at(start).is_none()).collect();
+        for truncate in &mut self.periods {
+            for (constant, &start) in constant.iter_mut().zip(starts) {
+                *constant = *constant && one_period(truncate, start, start + length);
             }
-            Self::Ascending(function) => {
-                let at = |times: Vec<i64>| -> Result<ArrayRef> {
-                    let times: ArrayRef = Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC"));
-                    let rows = times.len();
-                    function.evaluate(&RecordBatch::try_new(Arc::new(time_schema()), vec![times])?)?.into_array(rows)
-                };
-                let first = at(starts.to_vec());
-                let last = at(starts.iter().map(|start| start + length - 1).collect());
-                // Where it has no result, readings are asked, so that an error is theirs.
-                let (Ok(first), Ok(last)) = (first, last) else { return Ok(vec![false; starts.len()]) };
-                Ok(not_distinct(&first, &last)?.values().iter().collect())
-            }
-            Self::At(time) => Ok(starts.iter().map(|&start| *time <= start || start + length <= *time).collect()),
         }
+        for function in &self.ascending {
+            let at = |times: Vec<i64>| -> Result<ArrayRef> {
+                let times: ArrayRef = Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC"));
+                let rows = times.len();
+                function.evaluate(&RecordBatch::try_new(Arc::new(time_schema()), vec![times])?)?.into_array(rows)
+            };
+            let first = at(starts.to_vec());
+            let last = at(starts.iter().map(|start| start + length - 1).collect());
+            // Where it has no result, readings are asked, so that an error is theirs.
+            let (Ok(first), Ok(last)) = (first, last) else { return Ok(vec![false; starts.len()]) };
+            for (constant, same) in constant.iter_mut().zip(not_distinct(&first, &last)?.values()) {
+                *constant &= same;
+            }
+        }
+        Ok(constant)
     }
 }
 
@@ -73,9 +84,8 @@ fn time_schema() -> Schema {
 
 /// Collects the steps of an expression. Returns whether that is all that it has to do with time, and whether it depends on
 /// nothing else but the logger: then it has one value for all readings of a logger between two changes.
-pub(super) fn collect(expr: &Expr, steps: &mut Vec<Step>) -> Result<bool> {
-    if let Some(found) = step(expr)? {
-        steps.extend(found);
+pub(super) fn collect(expr: &Expr, steps: &mut Steps) -> Result<bool> {
+    if step(expr, steps)?.is_some() {
         return Ok(true);
     }
     let by_parts = match expr {
@@ -109,7 +119,7 @@ pub(super) fn collect(expr: &Expr, steps: &mut Vec<Step>) -> Result<bool> {
     parts_of(expr, steps)
 }
 
-fn parts_of(expr: &Expr, steps: &mut Vec<Step>) -> Result<bool> {
+fn parts_of(expr: &Expr, steps: &mut Steps) -> Result<bool> {
     use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
     let mut all = true;
     expr.apply_children(|part| {
@@ -119,59 +129,48 @@ fn parts_of(expr: &Expr, steps: &mut Vec<Step>) -> Result<bool> {
     Ok(all)
 }
 
-/// The changes of an expression that looks at time itself, if it is of a kind that is known.
-fn step(expr: &Expr) -> Result<Option<Vec<Step>>> {
+/// Collects the steps of an expression that looks at time itself; none if it is of no kind that is known.
+fn step(expr: &Expr, steps: &mut Steps) -> Result<Option<()>> {
     Ok(match expr {
         Expr::ScalarFunction(call) => match (call.name(), call.args.as_slice()) {
-            ("date_trunc", [Expr::Literal(unit, _), time]) => periods(unit, time).map(|step| vec![step]),
-            ("date_bin", [Expr::Literal(..), time]) if is_utc(time) => Some(vec![ascending(expr)?]),
-            ("date_bin", [Expr::Literal(..), time, Expr::Literal(..)]) if is_utc(time) => Some(vec![ascending(expr)?]),
+            ("date_trunc", [Expr::Literal(unit, _), time]) => periods(unit, time).map(|step| steps.periods.push(step)),
+            ("date_bin", [Expr::Literal(..), time] | [Expr::Literal(..), time, Expr::Literal(..)]) if is_utc(time) => {
+                steps.ascending.push(ascending(expr)?);
+                Some(())
+            }
             _ => None,
         },
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => match (instant(left), literal(right)) {
-            (Some(_), Some(value)) => comparison(*op, value),
+            (Some(_), Some(value)) => comparison(*op, value, steps),
             _ => match (literal(left), instant(right), op.swap()) {
-                (Some(value), Some(_), Some(op)) => comparison(op, value),
+                (Some(value), Some(_), Some(op)) => comparison(op, value, steps),
                 _ => None,
             },
         },
         Expr::Between(Between { expr, low, high, .. }) => match (instant(expr), literal(low), literal(high)) {
-            (Some(_), Some(low), Some(high)) => both(comparison(Operator::GtEq, low), comparison(Operator::LtEq, high)),
+            (Some(_), Some(low), Some(high)) => {
+                comparison(Operator::GtEq, low, steps).and_then(|()| comparison(Operator::LtEq, high, steps))
+            }
             _ => None,
         },
         Expr::InList(InList { expr, list, .. }) if instant(expr).is_some() => {
-            let mut steps = Some(Vec::new());
-            for item in list {
-                steps = both(steps, literal(item).and_then(|value| comparison(Operator::Eq, value)));
-            }
-            steps
+            list.iter().try_for_each(|item| comparison(Operator::Eq, literal(item)?, steps))
         }
         _ => None,
     })
 }
 
-fn both(one: Option<Vec<Step>>, other: Option<Vec<Step>>) -> Option<Vec<Step>> {
-    let (mut one, other) = (one?, other?);
-    one.extend(other);
-    Some(one)
-}
-
-fn periods(unit: &ScalarValue, time: &Expr) -> Option<Step> {
+fn periods(unit: &ScalarValue, time: &Expr) -> Option<Truncate> {
     let zone = instant(time)?;
     let period = unit.try_as_str().flatten().and_then(Period::named)?;
-    Some(Step::Periods(Truncate::new(zone, period, per_second(TimeUnit::Millisecond))))
+    Some(Truncate::new(zone, period, per_second(TimeUnit::Millisecond)))
 }
 
-fn ascending(expr: &Expr) -> Result<Step> {
+fn ascending(expr: &Expr) -> Result<Arc<dyn PhysicalExpr>> {
     let schema = DFSchema::try_from(time_schema())?;
     // Of the only table that there is here.
     let expr = unqualified(expr.clone())?;
-    Ok(Step::Ascending(create_physical_expr(
-        &expr,
-        &schema,
-        &ExecutionProps::new(),
-        &PhysicalPlanningContext::default(),
-    )?))
+    create_physical_expr(&expr, &schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())
 }
 
 fn unqualified(expr: Expr) -> Result<Expr> {
@@ -215,16 +214,17 @@ fn literal(expr: &Expr) -> Option<Option<i64>> {
     }
 }
 
-/// The changes of a comparison of time with this value.
-fn comparison(op: Operator, value: Option<i64>) -> Option<Vec<Step>> {
-    let Some(value) = value else { return op.supports_propagation().then(Vec::new) };
+/// Collects the steps of a comparison of time with this value.
+fn comparison(op: Operator, value: Option<i64>, steps: &mut Steps) -> Option<()> {
+    let Some(value) = value else { return op.supports_propagation().then_some(()) };
     let next = value.checked_add(1)?;
     match op {
-        Operator::Lt | Operator::GtEq => Some(vec![Step::At(value)]),
-        Operator::LtEq | Operator::Gt => Some(vec![Step::At(next)]),
+        Operator::Lt | Operator::GtEq => steps.at.extend([value]),
+        Operator::LtEq | Operator::Gt => steps.at.extend([next]),
         Operator::Eq | Operator::NotEq | Operator::IsDistinctFrom | Operator::IsNotDistinctFrom => {
-            Some(vec![Step::At(value), Step::At(next)])
+            steps.at.extend([value, next]);
         }
-        _ => None,
+        _ => return None,
     }
+    Some(())
 }

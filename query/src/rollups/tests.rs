@@ -5,7 +5,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, ScalarUDF, col, lit};
 
 use super::pieces::{DAY_MS, Grain, HOUR_MS, Pieces};
-use super::steps::{Step, collect};
+use super::steps::{Steps, collect};
 use crate::functions;
 use crate::time::{Period, Truncate, Zone};
 
@@ -46,7 +46,8 @@ fn pieces_are_as_every_minute_says() {
         {
             let truncate = || Truncate::new(Zone::named(zone).expect("a zone"), period, 1_000);
             let days = days(first, 6);
-            let pieces = Pieces::new(&days, &mut [Step::Periods(truncate())], true).expect("pieces");
+            let mut periods = Steps { periods: vec![truncate()], ..Steps::default() };
+            let pieces = Pieces::new(&days, &mut periods, true).expect("pieces");
             let mut of_minutes = truncate();
             let starts: Vec<Option<i64>> =
                 (0..6 * 24 * 60).map(|minute| of_minutes.start(days[0] + minute * 60_000)).collect();
@@ -73,10 +74,11 @@ fn pieces_are_as_every_minute_says() {
 fn without_hourly_rollups_days_are_whole_or_of_rows() {
     let days = days("2024-01-01T00:00:00Z", 3);
     let middle = days[1] + 5 * HOUR_MS;
-    let pieces = Pieces::new(&days, &mut [Step::At(middle)], false).expect("pieces");
+    let at = |time| Steps { at: [time].into(), ..Steps::default() };
+    let pieces = Pieces::new(&days, &mut at(middle), false).expect("pieces");
     let grains: Vec<Grain> = days.iter().map(|&day| pieces.at(day).0).collect();
     assert_eq!(grains, [Grain::Daily, Grain::Rows, Grain::Daily]);
-    let pieces = Pieces::new(&days, &mut [Step::At(middle)], true).expect("pieces");
+    let pieces = Pieces::new(&days, &mut at(middle), true).expect("pieces");
     assert_eq!(pieces.within(days[1], days[1] + DAY_MS - 1, Grain::Hourly), [(days[1], days[1] + DAY_MS - 1)]);
     assert_eq!(
         pieces.within(days[0], days[2] + DAY_MS - 1, Grain::Daily),
@@ -87,7 +89,7 @@ fn without_hourly_rollups_days_are_whole_or_of_rows() {
 #[test]
 fn what_is_beside_the_days_is_of_rows() {
     let days = [utc("2024-01-01T00:00:00Z"), utc("2024-01-05T00:00:00Z")];
-    let pieces = Pieces::new(&days, &mut [], true).expect("pieces");
+    let pieces = Pieces::new(&days, &mut Steps::default(), true).expect("pieces");
     for (time, wanted) in [
         (days[0] - 1, Grain::Rows),
         (days[0], Grain::Daily),
@@ -118,7 +120,7 @@ fn ends_of_ranges_cut_the_hour_that_they_are_in() {
         (time(day + 9 * HOUR_MS + 7).lt(col("time")), Some(9)),
         (col("time").in_list(vec![time(day + 7)], true), Some(0)),
     ] {
-        let mut steps = Vec::new();
+        let mut steps = Steps::default();
         assert!(collect(&filter, &mut steps).expect("steps"), "{filter}");
         let pieces = Pieces::new(&[day], &mut steps, true).expect("pieces");
         for hour in 0..24 {
@@ -130,7 +132,7 @@ fn ends_of_ranges_cut_the_hour_that_they_are_in() {
 
 #[test]
 fn only_what_is_known_of_time_is_taken() {
-    let ok = |expr: Expr| collect(&expr, &mut Vec::new()).expect("an answer");
+    let ok = |expr: Expr| collect(&expr, &mut Steps::default()).expect("an answer");
     assert!(ok(date_trunc("day", col("time"))));
     assert!(ok(col("logger").gt(lit(5_u64)).or(date_trunc("month", col("time")).is_null())));
     assert!(ok(lit(1)));
@@ -154,12 +156,11 @@ fn bins_end_where_their_function_changes() {
     let bins = datafusion::functions::datetime::date_bin();
     let interval = ScalarValue::new_interval_dt(0, 6 * 3_600_000);
     let bins = bins.call(vec![lit(interval), col("time")]);
-    let mut steps = Vec::new();
+    let mut steps = Steps::default();
     assert!(collect(&bins, &mut steps).expect("steps"));
     let day = utc("2024-01-01T00:00:00Z");
     let pieces = Pieces::new(&[day], &mut steps, true).expect("pieces");
     assert_eq!(pieces.at(day).0, Grain::Hourly);
-    let [step] = steps.as_mut_slice() else { panic!("one step") };
     let starts = [day, day + HOUR_MS, day + 5 * HOUR_MS];
-    assert_eq!(step.is_constant(&starts, 6 * HOUR_MS).expect("known"), [true, false, false]);
+    assert_eq!(steps.are_constant(&starts, 6 * HOUR_MS).expect("known"), [true, false, false]);
 }
