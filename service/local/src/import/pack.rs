@@ -93,11 +93,8 @@ impl Packer {
         if is_sorted {
             self.encode(&rows, position, out)?;
         } else {
-            let mut order = rows.order();
-            while !order.is_empty() {
-                let again = rows.repeated(&mut order);
+            for order in rows.by_rank(rows.order()) {
                 self.encode(&rows.taken(&order), position, out)?;
-                order = again;
             }
         }
         rows.clear();
@@ -200,20 +197,21 @@ impl Rows {
         order
     }
 
-    /// Takes the rows out of an order whose logger and time are those of the row before.
-    fn repeated(&self, order: &mut Vec<u32>) -> Vec<u32> {
-        let mut again = Vec::new();
-        let mut before = None;
-        order.retain(|row| {
-            let key = (self.loggers[*row as usize], self.times[*row as usize]);
-            if before == Some(key) {
-                again.push(*row);
-                return false;
+    /// Splits an order into ones without repeated keys: the first has the first row of each logger and time, the second
+    /// the second row of those that have one, and so on.
+    fn by_rank(&self, order: Vec<u32>) -> Vec<Vec<u32>> {
+        let mut ranks = vec![Vec::with_capacity(order.len())];
+        let (mut before, mut rank) = (None, 0);
+        for row in order {
+            let key = Some((self.loggers[row as usize], self.times[row as usize]));
+            rank = if key == before { rank + 1 } else { 0 };
+            before = key;
+            if rank == ranks.len() {
+                ranks.push(Vec::new());
             }
-            before = Some(key);
-            true
-        });
-        again
+            ranks[rank].push(row);
+        }
+        ranks
     }
 
     fn taken(&self, order: &[u32]) -> Self {
@@ -275,6 +273,16 @@ mod tests {
         assert_eq!(all, [vec![(1, 1, 1.0), (1, 2, 3.0)], vec![(1, 1, 2.0), (1, 2, 5.0)], vec![(1, 1, 4.0)]]);
         let numbers: Vec<_> = frames.iter().map(|frame| frame.sequence().get()).collect();
         assert_eq!(numbers, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_key_that_is_repeated_all_the_time_is_split_in_one_pass() {
+        // A pass over the rows that are left for each frame would be two thousand million steps.
+        let repeated: Vec<_> = (0..GATHERED_ROWS).map(|row| (1, i64::from(row == 0), row as f64, 0.0)).collect();
+        let frames = packed(&repeated);
+        assert_eq!(frames.len(), GATHERED_ROWS - 1);
+        assert_eq!(rows(&frames[0]), [(1, 0, 1.0), (1, 1, 0.0)]);
+        assert!((2..GATHERED_ROWS).zip(&frames[1..]).all(|(row, frame)| rows(frame) == [(1, 0, row as f64)]));
     }
 
     #[test]
