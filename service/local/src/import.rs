@@ -235,7 +235,7 @@ async fn finish(
     let Read { counts, left_out, stop } = read;
     let stopped = match stop {
         None => Ok(()),
-        Some(Stop::Problem(problem)) => Err(problem),
+        Some(Stop::Mistake(problem) | Stop::Failure(problem)) => Err(problem),
         // Nobody took frames any more, and that was told above.
         Some(Stop::Gone) => Err(Problem::new("the import broke off").help("run the same command again: it goes on")),
     };

@@ -6,7 +6,7 @@ use std::io::{BufReader, Read as _};
 use gateway::readings_csv::{CsvOptions, ReadingsCsv, Reason, check_gzip};
 use problem::Context;
 
-use super::source::{Input, Sink, Stop, mistake};
+use super::source::{Input, Sink, Stop, mistake, unreadable};
 
 /// Reads ahead of the parser.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -29,9 +29,10 @@ pub(super) fn read(input: &Input, options: &CsvOptions, sink: &mut Sink) -> Resu
         } else if error.reason == Reason::Header {
             "Correct the header, or say by --mapping what the columns are, and import again"
         } else {
-            "Import again once the file can be read: what is there already is kept once"
+            let help = "Import again once the file can be read: what is there already is kept once";
+            return unreadable(&name, error, help);
         };
-        Stop::Problem(mistake(&name, error, help))
+        mistake(&name, error, help)
     };
     let mut csv = ReadingsCsv::with_options(open(input)?, options).map_err(wrong)?;
     let channels = csv.channels();
@@ -64,8 +65,7 @@ pub(super) fn read(input: &Input, options: &CsvOptions, sink: &mut Sink) -> Resu
         }
     };
     sink.counts.rows_without_values += csv.rows_without_values();
-    sink.end(csv.bytes_read(), input.bytes)?;
-    ended
+    sink.end(ended, csv.bytes_read(), input.bytes)
 }
 
 /// The first bytes of a Parquet file.
@@ -79,4 +79,31 @@ pub(super) fn is_parquet(path: &std::path::Path, file: &File) -> bool {
     let mut first = [0; PARQUET_MARK.len()];
     let mut file = file;
     file.read_exact(&mut first).is_ok() && first == PARQUET_MARK
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway::left_out::LeftOut;
+    use storage_format::{Millis, SpoolId};
+    use tokio::sync::mpsc;
+
+    use super::super::source::Accepted;
+    use super::*;
+
+    #[test]
+    fn rows_before_an_unreadable_place_wait_for_a_command_that_reads_on() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let header = "time,logger,temperature\n2024-01-01T00:00:00Z,00124B0000000001,4\n";
+        for (rest, frames) in [("", 1), ("warm\n", 1), (&"x".repeat(1 << 20), 0)] {
+            let path = dir.path().join("a.csv");
+            std::fs::write(&path, format!("{header}{rest}")).expect("written");
+            let (sender, mut packed) = mpsc::channel(4);
+            let accepted = Accepted { min: Millis::MIN, max: Millis::MAX };
+            let mut sink = Sink::new(sender, SpoolId::new(1).expect("not zero"), accepted, LeftOut::default());
+            let ended = read(&Input { path, bytes: 0, is_parquet: false }, &CsvOptions::default(), &mut sink);
+            assert_eq!(ended.is_ok(), rest.is_empty());
+            drop(sink);
+            assert_eq!(std::iter::from_fn(|| packed.try_recv().ok()).count(), frames, "{ended:?}");
+        }
+    }
 }

@@ -174,10 +174,11 @@ impl<'a> Times<'a> {
 /// Reads one file to its end, or to its first mistake.
 pub(super) fn read(input: &Input, options: &CsvOptions, sink: &mut Sink) -> Result<(), Stop> {
     let name = input.name();
-    let wrong = |what: String| Stop::Problem(mistake(&name, what, HELP));
+    let wrong = |what: String| mistake(&name, what, HELP);
     let damaged = |error: &dyn std::error::Error| {
-        Stop::Problem(Problem::new(format!("{name} cannot be read as Parquet")).detail(problem::chain(error)).help(
-            "what stands before that place is stored. If it is encrypted, decrypt it first; otherwise get the file again",
+        Stop::Failure(Problem::new(format!("{name} cannot be read as Parquet")).detail(problem::chain(error)).help(
+            "perhaps a part of what stands before that place is stored. If the file is encrypted, decrypt it first; \
+             otherwise get it again",
         ))
     };
     let file = File::open(&input.path).context(|| format!("cannot read {name}"))?;
@@ -201,11 +202,7 @@ pub(super) fn read(input: &Input, options: &CsvOptions, sink: &mut Sink) -> Resu
             break;
         }
     }
-    if let Err(Stop::Gone) = ended {
-        return ended;
-    }
-    sink.end(position(batches.row), input.bytes)?;
-    ended
+    sink.end(ended, position(batches.row), input.bytes)
 }
 
 struct Batches<'a> {
@@ -267,5 +264,63 @@ impl Batches<'_> {
             sink.push(logger, time.get(), &values, position)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Float64Array, RecordBatch, TimestampMillisecondArray, UInt64Array};
+    use gateway::left_out::LeftOut;
+    use parquet::arrow::ArrowWriter;
+    use storage_format::SpoolId;
+    use tokio::sync::mpsc;
+
+    use super::super::source::Accepted;
+    use super::*;
+
+    fn batch(rows: i64) -> RecordBatch {
+        let all = || 0..rows;
+        let columns: [(&str, ArrayRef); 3] = [
+            ("logger", Arc::new(UInt64Array::from_iter_values(all().map(|_| 7)))),
+            ("time", Arc::new(TimestampMillisecondArray::from_iter_values(all()).with_timezone("UTC"))),
+            ("temperature", Arc::new(Float64Array::from_iter_values(all().map(|_| 4.5)))),
+        ];
+        RecordBatch::try_from_iter(columns).expect("columns of one length")
+    }
+
+    #[test]
+    fn rows_before_a_damaged_page_wait_for_a_command_that_reads_on() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.parquet");
+        let whole = {
+            // The second group is not in the first batch of rows.
+            let batch = batch(20_000);
+            let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a writer");
+            for _ in 0..2 {
+                writer.write(&batch).expect("written");
+                writer.flush().expect("a row group");
+            }
+            writer.into_inner().expect("a file")
+        };
+        std::fs::write(&path, &whole).expect("written");
+        let file = File::open(&path).expect("opened");
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet");
+        let (second, length) = builder.metadata().row_group(1).column(0).byte_range();
+        let mut damaged = whole.clone();
+        let second = usize::try_from(second).expect("small");
+        damaged[second..second + usize::try_from(length).expect("small")].fill(0xff);
+        for (bytes, frames) in [(whole, 4), (damaged, 0)] {
+            std::fs::write(&path, &bytes).expect("written");
+            let (sender, mut packed) = mpsc::channel(4);
+            let accepted = Accepted { min: Millis::MIN, max: Millis::MAX };
+            let mut sink = Sink::new(sender, SpoolId::new(1).expect("not zero"), accepted, LeftOut::default());
+            let input = Input { path: path.clone(), bytes: bytes.len() as u64, is_parquet: true };
+            let ended = read(&input, &CsvOptions::default(), &mut sink);
+            assert_eq!(ended.is_ok(), frames > 0);
+            drop(sink);
+            assert_eq!(std::iter::from_fn(|| packed.try_recv().ok()).count(), frames, "{ended:?}");
+        }
     }
 }

@@ -13,15 +13,17 @@ use super::pack::{Packed, Packer};
 /// What ends the reading of files early.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// What is wrong, for the person who imports.
-    Problem(Problem),
+    /// The file has a mistake, which is at the same place whenever the file is read.
+    Mistake(Problem),
+    /// Something else failed: the next time it may fail elsewhere, or not at all.
+    Failure(Problem),
     /// Nobody takes frames any more: the command has ended.
     Gone,
 }
 
 impl From<Problem> for Stop {
     fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
+        Self::Failure(problem)
     }
 }
 
@@ -97,7 +99,6 @@ impl Sink {
     pub(super) fn push(&mut self, logger: LoggerId, time: i64, values: &[f64], position: u64) -> Result<(), Stop> {
         let Some(packer) = &mut self.packer else { return Ok(()) };
         packer.push(logger, time, values);
-        self.counts.readings += 1;
         if packer.room() == 0 { self.pack(position) } else { Ok(()) }
     }
 
@@ -107,17 +108,23 @@ impl Sink {
         packer.pack(self.bytes_before + position, &mut self.packed)?;
         self.next = packer.next();
         for packed in self.packed.drain(..) {
+            self.counts.readings += packed.frame.len() as u64;
             self.frames.blocking_send(packed).map_err(|_| Stop::Gone)?;
         }
         Ok(())
     }
 
-    /// Ends a file of this size, or what could be read of it.
-    pub(super) fn end(&mut self, position: u64, bytes: u64) -> Result<(), Stop> {
-        let done = self.pack(position);
+    /// Ends a file of this size, whose rows ended like this.
+    ///
+    /// After a failure the rows since the last frame are dropped: a frame of them would bear the number of the frame that
+    /// a later command makes of more rows, and those would be passed over as durable.
+    pub(super) fn end(&mut self, ended: Result<(), Stop>, position: u64, bytes: u64) -> Result<(), Stop> {
+        if matches!(ended, Ok(()) | Err(Stop::Mistake(_))) {
+            self.pack(position)?;
+        }
         self.packer = None;
         self.bytes_before += bytes;
-        done
+        ended
     }
 
     /// Leaves a row out and goes on.
@@ -129,7 +136,7 @@ impl Sink {
         what: &str,
         text: &str,
     ) -> Result<(), Stop> {
-        self.left_out.add(file, row, reason, what, text).map_err(Stop::Problem)
+        Ok(self.left_out.add(file, row, reason, what, text)?)
     }
 }
 
@@ -148,8 +155,50 @@ impl Input {
 }
 
 /// A mistake in a file: what was before it is stored.
-pub(super) fn mistake(name: &str, what: impl std::fmt::Display, help: &str) -> Problem {
-    Problem::new(format!("{name} has a mistake"))
+pub(super) fn mistake(name: &str, what: impl std::fmt::Display, help: &str) -> Stop {
+    let problem = Problem::new(format!("{name} has a mistake"))
         .detail(format!("{name}: {what}"))
-        .help(format!("what stands before that place is stored, nothing of this file from there on. {help}"))
+        .help(format!("what stands before that place is stored, nothing of this file from there on. {help}"));
+    Stop::Mistake(problem)
+}
+
+/// A place of a file that cannot be read.
+pub(super) fn unreadable(name: &str, what: impl std::fmt::Display, help: &str) -> Stop {
+    let problem = Problem::new(format!("{name} cannot be read"))
+        .detail(format!("{name}: {what}"))
+        .help(format!("perhaps a part of what stands before that place is stored, nothing from there on. {help}"));
+    Stop::Failure(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of readings in the frames that are made of three rows and this end.
+    fn frames(ended: Result<(), Stop>) -> (Vec<usize>, u64) {
+        let (sender, mut packed) = mpsc::channel(4);
+        let accepted = Accepted { min: Millis::MIN, max: Millis::MAX };
+        let spool = SpoolId::new(1).expect("not zero");
+        let mut sink = Sink::new(sender, spool, accepted, LeftOut::default());
+        sink.begin(vec![storage_format::channels()[0].code]);
+        for time in 0..3 {
+            sink.push(LoggerId::new(7).expect("not zero"), time, &[4.5], 0).expect("pushed");
+        }
+        let is_ok = ended.is_ok();
+        assert_eq!(sink.end(ended, 0, 0).is_ok(), is_ok);
+        let (counts, _) = sink.finish();
+        let mut lengths = Vec::new();
+        while let Ok(packed) = packed.try_recv() {
+            lengths.push(packed.frame.len());
+        }
+        (lengths, counts.readings)
+    }
+
+    #[test]
+    fn a_frame_is_cut_short_only_where_it_would_be_again() {
+        assert_eq!(frames(Ok(())), (vec![3], 3));
+        assert_eq!(frames(Err(mistake("a.csv", "line 5", ""))), (vec![3], 3));
+        assert_eq!(frames(Err(unreadable("a.csv", "line 5", ""))), (vec![], 0));
+        assert_eq!(frames(Err(Stop::Gone)), (vec![], 0));
+    }
 }
