@@ -1,9 +1,12 @@
-//! The rows that are not sent or imported: counted by reason, the first ones listed, and all of them written to a file if one is
-//! wanted.
+//! The rows that are not sent or imported: counted by reason, the first ones listed, and all of them written to a file if
+//! one is wanted.
+//!
+//! Crash consistency: the file has another name until it is complete. What an interrupted command leaves is not in the
+//! way of the same command again, and is replaced by it.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use problem::{Context, Problem, Result};
@@ -17,9 +20,42 @@ const LISTED: usize = 20;
 /// Rows that are not taken.
 #[derive(Debug, Default)]
 pub struct LeftOut {
-    file: Option<(BufWriter<File>, PathBuf)>,
+    file: Option<RowsFile>,
     counts: BTreeMap<Reason, u64>,
     listed: Vec<String>,
+}
+
+/// A file of rows that is being written.
+#[derive(Debug)]
+struct RowsFile {
+    out: BufWriter<File>,
+    /// Name until the end. Locked, so that no other command writes it.
+    part: PathBuf,
+    path: PathBuf,
+}
+
+impl RowsFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&part)?;
+        file.try_lock()?;
+        // After the lock: whoever had it may have ended meanwhile, and given the file its name.
+        if path.symlink_metadata().is_ok() {
+            let _gone = std::fs::remove_file(&part);
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        file.set_len(0)?;
+        let mut out = BufWriter::new(file);
+        out.write_all(b"file,line,reason,row\n")?;
+        Ok(Self { out, part, path: path.to_owned() })
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.out.flush()?;
+        std::fs::rename(&self.part, &self.path)
+    }
 }
 
 /// A cell of CSV.
@@ -36,10 +72,7 @@ impl LeftOut {
         let mut left_out = Self::default();
         if let Some(path) = path {
             let what = || format!("cannot write the rows that are left out to {}", path.display());
-            let file = OpenOptions::new().write(true).create_new(true).open(path).context(what)?;
-            let mut file = BufWriter::new(file);
-            file.write_all(b"file,line,reason,row\n").context(what)?;
-            left_out.file = Some((file, path.to_owned()));
+            left_out.file = Some(RowsFile::new(path).context(what)?);
         }
         Ok(left_out)
     }
@@ -53,9 +86,9 @@ impl LeftOut {
         if self.listed.len() < LISTED {
             self.listed.push(format!("{file}: {what}"));
         }
-        if let Some((out, path)) = &mut self.file {
+        if let Some(RowsFile { out, part, .. }) = &mut self.file {
             let written = writeln!(out, "{},{line},{},{}", quoted(file), quoted(what), quoted(row));
-            written.context(|| format!("cannot write to {}", path.display()))?;
+            written.context(|| format!("cannot write to {}", part.display()))?;
         }
         Ok(())
     }
@@ -79,8 +112,8 @@ impl LeftOut {
     /// # Errors
     /// When rows were left out: the first ones are listed.
     pub fn check(mut self, left_out: &str) -> Result<()> {
-        if let Some((out, path)) = &mut self.file {
-            out.flush().context(|| format!("cannot write to {}", path.display()))?;
+        if let Some(file) = &mut self.file {
+            file.end().context(|| format!("cannot write {}", file.path.display()))?;
         }
         let count = self.count();
         if count == 0 {
@@ -91,7 +124,7 @@ impl LeftOut {
             lines.push(format!("and {} more", counted(count - lines.len() as u64, "row")));
         }
         let mut helps = Vec::new();
-        if let Some((_, path)) = &self.file {
+        if let Some(RowsFile { path, .. }) = &self.file {
             helps.push(format!("{} has each of them with its file, line and reason", path.display()));
         }
         if self.counts.contains_key(&Reason::OutOfRange) {
@@ -105,5 +138,31 @@ impl LeftOut {
         Err(Problem::new(format!("{} {left_out}", counted(count, "row")))
             .detail(lines.join("\n"))
             .help(helps.join("\n")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_interrupted_command_leaves_is_replaced_and_what_is_complete_is_not() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("bad.csv");
+        let begun = || {
+            let mut left_out = LeftOut::new(Some(&path))?;
+            left_out.add("a.csv", 2, Reason::Value, "no number", "x")?;
+            Ok(left_out)
+        };
+        let first: LeftOut = begun().expect("begun");
+        begun().expect_err("another command writes it");
+        drop(first);
+        assert!(!path.exists());
+        begun().expect("begun again").check("left out").expect_err("a row was left out");
+        let text = std::fs::read_to_string(&path).expect("complete");
+        assert_eq!(text.lines().count(), 2, "{text}");
+        let refused: Problem = begun().expect_err("it is there");
+        assert!(refused.to_string().contains("exists"), "{refused}");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "nothing half written is left");
     }
 }
