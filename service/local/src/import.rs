@@ -80,8 +80,16 @@ impl Drop for AtWork {
 /// Outcome of the reading of all files.
 struct Read {
     counts: Counts,
-    left_out: LeftOut,
+    left_out: Result<()>,
+    /// What the summary says of rows that were left out.
+    left_out_text: String,
     stop: Option<Stop>,
+}
+
+/// Does work on files where it blocks no thread of the network.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Problem::new("the work on files broke off").help("please report this"))?
 }
 
 pub(crate) async fn run(context: &CommandContext, request: &ImportRequest, events: &Events) -> Result<()> {
@@ -91,16 +99,21 @@ pub(crate) async fn run(context: &CommandContext, request: &ImportRequest, event
         return Err(Problem::new(format!("{} is suspended: nothing is imported for it", org.name))
             .help(format!("`icecore org resume {}` lifts the suspension", org.name)));
     }
-    let inputs = look(request)?;
+    let paths = request.files.clone();
+    let inputs = blocking(move || look(&paths)).await?;
+    refuse_csv_options(request, &inputs)?;
     let loaded = context.engine.ensure_org(org.id).await;
     loaded.map_err(|error| Problem::new(format!("nothing can be stored for {} now", org.name)).detail(error))?;
-    // Before the record: a command that cannot begin has not begun.
-    let left_out = LeftOut::new(request.skip_bad_rows.as_deref())?;
-
-    let now = context.now();
+    let (now, form, rows) = (context.now(), request.form.clone(), request.skip_bad_rows.clone());
+    let (left_out, source, inputs) = blocking(move || {
+        // Before the record: a command that cannot begin has not begun.
+        let left_out = LeftOut::new(rows.as_deref())?;
+        Ok((left_out, source_of(&form, &inputs, now)?, inputs))
+    })
+    .await?;
     let new = NewImport {
         org: org.id,
-        source: source_of(request, &inputs, now)?,
+        source,
         files: inputs.iter().map(Input::name).collect(),
         time_min: context.times.min,
         time_max: context.times.max(now),
@@ -127,8 +140,7 @@ pub(crate) async fn run(context: &CommandContext, request: &ImportRequest, event
 }
 
 /// Opens all files, before the first is read.
-fn look(request: &ImportRequest) -> Result<Vec<Input>> {
-    let paths = &request.files;
+fn look(paths: &[PathBuf]) -> Result<Vec<Input>> {
     if paths.is_empty() {
         return Err(Problem::new("no file is named"));
     }
@@ -137,12 +149,13 @@ fn look(request: &ImportRequest) -> Result<Vec<Input>> {
             .help("import them in several commands"));
     }
     let mut inputs = Vec::with_capacity(paths.len());
-    for (index, path) in paths.iter().enumerate() {
+    let mut named = HashSet::with_capacity(paths.len());
+    for path in paths {
         let name = path.display();
         if !path.is_absolute() {
             return Err(Problem::new(format!("{name} is not an absolute path")));
         }
-        if paths[..index].contains(path) {
+        if !named.insert(path) {
             return Err(Problem::new(format!("{name} is named twice")));
         }
         let what = || format!("cannot read {name}");
@@ -158,8 +171,29 @@ fn look(request: &ImportRequest) -> Result<Vec<Input>> {
     Ok(inputs)
 }
 
+/// Refuses options that say how CSV is read, if a file would not heed them.
+fn refuse_csv_options(request: &ImportRequest, inputs: &[Input]) -> Result<()> {
+    let Some(parquet) = inputs.iter().find(|input| input.is_parquet) else { return Ok(()) };
+    let form = &request.form;
+    let options = [
+        ("--mapping", form.mapping.is_some()),
+        ("--delimiter", form.delimiter.is_some()),
+        ("--encoding", form.encoding.is_some()),
+        ("--decimal-comma", form.decimal_comma),
+        ("--missing", !form.missing.is_empty()),
+        ("--skip-bad-rows", form.skip_bad_rows || request.skip_bad_rows.is_some()),
+    ];
+    match options.iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((option, _)) => {
+            Err(Problem::new(format!("{option} is for files of CSV, and {} is Parquet", parquet.name()))
+                .help("leave it out, or import the files of Parquet by a command of their own"))
+        }
+    }
+}
+
 /// What the frames of an import depend on. A changed file has another identity, whatever its name is.
-fn source_of(request: &ImportRequest, inputs: &[Input], now: Millis) -> Result<Value> {
+fn source_of(form: &CsvForm, inputs: &[Input], now: Millis) -> Result<Value> {
     let mut files = Vec::with_capacity(inputs.len());
     for input in inputs {
         let metadata = std::fs::metadata(&input.path).context(|| format!("cannot read {}", input.name()))?;
@@ -177,7 +211,7 @@ fn source_of(request: &ImportRequest, inputs: &[Input], now: Millis) -> Result<V
             "unsettled": (!is_settled).then_some(now.get()),
         }));
     }
-    let form = serde_json::to_value(&request.form).context(|| "the options cannot be kept".to_owned())?;
+    let form = serde_json::to_value(form).context(|| "the options cannot be kept".to_owned())?;
     Ok(json!({"packing": PACKING, "version": env!("CARGO_PKG_VERSION"), "files": files, "form": form}))
 }
 
@@ -208,7 +242,9 @@ fn read_all(inputs: Vec<Input>, options: CsvOptions, mut sink: Sink) -> Result<o
         }
         // With the sink goes the sender of frames: whoever submits them knows that there are no more.
         let (counts, left_out) = sink.finish();
-        let _ = done.send(Read { counts, left_out, stop });
+        let left_out_text = left_out.summary();
+        let left_out = left_out.check("left out, and not stored");
+        let _ = done.send(Read { counts, left_out, left_out_text, stop });
     };
     let thread = std::thread::Builder::new().name("icecore-import".to_owned()).spawn(move || {
         // Like flushes, and for their reason: the network and the log come first.
@@ -232,15 +268,13 @@ async fn finish(
     submitted: Submitted,
     took: Duration,
 ) -> Result<()> {
-    let Read { counts, left_out, stop } = read;
+    let Read { counts, left_out, left_out_text, stop } = read;
     let stopped = match stop {
         None => Ok(()),
         Some(Stop::Mistake(problem) | Stop::Failure(problem)) => Err(problem),
         // Nobody took frames any more, and that was told above.
         Some(Stop::Gone) => Err(Problem::new("the import broke off").help("run the same command again: it goes on")),
     };
-    let left_out_text = left_out.summary();
-    let left_out = left_out.check("left out, and not stored");
     let is_done = stopped.is_ok() && left_out.is_ok();
     let ended = context.control.end_import(&context.caller, import, is_done, counts.readings, context.now()).await;
 
@@ -274,4 +308,32 @@ async fn finish(
         events.note(format!("error: {problem}")).await;
     }
     last.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_of_csv_is_not_ignored_for_parquet() {
+        let input = |is_parquet| Input { path: PathBuf::from("/a"), bytes: 0, is_parquet };
+        let request = |form| ImportRequest { org: "lab".to_owned(), files: Vec::new(), form, skip_bad_rows: None };
+        let (plain, marked) = (CsvForm::default(), CsvForm { missing: vec!["-".to_owned()], ..CsvForm::default() });
+        let both = CsvForm { truncate_times: true, logger: Some("7".to_owned()), ..CsvForm::default() };
+        assert!(refuse_csv_options(&request(marked.clone()), &[input(false)]).is_ok());
+        assert!(refuse_csv_options(&request(plain), &[input(false), input(true)]).is_ok());
+        assert!(refuse_csv_options(&request(both), &[input(true)]).is_ok());
+        let refused = refuse_csv_options(&request(marked), &[input(false), input(true)]).expect_err("refused");
+        assert_eq!(refused.what(), "--missing is for files of CSV, and /a is Parquet");
+    }
+
+    #[test]
+    fn a_file_that_is_named_twice_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.csv");
+        std::fs::write(&path, "").expect("written");
+        assert_eq!(look(std::slice::from_ref(&path)).expect("looked").len(), 1);
+        let refused = look(&[path.clone(), path]).expect_err("refused");
+        assert!(refused.what().ends_with("a.csv is named twice"), "{refused}");
+    }
 }
