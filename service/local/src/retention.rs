@@ -135,7 +135,7 @@ async fn drop_old(
     }
 }
 
-/// Drops once for all organisations that have a policy, one after the other. What fails is logged, and tried again by
+/// Drops once for all organisations that have a policy, one after the other, and settles what was left open. What fails is logged, and tried again by
 /// the next pass.
 pub async fn pass(resources: &Resources) {
     let Resources { engine, control, clock, .. } = resources;

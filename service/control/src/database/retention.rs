@@ -16,6 +16,10 @@ use crate::{Caller, Keep};
 
 const BY_ORG: &str = "SELECT keep FROM retention WHERE org = ?";
 
+const WITH_WORK: &str = "SELECT org, keep FROM retention
+    UNION SELECT org, NULL FROM retention_drops WHERE outcome IS NULL AND org NOT IN (SELECT org FROM retention)
+    ORDER BY org";
+
 /// Number of a drop: later ones have higher ones.
 pub type DropId = i64;
 
@@ -61,14 +65,15 @@ impl Control {
         keep_of(row.map_err(cannot_read)?.as_ref())
     }
 
-    /// The organisations that do not keep their readings for ever, and how long they do.
+    /// The organisations that do not keep their readings for ever, and how long they do; besides those that do by now,
+    /// but have a drop that was begun under an earlier policy and not ended.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn retentions(&self) -> Result<Vec<(OrgId, Keep)>> {
-        let rows = sqlx::query("SELECT org, keep FROM retention ORDER BY org").fetch_all(self.doors.readers()).await;
-        let rows = rows.map_err(cannot_read)?;
-        rows.iter().map(|row| Ok((parse_column(row.get("org"))?, parse_column(row.get("keep"))?))).collect()
+        let rows = sqlx::query(WITH_WORK).fetch_all(self.doors.readers()).await.map_err(cannot_read)?;
+        let keep = |row: &SqliteRow| row.get::<Option<&str>, _>("keep").map_or(Ok(Keep::ForEver), parse_column);
+        rows.iter().map(|row| Ok((parse_column(row.get("org"))?, keep(row)?))).collect()
     }
 
     /// Sets how long the organisation of this name keeps its readings from now on. Returns the organisation and how

@@ -171,18 +171,24 @@ async fn a_drop_is_recorded_before_and_after() {
     assert_eq!(open(org).await, [first, second].map(|id| OpenDrop { id, plan: plan.clone() }));
     assert_eq!(open(other).await, []);
     let end = async |id, outcome| control.end_drop(&caller(), id, outcome, NOW).await;
+    // What is open is looked at under any policy.
+    let set = async |keep| control.set_retention(&caller(), "north", keep, NOW).await.expect("set");
+    assert_eq!(control.retentions().await.expect("read"), [(org, Keep::Years(2))]);
+    set(Keep::ForEver).await;
+    assert_eq!(control.retentions().await.expect("read"), [(org, Keep::ForEver)]);
     end(first, DropOutcome::Dropped).await.expect("ended");
     end(second, DropOutcome::Void).await.expect("ended");
     let audit = entries(&control).await;
     end(first, DropOutcome::Void).await.expect("stays as it is");
     assert_eq!(entries(&control).await, audit);
     assert_eq!(open(org).await, []);
+    assert_eq!(control.retentions().await.expect("read"), []);
     assert_eq!(end(99, DropOutcome::Void).await.expect_err("none").kind(), ErrorKind::NotFound);
     let actions: Vec<_> = audit.iter().skip(3).map(|entry| (entry.action.as_str(), entry.org)).collect();
-    let expected = ["retention.drop", "retention.drop", "retention.dropped", "retention.void"];
+    let expected = ["retention.drop", "retention.drop", "retention.set", "retention.dropped", "retention.void"];
     assert_eq!(actions, expected.map(|action| (action, Some(org))));
     assert_eq!(audit[3].before.as_ref(), Some(&plan), "for ever");
-    assert_eq!(audit[5].target, json!({"org": org.to_string(), "drop": first}));
+    assert_eq!(audit[6].target, json!({"org": org.to_string(), "drop": first}));
 }
 
 #[tokio::test]
