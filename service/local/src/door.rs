@@ -56,6 +56,8 @@ type Handler = Arc<dyn Fn(Call, Events) -> BoxFuture<'static, Result<()>> + Send
 #[derive(Clone)]
 struct Shared {
     handler: Handler,
+    /// User that may come in.
+    user: u32,
     commands: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
 }
@@ -66,13 +68,14 @@ impl Door {
     /// # Errors
     /// When the socket cannot be made.
     pub fn open(data: &DataDir, _lock: &DirLock, serving: Serving) -> io::Result<Self> {
-        Self::with(data, Arc::new(move |call, events| Box::pin(serve(serving.clone(), call, events))))
+        let user = rustix::process::geteuid().as_raw();
+        Self::with(data, user, Arc::new(move |call, events| Box::pin(serve(serving.clone(), call, events))))
     }
 
-    fn with(data: &DataDir, handler: Handler) -> io::Result<Self> {
+    fn with(data: &DataDir, user: u32, handler: Handler) -> io::Result<Self> {
         let listener = socket::listen(data)?;
         let (stop, stopped) = watch::channel(false);
-        let shared = Shared { handler, commands: Arc::new(Semaphore::new(COMMANDS_MAX)), stopped };
+        let shared = Shared { handler, user, commands: Arc::new(Semaphore::new(COMMANDS_MAX)), stopped };
         let task = tokio::spawn(accept(listener, shared));
         Ok(Self { data: data.clone(), stop, task })
     }
@@ -109,7 +112,7 @@ async fn accept(listener: UnixListener, shared: Shared) {
         };
         match accepted {
             Ok((stream, _)) => {
-                let router = if is_same_user(&stream) { door.clone() } else { closed.clone() };
+                let router = if is_of_user(&stream, shared.user) { door.clone() } else { closed.clone() };
                 connections.spawn(connection(stream, router, place, shared.stopped.clone()));
             }
             Err(error) => {
@@ -128,8 +131,8 @@ async fn stop(stopped: &mut watch::Receiver<bool>) {
 }
 
 /// The file's mode keeps others out; what the kernel says of the peer holds for root, too, and for a changed mode.
-fn is_same_user(stream: &UnixStream) -> bool {
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw())
+fn is_of_user(stream: &UnixStream, user: u32) -> bool {
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == user)
 }
 
 async fn connection(

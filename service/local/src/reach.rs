@@ -64,8 +64,17 @@ enum Absent {
 
 async fn try_server(data: &DataDir, call: &Call) -> std::result::Result<Box<Connection>, Absent> {
     match socket::connect(data).await {
-        // A server that stops cuts off whom it has not let in yet.
-        Ok(stream) => Connection::open(stream, call).await.map(Box::new).map_err(Absent::Yet),
+        Ok(stream) => {
+            let body = serde_json::to_vec(call).map_err(|error| {
+                Absent::Refused(
+                    Problem::new("the command cannot be handed to the running server")
+                        .detail(error)
+                        .help("give files and directories names that are UTF-8; or stop the server, and run it again"),
+                )
+            })?;
+            // A server that stops cuts off whom it has not let in yet.
+            Connection::open(stream, body).await.map(Box::new).map_err(Absent::Yet)
+        }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Absent::Refused(
             Problem::new(format!("the server on {} runs as another user", data.path().display()))
                 .detail(error)
@@ -126,9 +135,8 @@ pub async fn reach(data: &DataDir, call: &Call, told: impl Fn(&str)) -> Result<R
 }
 
 impl Connection {
-    async fn open(stream: UnixStream, call: &Call) -> Result<Self> {
+    async fn open(stream: UnixStream, body: Vec<u8>) -> Result<Self> {
         let what = || "the server does not take the command".to_owned();
-        let body = serde_json::to_vec(call).context(what)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context(what)?;
         let driver = tokio::spawn(async move {
             // Whoever reads the response sees the same error.

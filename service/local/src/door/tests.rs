@@ -1,5 +1,6 @@
 //! The door and the way to it: events as they were sent, ends of either side, who may come in, how many.
 
+use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,6 +23,11 @@ fn data(dir: &tempfile::TempDir) -> DataDir {
 
 fn call(org: &str) -> Call {
     Call { user: "ann".to_owned(), command: Command::ManifestShow(ManifestRequest { org: org.to_owned() }) }
+}
+
+/// The user that runs the tests.
+fn own() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 fn handler<F: Future<Output = Result<()>> + Send + 'static>(
@@ -53,6 +59,7 @@ async fn events_come_as_they_were_sent() {
     let data = data(&dir);
     let door = Door::with(
         &data,
+        own(),
         handler(async |org, events| {
             events.line(format!("of {org}")).await;
             events.result(serde_json::json!({"long": "x".repeat(100_000)})).await;
@@ -90,7 +97,7 @@ async fn a_command_ends_with_who_called_it_and_with_its_server() {
             std::future::pending::<Result<()>>().await
         }
     };
-    let door = Door::with(&data, handler(run)).expect("opened");
+    let door = Door::with(&data, own(), handler(run)).expect("opened");
     let caller = connected(&data, "any").await;
     assert_eq!(told.recv().await, Some("begun"));
     drop(caller);
@@ -107,7 +114,7 @@ async fn a_command_ends_with_who_called_it_and_with_its_server() {
 async fn more_commands_than_may_run_are_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = data(&dir);
-    let door = Door::with(&data, handler(async |_, _| std::future::pending().await)).expect("opened");
+    let door = Door::with(&data, own(), handler(async |_, _| std::future::pending().await)).expect("opened");
     let mut running = Vec::new();
     for _ in 0..COMMANDS_MAX {
         running.push(connected(&data, "any").await);
@@ -131,7 +138,7 @@ async fn more_commands_than_may_run_are_refused() {
 async fn what_is_no_request_is_answered() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = data(&dir);
-    let _door = Door::with(&data, handler(async |_, _| Ok(()))).expect("opened");
+    let _door = Door::with(&data, own(), handler(async |_, _| Ok(()))).expect("opened");
     for (request, status, text) in [
         ("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "404", "same version"),
         ("POST /v1/commands HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}", "400", "missing"),
@@ -169,4 +176,30 @@ async fn a_command_waits_for_a_server_that_starts() {
     door.close().await;
     drop(lock);
     let Ok(Reached::Free(_lock)) = reach(&data, &call("x"), |_| {}).await else { panic!("not free") };
+}
+
+#[tokio::test]
+async fn another_user_is_refused_before_a_command_is_read() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = data(&dir);
+    let door = Door::with(&data, own() + 1, handler(async |_, _| panic!("it ran"))).expect("opened");
+    let refused = end_of(&mut connected(&data, "any").await).await;
+    assert!(refused.what().contains("runs as another user"), "{refused}");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_utf_8_is_refused_at_once() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = data(&dir);
+    let _lock = data.lock().expect("free");
+    let door = Door::with(&data, own(), handler(async |_, _| Ok(()))).expect("opened");
+    let file = std::path::PathBuf::from(std::ffi::OsString::from_vec(b"/caf\xe9.csv".to_vec()));
+    let (org, form) = ("x".to_owned(), gateway::readings_csv::CsvForm::default());
+    let request = crate::ImportRequest { org, files: vec![file], form, skip_bad_rows: None };
+    let call = Call { user: "ann".to_owned(), command: Command::Import(request) };
+    let reached = timeout(Duration::from_secs(5), reach(&data, &call, |_| {})).await.expect("no waiting");
+    let refused = reached.expect_err("refused");
+    assert!(refused.to_string().contains("UTF-8"), "{refused}");
+    door.close().await;
 }
