@@ -195,4 +195,18 @@ mod tests {
     fn the_commands_are_well_formed() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn whoever_opens_the_store_can_name_its_configuration() {
+        for command in [
+            "compact --all",
+            "doctor",
+            "import --org o a.csv",
+            "manifest show --org o",
+            "retention run --org o --dry-run",
+        ] {
+            let line = format!("icecore {command} --data-dir d --config other.toml");
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
 }

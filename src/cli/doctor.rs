@@ -11,9 +11,10 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use storage_format::OrgId;
 
+use super::local::LocalArgs;
 use super::offline::parts;
 use super::output::grouped;
-use super::{DataDirArgs, block_on, output};
+use super::{block_on, output};
 use crate::advice::Advise as _;
 use control::data_dir::DataDir;
 use problem::{Context, Problem, Result};
@@ -35,7 +36,7 @@ pub(super) struct DoctorArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    data_dir: DataDirArgs,
+    local: LocalArgs,
 }
 
 /// Niceness of the process: whoever serves comes first.
@@ -44,7 +45,7 @@ const NICENESS: i32 = 15;
 pub(super) fn run(args: &DoctorArgs) -> Result<()> {
     // Without it, the examination only takes more of the machine than it should.
     let _refused = rustix::process::setpriority_process(None, NICENESS);
-    let data = args.data_dir.open();
+    let data = args.local.open();
     let report = block_on(examine(&data, args))?;
     if args.json {
         output::line(serde_json::to_string_pretty(&report.to_json()).unwrap_or_default())?;
@@ -79,7 +80,7 @@ async fn examine(data: &DataDir, args: &DoctorArgs) -> Result<Report> {
     let names: BTreeMap<OrgId, String> =
         control.orgs().await.advise()?.into_iter().map(|org| (org.id, org.name)).collect();
     control.close().await;
-    let doctor = Doctor::new(&parts(data)?, args.deep);
+    let doctor = Doctor::new(&parts(data, &args.local.config(data))?, args.deep);
     let mut report = Report::default();
     let orgs = match (only, doctor.orgs().await) {
         (Some(org), _) => vec![org],

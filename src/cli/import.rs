@@ -34,7 +34,7 @@ pub(super) struct ImportArgs {
     /// The data directory
     #[arg(long, value_name = "DIR", env = "ICECORE_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// The configuration, instead of config.toml in the data directory; only without a server
+    /// The configuration, instead of config.toml in the data directory; a running server has its own
     #[arg(long = "config", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Show the first readings of files of CSV as they would be imported, and what would be left out; store nothing

@@ -19,7 +19,7 @@ use control::data_dir::{DataDir, DirLock};
 pub(super) struct LocalArgs {
     #[command(flatten)]
     data_dir: DataDirArgs,
-    /// The configuration, instead of config.toml in the data directory; only without a server
+    /// The configuration, instead of config.toml in the data directory; a running server has its own
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -27,6 +27,11 @@ pub(super) struct LocalArgs {
 impl LocalArgs {
     pub(super) fn open(&self) -> DataDir {
         self.data_dir.open()
+    }
+
+    /// The configuration's file.
+    pub(super) fn config(&self, data: &DataDir) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| data.config())
     }
 
     /// For a command whose arguments are optional, because it has subcommands.
@@ -51,12 +56,17 @@ impl LocalArgs {
 
     async fn run_here(&self, data: &DataDir, lock: DirLock, command: Command, screen: &mut Screen) -> Result<()> {
         let mut stop = stop_signal()?;
-        let config = self.config.clone().unwrap_or_else(|| data.config());
-        let opened = Opened::open(data, lock, &config).await?;
+        let stopped = || Problem::new("stopped by a signal").help("run the command again: it finishes what is left");
+        let config = self.config(data);
+        let opened = tokio::select! {
+            opened = Opened::open(data, lock, &config) => opened?,
+            () = stop.wait() => return Err(stopped()),
+        };
         let (events, mut reader) = Events::channel();
         let ended = {
             let context = opened.resources.for_caller(caller());
-            let work = async move { local::run(&context, command, &events).await };
+            // Its failure is no error of this task: that would end the other one before it has shown everything.
+            let work = async move { Ok(local::run(&context, command, &events).await) };
             let show = async {
                 while let Some(event) = reader.next().await {
                     screen.show(event)?;
@@ -64,8 +74,8 @@ impl LocalArgs {
                 Ok(())
             };
             tokio::select! {
-                ended = async { tokio::try_join!(work, show) } => ended.map(drop),
-                () = stop.wait() => Err(Problem::new("stopped by a signal").help("run the command again: it finishes what is left")),
+                ended = async { tokio::try_join!(work, show) } => ended.and_then(|(ended, ())| ended),
+                () = stop.wait() => Err(stopped()),
             }
         };
         let closed = tokio::select! {

@@ -1,13 +1,15 @@
 //! `icecore manifest show`: an organisation's segments, totals, and what they cover.
 
+use std::path::Path;
+
 use clap::{Args, Subcommand};
 use local::{Command, ManifestRequest};
 use serde_json::Value;
 
-use super::local::{Screen, ask};
+use super::local::{LocalArgs, Screen, ask};
 use super::offline::manifests;
 use super::table::text_table;
-use super::{DataDirArgs, block_on, output};
+use super::{block_on, output};
 use crate::advice::Advise as _;
 use crate::config::{self, Overrides, StoreConfig};
 use control::data_dir::DataDir;
@@ -31,14 +33,15 @@ enum ManifestCommand {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        data_dir: DataDirArgs,
+        local: LocalArgs,
     },
 }
 
 pub(super) fn run(args: &ManifestArgs) -> Result<()> {
-    let ManifestCommand::Show { org, json, data_dir } = &args.command;
-    let data = data_dir.open();
-    let manifest = block_on(load(&data, ManifestRequest { org: org.clone() }))?;
+    let ManifestCommand::Show { org, json, local } = &args.command;
+    let data = local.open();
+    let config = local.config(&data);
+    let manifest = block_on(load(&data, &config, ManifestRequest { org: org.clone() }))?;
     if *json {
         return output::line(serde_json::to_string_pretty(&manifest).unwrap_or_default());
     }
@@ -49,11 +52,11 @@ pub(super) fn run(args: &ManifestArgs) -> Result<()> {
         ));
     }
     show(&manifest)?;
-    paths(&data, &manifest)
+    paths(&data, &config, &manifest)
 }
 
 /// Asks the server. Without one it reads the store: that needs neither the lock nor a recovery, and changes nothing.
-async fn load(data: &DataDir, request: ManifestRequest) -> Result<Value> {
+async fn load(data: &DataDir, config: &Path, request: ManifestRequest) -> Result<Value> {
     if let Some(mut server) = ask(data, &Command::ManifestShow(request.clone())).await? {
         let mut screen = Screen::new();
         while let Some(event) = server.next().await? {
@@ -62,7 +65,7 @@ async fn load(data: &DataDir, request: ManifestRequest) -> Result<Value> {
         return Ok(screen.result.take().unwrap_or_default());
     }
     let control = data.open_control().await.advise()?;
-    let shown = local::show_manifest(&control, &manifests(data)?, &request).await;
+    let shown = local::show_manifest(&control, &manifests(data, config)?, &request).await;
     control.close().await;
     shown
 }
@@ -110,8 +113,8 @@ fn show(manifest: &Value) -> Result<()> {
 }
 
 /// One line per object, below the table: as wide as they are, nobody could read or copy them in it.
-fn paths(data: &DataDir, manifest: &Value) -> Result<()> {
-    let config = config::load(&data.config(), &Overrides::default())?;
+fn paths(data: &DataDir, config: &Path, manifest: &Value) -> Result<()> {
+    let config = config::load(config, &Overrides::default())?;
     let place = match &config.store {
         StoreConfig::Local => data.store().display().to_string(),
         StoreConfig::Remote { settings, .. } => settings.url.to_string(),

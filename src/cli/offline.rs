@@ -43,9 +43,9 @@ pub(super) fn master_key(data: &DataDir) -> Result<SecretKey> {
     master_key::load_master_key(&data.keys()).advise()
 }
 
-/// What an engine would be opened with. Nothing is opened or changed by this.
-pub(super) fn parts(data: &DataDir) -> Result<EngineParts> {
-    let config = config::load(&data.config(), &Overrides::default())?;
+/// What an engine would be opened with by this configuration. Nothing is opened or changed by this.
+pub(super) fn parts(data: &DataDir, config: &Path) -> Result<EngineParts> {
+    let config = config::load(config, &Overrides::default())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let store = crate::store::open_read_only(data, &config.store, &clock)?;
     let random = Arc::new(SystemRandom);
@@ -59,8 +59,8 @@ pub(super) fn parts(data: &DataDir) -> Result<EngineParts> {
 }
 
 /// The manifests and organisations' keys of a data directory.
-pub(super) fn manifests(data: &DataDir) -> Result<ManifestStore> {
-    let EngineParts { store, keys, clock, random, .. } = parts(data)?;
+pub(super) fn manifests(data: &DataDir, config: &Path) -> Result<ManifestStore> {
+    let EngineParts { store, keys, clock, random, .. } = parts(data, config)?;
     let keys = Arc::new(OrgKeys::new(Arc::clone(&store), keys, Arc::clone(&random)));
     Ok(ManifestStore::new(store, keys, random, clock))
 }

@@ -104,7 +104,8 @@ pub(super) fn run(args: &RetentionArgs) -> Result<()> {
             RetentionCommand::Run { org, dry_run: true, local } => {
                 let data = local.open();
                 let control = data.open_control().await.advise()?;
-                let lines = dry_run(&control, &manifests(&data)?, &RetentionRequest { org: org.clone() }, now()).await;
+                let request = RetentionRequest { org: org.clone() };
+                let lines = dry_run(&control, &manifests(&data, &local.config(&data))?, &request, now()).await;
                 control.close().await;
                 lines?.into_iter().try_for_each(output::line)
             }

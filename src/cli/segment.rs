@@ -79,7 +79,7 @@ impl<'a> Opened<'a> {
         let tail = read_tail(bytes.len() as u64, &bytes).map_err(|error| damaged(path, &error))?;
         let whose = tail.key_metadata;
         let key = block_on(async {
-            let manifests = manifests(&data)?;
+            let manifests = manifests(&data, &data.config())?;
             let org_key = manifests.keys().get(whose.org, whose.key_version).await;
             org_key
                 .context(|| format!("the key of organisation {} cannot be read", whose.org))

@@ -210,3 +210,15 @@ fn parquet_of_another_make_is_imported() {
         import(&icecore, "duck", &[&path]).refused(&[name, error]);
     }
 }
+
+#[test]
+fn a_failed_import_says_what_it_did_also_without_a_server() {
+    let mut icecore = Icecore::new();
+    icecore.start();
+    icecore.org("alone");
+    assert_eq!(icecore.terminate(), Some(0));
+    let text = "time,logger,temperature\n2024-01-01T00:00:00Z,00124B0000000001,4\nx,y,z\n";
+    let file = write(&icecore, "mixed.csv", text);
+    let printed = import(&icecore, "alone", &[&file]).refused(&["line 3"]);
+    assert!(printed.stdout.contains("1 reading imported for alone as "), "{printed:?}");
+}
