@@ -30,10 +30,10 @@ pub(super) struct BlockId {
     pub(super) block: u64,
 }
 
-/// Returns the range of a block within an object of `size` bytes.
+/// Returns the range of a block within an object of `size` bytes. Both may be those of a file that is none of ours.
 pub(super) fn block_range(size: u64, block: u64) -> Range<u64> {
-    let start = (block * BLOCK_BYTES).min(size);
-    start..(start + BLOCK_BYTES).min(size)
+    let start = block.saturating_mul(BLOCK_BYTES).min(size);
+    start..start.saturating_add(BLOCK_BYTES).min(size)
 }
 
 /// Returns these bytes of what is in memory already, so that the numbers are those of a slice.
@@ -44,10 +44,9 @@ pub(super) fn part(bytes: &Bytes, from: u64, to: u64) -> Bytes {
 
 impl BlockId {
     /// Bytes of the block.
-    #[allow(clippy::cast_possible_truncation, reason = "a block is small")]
     pub(super) fn length(&self) -> usize {
         let range = block_range(self.size, self.block);
-        (range.end - range.start) as usize
+        usize::try_from(range.end - range.start).expect("a block is small")
     }
 
     /// Bytes of the disk.

@@ -398,3 +398,16 @@ async fn many_readers_of_a_small_cache_read_what_is_there() {
     assert_eq!(*wrong.lock().expect("not poisoned"), []);
     assert!(store.counts().bytes <= BYTES_MAX);
 }
+
+#[test]
+fn a_file_whose_name_claims_the_largest_object_is_no_block_beyond_its_end() {
+    let files = FaultyFiles::new();
+    let shard = dir().join("00");
+    files.create_dir_all(&shard).expect("made");
+    let last = u64::MAX.div_ceil(BLOCK_BYTES) - 1;
+    let name = format!("{:032x}-{:x}-{last:x}", 1, u64::MAX);
+    files.create_new(&shard.join(&name)).expect("made");
+    let asked = Arc::new(FaultStore::new(Arc::new(InMemory::new())));
+    let store = open(&asked, &files, "s3://one").expect("a cache");
+    assert!(store.counts().bytes <= BYTES_MAX);
+}
