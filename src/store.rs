@@ -138,7 +138,8 @@ fn binding_problem(error: &BindingError, data_dir: &Path) -> Problem {
     let problem = Problem::new("the data directory and the object store do not go together").detail(chain(error));
     match error {
         BindingError::Elsewhere { bound, .. } => problem.help(format!(
-            "set store.url = \"{bound}\" again. If all objects were moved, with the one named data-directory, remove {}",
+            "set store.url = \"{bound}\" again. If all objects but the one named data-directory were copied to the new \
+             place, remove {}: both are written anew",
             file.display()
         )),
         BindingError::Strange { url, found } => problem.help(format!(
@@ -150,7 +151,14 @@ fn binding_problem(error: &BindingError, data_dir: &Path) -> Problem {
             "look whether {url} is the right place, and restore its objects. If nothing was ever stored in it, remove {}",
             file.display()
         )),
-        BindingError::Unavailable { .. } | BindingError::File { .. } => problem,
+        BindingError::Unavailable { .. } => problem.help(
+            "see that the bucket is there and the store is up, and look at [store] in the configuration, the credentials \
+             and their rights; docs/object-stores.md tells more",
+        ),
+        BindingError::File { .. } => problem.help(
+            "the file holds the id of the directory and the address of its store: see that this user can read and write \
+             it, and restore it from a copy of the directory if it is damaged",
+        ),
     }
 }
 

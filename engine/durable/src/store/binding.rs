@@ -213,6 +213,13 @@ mod tests {
         let second = self::files();
         assert!(matches!(bound(&store, "s3://one", &second), Err(BindingError::Strange { .. })));
         bound(&other, "s3://two", &second).expect("bound");
+        // To another place go all objects but this one; with it, the store would be that of another directory.
+        let (copied, moved, third) = (InMemory::new(), InMemory::new(), self::files());
+        bound(&InMemory::new(), "s3://three", &third).expect("bound");
+        copied.put(&Path::from(OBJECT), "the old id".into()).now_or_never().expect("at once").expect("put");
+        third.remove(&dir().join(FILE)).expect("removed");
+        assert!(matches!(bound(&copied, "s3://four", &third), Err(BindingError::Strange { .. })));
+        bound(&moved, "s3://four", &third).expect("bound anew");
         // A copy of the directory is the directory.
         store.delete(&Path::from(OBJECT)).now_or_never().expect("at once").expect("deleted");
         assert!(matches!(bound(&store, "s3://one", &files), Err(BindingError::Lost { .. })));
