@@ -56,18 +56,20 @@ pub struct StoreUrl {
     pub prefix: Path,
 }
 
-/// A text that is no address of a store.
+/// A text that is no address of a store. It is not repeated: people put passwords and signatures into addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreUrlError {
     /// Another scheme, or none.
-    #[error("{0:?} does not begin with s3://, gs:// or az://")]
-    Scheme(String),
+    #[error("it does not begin with s3://, gs:// or az://")]
+    Scheme,
     /// No bucket, or one with signs that no provider allows.
-    #[error("{0:?} is not a bucket: 3 to 63 lower-case letters, digits, dots and hyphens")]
-    Bucket(String),
+    #[error("what follows the scheme is not a bucket: 3 to 63 lower-case letters, digits, dots and hyphens")]
+    Bucket,
     /// A prefix that would not be the same text in the store.
-    #[error("{0:?} is not a prefix: letters, digits, '-', '_' and '.', in parts between single slashes")]
-    Prefix(String),
+    #[error(
+        "what follows the bucket is not a prefix: letters, digits, '-', '_' and '.', in parts between single slashes"
+    )]
+    Prefix,
 }
 
 impl FromStr for StoreUrl {
@@ -78,14 +80,11 @@ impl FromStr for StoreUrl {
             let rest = text.strip_prefix(provider.scheme())?.strip_prefix("://")?;
             Some((provider, rest))
         });
-        // Only the scheme is repeated: what follows might be anything, also a secret.
-        let Some((provider, rest)) = split else {
-            return Err(StoreUrlError::Scheme(text.split("://").next().unwrap_or_default().chars().take(20).collect()));
-        };
+        let (provider, rest) = split.ok_or(StoreUrlError::Scheme)?;
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_');
         if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(fits) {
-            return Err(StoreUrlError::Bucket(bucket.to_owned()));
+            return Err(StoreUrlError::Bucket);
         }
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         let part_fits = |part: &str| {
@@ -93,7 +92,7 @@ impl FromStr for StoreUrl {
                 && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
         };
         if !prefix.is_empty() && (prefix.len() > 500 || !prefix.split('/').all(part_fits)) {
-            return Err(StoreUrlError::Prefix(prefix.to_owned()));
+            return Err(StoreUrlError::Prefix);
         }
         Ok(Self { provider, bucket: bucket.to_owned(), prefix: Path::from(prefix) })
     }
@@ -326,4 +325,23 @@ fn azure(
         builder = builder.with_access_key(key.trim());
     }
     builder.build().map_err(wrong(settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_refused_is_not_repeated() {
+        for (text, error) in [
+            ("user:hunter2", StoreUrlError::Scheme),
+            ("hunter2://bucket", StoreUrlError::Scheme),
+            ("s3://user:hunter2@host/a", StoreUrlError::Bucket),
+            ("az://bucket/a?sig=hunter2", StoreUrlError::Prefix),
+        ] {
+            let found = text.parse::<StoreUrl>().expect_err("refused");
+            assert_eq!(found, error, "{text}");
+            assert!(!format!("{found} {found:?}").contains("hunter2"), "{found}");
+        }
+    }
 }
