@@ -21,8 +21,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use crate::{Clock, Random};
@@ -109,6 +109,8 @@ pub(super) struct RemoteStore {
     /// Tries each request once.
     writes: Arc<dyn ObjectStore>,
     parts: Option<PartsTo>,
+    /// Whether the store can be asked for the end of an object whose size is not known. Azure cannot.
+    gives_ends: bool,
     patience: Patience,
 }
 
@@ -128,9 +130,17 @@ impl RemoteStore {
     pub(super) fn new(
         url: String,
         (reads, writes, parts): (Arc<dyn ObjectStore>, Arc<dyn ObjectStore>, Option<PartsTo>),
+        gives_ends: bool,
         patience: Patience,
     ) -> Self {
-        Self { url, reads, writes, parts, patience }
+        Self { url, reads, writes, parts, gives_ends, patience }
+    }
+
+    /// Reads the end of an object by its size, which costs a request more.
+    async fn get_end(&self, location: &Path, length: u64, options: GetOptions) -> Result<GetResult> {
+        let size = self.reads.head(location).await?.size;
+        let range = (size > 0).then(|| GetRange::Bounded(size.saturating_sub(length)..size));
+        self.reads.get_opts(location, GetOptions { range, ..options }).await
     }
 
     /// A list that goes on behind the last name it had when a response breaks off, which the library does not do.
@@ -259,7 +269,10 @@ impl ObjectStore for RemoteStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.reads.get_opts(location, options).await
+        match options.range {
+            Some(GetRange::Suffix(length)) if !self.gives_ends => self.get_end(location, length, options).await,
+            _ => self.reads.get_opts(location, options).await,
+        }
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {

@@ -206,7 +206,8 @@ pub fn open_remote(
         clock: Arc::clone(clock),
         random: Arc::clone(random),
     };
-    Ok(Arc::new(RemoteStore::new(settings.url.to_string(), (reads, writes, parts), patience)))
+    let gives_ends = settings.url.provider != Provider::Azure;
+    Ok(Arc::new(RemoteStore::new(settings.url.to_string(), (reads, writes, parts), gives_ends, patience)))
 }
 
 fn file_error(path: &std::path::Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreSetupError {

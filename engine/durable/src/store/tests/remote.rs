@@ -6,6 +6,7 @@ use std::time::Duration;
 use bucket::{Fault, FaultProxy, Matching, S3Server};
 use tokio::runtime::Handle;
 
+use super::super::remote::{Patience, RemoteStore};
 use super::super::url::{RemoteSettings, StoreUrl, open_remote};
 use super::*;
 use crate::{Clock, Random, SystemClock, SystemRandom};
@@ -162,6 +163,32 @@ async fn reads_go_on_through_faults() {
         assert_eq!(names(remote.store.as_ref(), None).await, ["big"], "{fault:?}");
     }
     assert_eq!(proxy.planned(), 0);
+}
+
+/// A store that does not give the end of an object whose size it is not told, as Azure's.
+#[tokio::test]
+async fn the_end_of_an_object_is_read_by_its_size_where_need_be() {
+    let memory = Arc::new(FaultStore::new(Arc::new(InMemory::new())));
+    let patience = Patience {
+        retries_max: 0,
+        time_max: Duration::ZERO,
+        pause_min: Duration::ZERO,
+        pause_max: Duration::ZERO,
+        clock: Arc::new(SystemClock::new()),
+        random: Arc::new(SystemRandom),
+    };
+    let inner: Arc<dyn ObjectStore> = Arc::clone(&memory) as _;
+    let clients = (Arc::clone(&inner), inner, None);
+    let store = RemoteStore::new("az://container".to_owned(), clients, false, patience);
+    put(&store, "ten", "0123456789", PutMode::Create).await.expect("put");
+    put(&store, "none", "", PutMode::Create).await.expect("put");
+    for (name, length, expected) in [("ten", 3, "789"), ("ten", 30, "0123456789"), ("none", 3, "")] {
+        memory.take_log();
+        let options = GetOptions { range: Some(GetRange::Suffix(length)), ..GetOptions::default() };
+        let got = store.get_opts(&path(name), options).await.expect("there");
+        assert_eq!(got.bytes().await.expect("read"), expected, "the last {length} of {name}");
+        assert_eq!(memory.take_log().len(), 2, "its size, and its end");
+    }
 }
 
 /// Objects in parts: none is there before it is whole, and none is replaced.
