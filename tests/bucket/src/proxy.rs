@@ -25,6 +25,8 @@ pub enum Fault {
     CutUpload,
     /// The connection ends in the middle of what the server sends.
     CutDownload,
+    /// Nothing comes any more in the middle of what the server sends, until the client gives up.
+    HungDownload,
 }
 
 /// Requests that a fault is for.
@@ -271,6 +273,11 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> std::io::Result<()> {
         Some(Fault::CutDownload) => {
             let response = closing(response);
             client.write_all(&response[..response.len() / 2])
+        }
+        Some(Fault::HungDownload) => {
+            let response = closing(response);
+            client.write_all(&response[..response.len() / 2])?;
+            client.read(&mut chunk).map(drop)
         }
         _ => client.write_all(&closing(response)),
     }

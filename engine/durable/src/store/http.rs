@@ -1,17 +1,22 @@
-//! The HTTP beneath a remote store: counts each request, and gives each a time that grows with its bytes.
+//! The HTTP beneath a remote store: counts each request, and gives it and its response times that grow with their bytes.
 //!
 //! Requests run on the runtime of the network, because flushes and queries run on runtimes that can wait but not talk.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
-    SpawnService,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    ReqwestConnector, SpawnService,
 };
 use object_store::{ClientOptions, HeaderValue};
 use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep};
 
 use super::requests::{RequestKind, StoreRequests};
 
@@ -44,8 +49,45 @@ struct Counting {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("no response within {0:?}")]
+#[error("no whole response within {0:?}")]
 struct TimedOut(Duration);
+
+impl TimedOut {
+    fn error(time_max: Duration) -> HttpError {
+        HttpError::new(HttpErrorKind::Timeout, Self(time_max))
+    }
+}
+
+/// The bytes of a response, which ends with an error if they take too long. They are read as they come, whoever wants
+/// them ([`SpawnService`]): so this is the network's time alone.
+struct TimedBody {
+    body: HttpResponseBody,
+    time_max: Duration,
+    over: Pin<Box<Sleep>>,
+}
+
+impl Body for TimedBody {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Pending => self.over.as_mut().poll(context).map(|()| Some(Err(TimedOut::error(self.time_max)))),
+            ready => ready,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 #[async_trait]
 impl HttpService for Counting {
@@ -60,9 +102,9 @@ impl HttpService for Counting {
         if matches!(kind, RequestKind::Put) {
             requests.sent(kind, bytes);
         }
-        let time_max = self.connector.request_time_max + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
-        let called = tokio::time::timeout(time_max, self.client.execute(request)).await;
-        let response = called.unwrap_or_else(|_| Err(HttpError::new(HttpErrorKind::Timeout, TimedOut(time_max))));
+        let time_max = |bytes: u64| self.connector.request_time_max + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
+        let called = tokio::time::timeout(time_max(bytes), self.client.execute(request)).await;
+        let response = called.unwrap_or_else(|_| Err(TimedOut::error(time_max(bytes))));
         let ok = response.as_ref().is_ok_and(|response| is_answer(response.status().as_u16()));
         requests.count(kind, ok);
         if let (RequestKind::Get, Ok(response)) = (kind, &response)
@@ -70,7 +112,10 @@ impl HttpService for Counting {
         {
             requests.received(kind, content_length(response));
         }
-        response
+        response.map(|response| {
+            let time_max = time_max(content_length(&response));
+            response.map(|body| HttpResponseBody::new(TimedBody { body, time_max, over: Box::pin(sleep(time_max)) }))
+        })
     }
 }
 

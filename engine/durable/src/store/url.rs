@@ -214,15 +214,12 @@ fn file_error(path: &std::path::Path, source: impl Into<Box<dyn std::error::Erro
     StoreSetupError::File { path: path.display().to_string(), source: source.into() }
 }
 
-fn options(settings: &RemoteSettings, retry: &RetryConfig) -> Result<ClientOptions, StoreSetupError> {
-    let mut options =
-        ClientOptions::new().with_allow_http(settings.allow_http).with_connect_timeout(settings.connect_time_max);
-    // A read that takes longer goes on from where it was; a write cannot, and its time is bounded by its size.
-    options = if retry.max_retries == 0 {
-        options.with_timeout_disabled()
-    } else {
-        options.with_timeout(settings.request_time_max)
-    };
+fn options(settings: &RemoteSettings) -> Result<ClientOptions, StoreSetupError> {
+    // The time of a request and of its response depends on their sizes, which the client does not know: `http.rs`.
+    let mut options = ClientOptions::new()
+        .with_allow_http(settings.allow_http)
+        .with_connect_timeout(settings.connect_time_max)
+        .with_timeout_disabled();
     if let Some(file) = &settings.ca_file {
         let pem = std::fs::read(file).map_err(|error| file_error(file, error))?;
         for certificate in Certificate::from_pem_bundle(&pem).map_err(|error| file_error(file, error))? {
@@ -255,7 +252,7 @@ fn s3(
     connector: CountingConnector,
 ) -> Result<object_store::aws::AmazonS3, StoreSetupError> {
     let mut builder = AmazonS3Builder::from_env()
-        .with_client_options(options(settings, &retry)?)
+        .with_client_options(options(settings)?)
         .with_retry(retry)
         .with_http_connector(connector)
         .with_allow_http(settings.allow_http)
@@ -290,7 +287,7 @@ fn gcs(
     connector: CountingConnector,
 ) -> Result<object_store::gcp::GoogleCloudStorage, StoreSetupError> {
     let mut builder = GoogleCloudStorageBuilder::from_env()
-        .with_client_options(options(settings, &retry)?)
+        .with_client_options(options(settings)?)
         .with_retry(retry)
         .with_http_connector(connector)
         .with_bucket_name(&settings.url.bucket);
@@ -310,7 +307,7 @@ fn azure(
     connector: CountingConnector,
 ) -> Result<object_store::azure::MicrosoftAzure, StoreSetupError> {
     let mut builder = MicrosoftAzureBuilder::from_env()
-        .with_client_options(options(settings, &retry)?)
+        .with_client_options(options(settings)?)
         .with_retry(retry)
         .with_http_connector(connector)
         .with_allow_http(settings.allow_http)

@@ -165,6 +165,24 @@ async fn reads_go_on_through_faults() {
     assert_eq!(proxy.planned(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_that_hangs_ends_and_is_read_on_where_that_is_allowed() {
+    let (_server, proxy, remote) = behind_proxy();
+    remote.store.put(&path("big"), vec![7; 300_000].into()).await.expect("put");
+    for retries_max in [0, 2] {
+        let request_time_max = Duration::from_millis(500);
+        let settings = RemoteSettings { retries_max, request_time_max, ..remote.settings.clone() };
+        let (store, _) = connect(&settings);
+        proxy.next(&on("GET", "big"), Fault::HungDownload, 1);
+        let got = async { store.get(&path("big")).await?.bytes().await };
+        let got = tokio::time::timeout(Duration::from_secs(20), got).await.expect("it ends");
+        match retries_max {
+            0 => assert!(format!("{:?}", got.expect_err("half of it")).contains("TimedOut")),
+            _ => assert_eq!(got.expect("read on").len(), 300_000),
+        }
+    }
+}
+
 /// A store that does not give the end of an object whose size it is not told, as Azure's.
 #[tokio::test]
 async fn the_end_of_an_object_is_read_by_its_size_where_need_be() {
