@@ -191,7 +191,7 @@ impl State {
             return None;
         }
         // Refusals are not among them: nobody tries those again by himself, and a start reads hundreds of objects.
-        Some(match roll(seed, 7) {
+        Some(match roll(seed, 8) {
             0 => Fault::Slow(Duration::from_millis(roll(seed, 500))),
             1 => Fault::Status(503),
             2 => Fault::Status(500),
@@ -327,4 +327,21 @@ fn answer(mut client: &TcpStream, status: u16) -> std::io::Result<()> {
     let head = format!("HTTP/1.1 {status} Injected\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
     client.write_all(head.as_bytes())?;
     client.write_all(body.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_that_may_be_drawn_is_drawn() {
+        let mut state = State { random: Some((1, 1000)), ..State::default() };
+        let asked = Asked { method: "GET".to_owned(), target: "/".to_owned() };
+        let drawn: Vec<_> = (0..1_000).filter_map(|_| state.fault(&asked)).collect();
+        let others = [Fault::Applied500, Fault::AppliedCut, Fault::CutUpload, Fault::CutDownload];
+        for fault in [Fault::Status(503), Fault::Status(500)].into_iter().chain(others) {
+            assert!(drawn.contains(&fault), "{fault:?}");
+        }
+        assert!(drawn.iter().any(|fault| matches!(fault, Fault::Slow(_))));
+    }
 }
