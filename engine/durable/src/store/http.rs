@@ -137,21 +137,22 @@ fn completes_upload(request: &HttpRequest) -> bool {
 /// What a request is billed as, by its method and query. Requests for credentials go elsewhere, to paths of their own,
 /// and are told apart as far as their form allows.
 fn kind_of(request: &HttpRequest) -> RequestKind {
-    let query = request.uri().query().unwrap_or_default();
+    let has = |name: &str| request.headers().contains_key(name);
+    kind(request.method().as_str(), request.uri().query().unwrap_or_default(), has)
+}
+
+/// Headers of requests for credentials.
+const OF_CREDENTIALS: [&str; 4] =
+    ["x-aws-ec2-metadata-token", "x-aws-ec2-metadata-token-ttl-seconds", "metadata-flavor", "metadata"];
+const OF_COPIES: [&str; 3] = ["x-amz-copy-source", "x-goog-copy-source", "x-ms-copy-source"];
+
+fn kind(method: &str, query: &str, has: impl Fn(&str) -> bool) -> RequestKind {
     let asks = |name: &str| query.split('&').any(|part| part.split('=').next() == Some(name));
-    let headers = request.headers();
-    let copies = ["x-amz-copy-source", "x-goog-copy-source", "x-ms-copy-source"];
-    match request.method().as_str() {
-        "PUT" if copies.iter().any(|name| headers.contains_key(*name)) => RequestKind::Copy,
+    match method {
+        "PUT" | "GET" if OF_CREDENTIALS.into_iter().any(&has) => RequestKind::Other,
+        "PUT" if OF_COPIES.into_iter().any(&has) => RequestKind::Copy,
         "PUT" => RequestKind::Put,
         "GET" if asks("list-type") || query.contains("comp=list") => RequestKind::List,
-        "GET"
-            if ["x-aws-ec2-metadata-token", "metadata-flavor", "metadata"]
-                .iter()
-                .any(|name| headers.contains_key(*name)) =>
-        {
-            RequestKind::Other
-        }
         "GET" => RequestKind::Get,
         "HEAD" => RequestKind::Head,
         "DELETE" => RequestKind::Delete,
@@ -159,5 +160,24 @@ fn kind_of(request: &HttpRequest) -> RequestKind {
         // Begins or completes an upload in parts.
         "POST" if asks("uploads") || asks("uploadId") => RequestKind::Put,
         _ => RequestKind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_asked_of_the_store_is_not_counted_as_if() {
+        for (method, query, header, expected) in [
+            ("PUT", "", "x-aws-ec2-metadata-token-ttl-seconds", RequestKind::Other),
+            ("GET", "", "x-aws-ec2-metadata-token", RequestKind::Other),
+            ("PUT", "", "x-amz-copy-source", RequestKind::Copy),
+            ("PUT", "partNumber=1&uploadId=x", "", RequestKind::Put),
+            ("GET", "list-type=2", "", RequestKind::List),
+            ("GET", "", "range", RequestKind::Get),
+        ] {
+            assert_eq!(kind(method, query, |name| name == header), expected, "{method} {query} {header}");
+        }
     }
 }
