@@ -55,6 +55,8 @@ pub struct ReadingsCsv<R: BufRead> {
     /// The first row was read already, to see how many cells it has.
     is_row_read: bool,
     samples: Vec<(ChannelCode, f64)>,
+    /// The time of a row whose file has it in two columns.
+    date_and_clock: Vec<u8>,
     /// The logger that was read last, and its text.
     last_logger: Option<(Vec<u8>, LoggerId)>,
     rows_without_values: u64,
@@ -96,6 +98,7 @@ impl<R: BufRead> ReadingsCsv<R> {
             columns: Columns::default(),
             is_row_read: false,
             samples: Vec::new(),
+            date_and_clock: Vec::new(),
             last_logger: None,
             rows_without_values: 0,
             failed: false,
@@ -277,7 +280,7 @@ impl<R: BufRead> ReadingsCsv<R> {
 
     /// The reading of the row that was read last; `None` when it has no values.
     fn read_row(&mut self) -> Result<Option<(u64, LoggerId, Millis)>, CsvError> {
-        let Self { lines, options, columns, samples, last_logger, .. } = self;
+        let Self { lines, options, columns, samples, date_and_clock, last_logger, .. } = self;
         let line = lines.number();
         let wrong = |index: usize, reason, what| CsvError {
             column: columns.all.get(index).map(|(_, name)| (name.clone(), index + 1)),
@@ -323,7 +326,13 @@ impl<R: BufRead> ReadingsCsv<R> {
         let (index, date) = time.unwrap_or_default();
         let time = match clock {
             None => read_time(&self.form, &date, options.truncate_times),
-            Some((_, clock)) => read_time(&self.form, &[&date, &b" "[..], &clock].concat(), options.truncate_times),
+            Some((_, clock)) => {
+                date_and_clock.clear();
+                date_and_clock.extend_from_slice(&date);
+                date_and_clock.push(b' ');
+                date_and_clock.extend_from_slice(&clock);
+                read_time(&self.form, date_and_clock, options.truncate_times)
+            }
         };
         let time = time.map_err(|(reason, what)| wrong(index, reason, what))?;
         let logger = match (options.logger, logger) {
