@@ -22,7 +22,7 @@ mod outcome;
 mod repack;
 
 use frames::{Frames, SentFrame};
-pub use outcome::{LateRefusal, Outcome, counted};
+pub use outcome::{LateRefusal, Outcome, counted, pace, per_second};
 use repack::{Unpacked, unpack};
 
 /// Readings in a frame, unless told otherwise: one frame is one sync at low load, and a few tens of KiB.

@@ -1,4 +1,4 @@
-//! `import`: files of readings straight into the engine, as frames of a gateway that is none.
+//! `import`: puts files of readings into the engine, as frames with an id like that of a gateway.
 //!
 //! A thread reads files and packs rows into frames; this task submits them, so that they go through the same queue, log,
 //! buffers and manifests as those of gateways, and waits until all are durable. The command's readings bear an id of
@@ -24,7 +24,7 @@ use std::time::Duration;
 use control::{Import, NewImport, Org};
 use gateway::left_out::LeftOut;
 use gateway::readings_csv::{CsvForm, CsvOptions};
-use gateway::sender::counted;
+use gateway::sender::{counted, pace};
 use problem::{Context as _, Problem, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -279,19 +279,14 @@ async fn finish(
     let ended = context.control.end_import(&context.caller, import, is_done, counts.readings, context.now()).await;
 
     let names = if import.files.len() == 1 { import.files[0].clone() } else { format!("{} files", import.files.len()) };
-    let seconds = took.as_secs_f64();
     let mut text = format!(
-        "{names}: {} imported for {} as {}, {}, {seconds:.2} s",
+        "{names}: {} imported for {} as {}, {}, {}",
         counted(counts.readings, "reading"),
         org.name,
         import.id,
-        counted(submitted.frames, "frame")
+        counted(submitted.frames, "frame"),
+        pace(submitted.readings, took)
     );
-    if seconds > 0.0 && submitted.readings > 0 {
-        #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-        let rate = submitted.readings as f64 / seconds;
-        text.push_str(&format!(", {rate:.0} readings/s"));
-    }
     if submitted.passed_over > 0 {
         text.push_str(&format!(", {} there from before the interruption", counted(submitted.passed_over, "reading")));
     }

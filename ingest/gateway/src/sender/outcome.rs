@@ -53,6 +53,23 @@ pub fn counted(number: u64, one: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
 }
 
+/// The time that readings took, and how many a second they were: `0.50 s, 2000 readings/s`.
+#[must_use]
+pub fn pace(readings: u64, took: Duration) -> String {
+    let seconds = took.as_secs_f64();
+    match per_second(readings, took) {
+        Some(rate) if readings > 0 => format!("{seconds:.2} s, {rate} readings/s"),
+        _ => format!("{seconds:.2} s"),
+    }
+}
+
+/// A number for each second of a time; `None` if there was no time.
+#[must_use]
+pub fn per_second(number: u64, took: Duration) -> Option<u128> {
+    let nanos = took.as_nanos();
+    (u128::from(number) * 1_000_000_000 + nanos / 2).checked_div(nanos)
+}
+
 /// What to do about a refusal. Readings that come from no file cannot be corrected in one.
 fn refusal_help(code: RefusalCode, from_file: bool) -> &'static str {
     match code {
@@ -78,19 +95,13 @@ impl Outcome {
     /// One line that says it all.
     #[must_use]
     pub fn summary(&self) -> String {
-        let seconds = self.elapsed.as_secs_f64();
         let mut text = format!(
-            "{} acknowledged, {} refused, {}, {seconds:.2} s",
+            "{} acknowledged, {} refused, {}, {}",
             counted(self.acknowledged_readings, "reading"),
             self.refused_readings + self.late_readings,
-            counted(self.acknowledged_frames, "frame")
+            counted(self.acknowledged_frames, "frame"),
+            pace(self.acknowledged_readings, self.elapsed)
         );
-        if seconds > 0.0 && self.acknowledged_readings > 0 {
-            // Readings are far below 2^53.
-            #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-            let rate = self.acknowledged_readings as f64 / seconds;
-            text.push_str(&format!(", {rate:.0} readings/s"));
-        }
         if self.unanswered_readings > 0 {
             text.push_str(&format!(", {} without an answer", self.unanswered_readings));
         }
@@ -176,5 +187,23 @@ impl Outcome {
             }
         }
         Err(Problem::new(what).detail(lines.join("\n")).help(helps.join("\n")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_is_rounded_and_needs_time_and_readings() {
+        for (readings, ms, text) in [
+            (1_000, 500, "0.50 s, 2000 readings/s"),
+            (2, 3_000, "3.00 s, 1 readings/s"),
+            (0, 3_000, "3.00 s"),
+            (5, 0, "0.00 s"),
+        ] {
+            assert_eq!(pace(readings, Duration::from_millis(ms)), text);
+        }
+        assert_eq!(per_second(u64::MAX, Duration::from_nanos(1)), Some(u128::from(u64::MAX) * 1_000_000_000));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use control::Import;
 use engine::{AckSink, Submission, SubmitError, SubmitFailure};
+use gateway::sender::per_second;
 use problem::{Problem, Result};
 use storage_format::{FrameSequence, OrgId};
 use tokio::sync::{mpsc, watch};
@@ -25,14 +26,14 @@ pub(super) struct Submitted {
     pub(super) passed_over: u64,
 }
 
-/// What the engine has answered so far.
+/// Outcome of the frames so far.
 #[derive(Debug, Clone, Copy, Default)]
 struct Answered {
     up_to: u64,
     failed: Option<SubmitFailure>,
 }
 
-/// Takes the engine's answers, on its appender's thread.
+/// Receives the outcome of frames from the engine, on the appender's thread.
 #[derive(Debug)]
 struct Answers(watch::Sender<Answered>);
 
@@ -125,9 +126,8 @@ impl Submitter<'_> {
     }
 
     fn progress(&self, position: u64, submitted: &Submitted, took: Duration) {
-        #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-        let rate = submitted.readings as f64 / took.as_secs_f64().max(0.001);
-        let text = format!("{} readings, {rate:.0} readings/s", submitted.readings + submitted.passed_over);
+        let rate = per_second(submitted.readings, took).unwrap_or(0);
+        let text = format!("{} readings, {rate} readings/s", submitted.readings + submitted.passed_over);
         self.events.progress(position.min(self.total), Some(self.total), text);
     }
 }
