@@ -278,7 +278,7 @@ enum Failed {
     ForGood(Problem),
 }
 
-/// May the store's error go away by itself? "No such bucket" does not: the address is wrong.
+/// Returns whether the store's error may go away by itself. "No such bucket" does not, because the address is wrong.
 fn may_pass(error: &object_store::Error) -> bool {
     !matches!(error, object_store::Error::NotFound { .. } | object_store::Error::NotImplemented { .. })
 }

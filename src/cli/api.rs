@@ -27,7 +27,7 @@ impl ServerArgs {
     }
 }
 
-/// Hands an answer on to stdout.
+/// Copies a response to stdout.
 pub(super) fn print(response: client::Response) -> Result<()> {
     copy(response, output::write).map(drop)
 }

@@ -13,7 +13,7 @@ use problem::Result;
 pub(super) struct ConflictsArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// How to print the answer
+    /// How to print the result
     #[arg(long, value_enum, default_value_t = QueryFormat::Table)]
     format: QueryFormat,
 }

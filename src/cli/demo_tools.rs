@@ -1,4 +1,4 @@
-//! What the demo borrows from the commands, so that it shows what they show.
+//! Functions of the commands that the demo uses, so that its output is theirs.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work).await.context(|| "a command of the demo was lost".to_owned())?
 }
 
-/// The answer, as `icecore query` prints it.
+/// The result, as `icecore query` prints it.
 pub(crate) async fn ask(question: Question) -> Result<String> {
     blocking(move || {
         let api = Api::new(&question.url, &question.token)?;

@@ -1,4 +1,4 @@
-//! `icecore doctor`: is all that manifests name there, and whole?
+//! `icecore doctor`: checks that everything manifests name is there, and whole.
 //!
 //! Reads the store of a data directory in a process of its own, with or without a server beside it, and changes nothing.
 

@@ -24,7 +24,7 @@ pub(super) struct QueryArgs {
     sql: String,
     #[command(flatten)]
     server: ServerArgs,
-    /// How to print the answer; json is one array of rows
+    /// How to print the result; json is one array of rows
     #[arg(long, value_enum, default_value_t = QueryFormat::Table)]
     format: QueryFormat,
 }
@@ -78,7 +78,7 @@ pub(super) fn print(api: &Api, sql: &str, format: QueryFormat) -> Result<()> {
     }
 }
 
-/// The answer as a table for people.
+/// The result as a table for people.
 pub(super) fn table_text(api: &Api, sql: &str) -> Result<String> {
     let response = api.sql(sql, "application/vnd.apache.arrow.stream")?;
     let broken = |error: ArrowError| match error {

@@ -16,7 +16,7 @@ pub(super) fn table(header: &[(String, bool)], rows: impl IntoIterator<Item = Ve
     table
 }
 
-/// The same for columns of text only.
+/// Formats a table whose columns are all text.
 pub(super) fn text_table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let header: Vec<_> = header.iter().map(|name| ((*name).to_owned(), false)).collect();
     table(&header, rows)

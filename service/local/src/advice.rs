@@ -8,10 +8,10 @@ use problem::Problem;
 
 /// Turns an error of the control data into a [`Problem`] with advice.
 pub trait Advise<T> {
-    /// The same result, with an error for a person to read.
+    /// Turns the error of a result into one for a person to read.
     ///
     /// # Errors
-    /// The same error.
+    /// Error type of the result.
     fn advise(self) -> problem::Result<T>;
 }
 

@@ -159,7 +159,7 @@ pub async fn pass(resources: &Resources) {
     }
 }
 
-/// Does [`pass`] some minutes after the start, and then every day. Ends never; dropped, it leaves what a crash would.
+/// Runs [`pass`] some minutes after the start, and then every day. Never ends; dropped, it leaves what a crash would.
 pub async fn every_day(resources: Resources) {
     tokio::time::sleep(RETENTION_FIRST).await;
     loop {

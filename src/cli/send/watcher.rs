@@ -1,4 +1,4 @@
-//! How a sending goes, for people who watch: a bar on a terminal, and what they should know at once.
+//! Progress of a sending: a bar on a terminal, and notes about what should be known at once.
 
 use std::io::{IsTerminal, stderr};
 use std::pin::pin;

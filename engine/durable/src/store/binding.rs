@@ -1,4 +1,4 @@
-//! A data directory and its remote store know each other: both hold the same random id.
+//! Binds a data directory and its remote store to each other: both hold the same random id.
 //!
 //! Without that, a wrong address would look like an empty store, and organisations would begin anew in it while their
 //! readings lie elsewhere. The directory has a file, `store.bound`: `<id> <address>`; the store has an object,
@@ -49,7 +49,7 @@ pub enum BindingError {
         /// The store's address.
         url: String,
     },
-    /// The store does not answer. Later it may.
+    /// The store does not respond. It may do so later.
     #[error("{url} cannot be read: {source}")]
     Unavailable {
         /// The store's address.

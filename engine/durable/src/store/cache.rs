@@ -45,7 +45,7 @@ const WRITTEN_PART: u64 = 8;
 #[derive(Debug, Clone, Copy)]
 struct PastCache;
 
-/// The options of a read that no cache may answer, because what one has may be damaged.
+/// Options of a read that goes past caches, because what a cache has may be damaged.
 #[must_use]
 pub fn past_cache(mut options: GetOptions) -> GetOptions {
     options.extensions.insert(PastCache);

@@ -35,7 +35,7 @@ pub enum Operation {
 pub enum Fault {
     /// An error, and nothing was done.
     Before,
-    /// It was done, and is answered with an error. Reads have nothing to do: they fail.
+    /// The operation was done, and its response is an error. Reads, which do nothing, fail.
     Applied,
 }
 
@@ -47,7 +47,7 @@ struct Planned {
     skip: usize,
 }
 
-/// Is told of each operation before it is done, and the object's name.
+/// Called with each operation and the object's name, before it is done.
 type Watcher = Box<dyn Fn(Operation, &str) + Send + Sync>;
 
 /// Wraps a store. Faults are planned; each happens once, in the order planned.

@@ -53,7 +53,7 @@ struct Tries {
     since: Option<(Duration, Duration)>,
 }
 
-/// May the same request succeed a moment later?
+/// Returns whether the same request may succeed a moment later.
 fn may_pass(error: &Error) -> bool {
     matches!(error, Error::Generic { .. })
 }

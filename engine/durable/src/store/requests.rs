@@ -46,9 +46,9 @@ impl RequestKind {
 /// Requests of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RequestCounts {
-    /// Requests that were answered as asked. "There is no such object" and "there is one already" are such answers.
+    /// Requests with a response that tells how things are, also "no such object" and "there is one already".
     pub ok: u64,
-    /// Requests that failed, or were not answered.
+    /// Requests that failed, or had no response.
     pub failed: u64,
     /// Bytes of objects sent with them.
     pub bytes_sent: u64,
@@ -74,7 +74,7 @@ impl StoreRequests {
         &self.0[kind as usize]
     }
 
-    /// Counts a request that was answered as asked, or was not.
+    /// Counts a request by its outcome.
     pub(super) fn count(&self, kind: RequestKind, ok: bool) {
         let counters = self.of(kind);
         let counter = if ok { &counters.ok } else { &counters.failed };

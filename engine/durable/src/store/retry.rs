@@ -35,7 +35,7 @@ pub enum PutError {
         /// The store's last error.
         source: Error,
     },
-    /// It may be written, now or a moment later. Read back before anything is decided.
+    /// The object may be written, now or a moment later. Read it back before anything is decided.
     #[error("the object store may or may not have written {path}: {source}")]
     MayHaveHappened {
         /// The object's name.
@@ -53,14 +53,14 @@ pub enum PutError {
     },
 }
 
-/// Did a sync fail? Then nothing that this store says about writes can be believed until a restart.
+/// Returns whether a sync failed. After that, no response of this store to a write can be trusted until a restart.
 #[must_use]
 pub fn is_fatal(error: &Error) -> bool {
     let Error::Generic { source, .. } = error else { return false };
     source.downcast_ref::<LocalDurableError>().is_some_and(LocalDurableError::is_fatal)
 }
 
-/// Is it certain that a put which was answered like this changed nothing?
+/// Returns whether a put that ended with this error has certainly changed nothing.
 fn did_not_happen(error: &Error) -> bool {
     match error {
         Error::NotSupported { .. }
@@ -76,7 +76,7 @@ fn did_not_happen(error: &Error) -> bool {
     }
 }
 
-/// Would the same call be answered the same way for ever?
+/// Returns whether the same call would always end with this error.
 fn is_permanent(error: &Error) -> bool {
     did_not_happen(error) && !matches!(error, Error::Generic { .. })
 }

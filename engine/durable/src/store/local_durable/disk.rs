@@ -63,13 +63,13 @@ pub enum LocalDurableError {
 }
 
 impl LocalDurableError {
-    /// Must the process end?
+    /// Returns whether the process must end.
     #[must_use]
     pub const fn is_fatal(&self) -> bool {
         matches!(self, Self::Sync { .. } | Self::Stopped)
     }
 
-    /// Is it certain that nothing was written?
+    /// Returns whether nothing was written for certain.
     #[must_use]
     pub const fn did_not_happen(&self) -> bool {
         matches!(self, Self::Before { .. } | Self::Incomplete)
