@@ -432,5 +432,5 @@ impl ObjectStore for CachedStore {
 }
 
 #[cfg(test)]
-#[allow(clippy::cast_possible_truncation, clippy::single_range_in_vec_init, reason = "small numbers; one range")]
+#[allow(clippy::single_range_in_vec_init, reason = "one range")]
 mod tests;

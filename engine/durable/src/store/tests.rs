@@ -17,7 +17,6 @@ use crate::files::{FaultRates, FaultyFiles, Files as _, Loss, SyncKind};
 
 mod power;
 mod random;
-#[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod remote;
 
 fn local() -> (TempDir, LocalDurable) {

@@ -44,10 +44,8 @@ fn segment(org: u64, id: u64) -> Path {
 
 /// Bytes that tell where they are from.
 fn content(seed: u64, length: u64) -> Bytes {
-    (0..length)
-        .map(|at| (at.wrapping_mul(31).wrapping_add(at >> 8).wrapping_add(seed * 97)) as u8)
-        .collect::<Vec<_>>()
-        .into()
+    let byte = |at: u64| at.wrapping_mul(31).wrapping_add(at >> 8).wrapping_add(seed * 97).to_le_bytes()[0];
+    (0..length).map(byte).collect::<Vec<_>>().into()
 }
 
 fn create() -> PutOptions {
@@ -77,7 +75,7 @@ fn what_was_read_once_is_not_asked_for_again() {
     rig.there(&path, &bytes);
     let ranges = [10..20, BLOCK_BYTES - 5..BLOCK_BYTES + 5, 3 * BLOCK_BYTES + 50..3 * BLOCK_BYTES + 100];
     let read = || now(rig.store.get_ranges(&path, &ranges)).expect("read");
-    let expected: Vec<_> = ranges.iter().map(|r| bytes.slice(r.start as usize..r.end as usize)).collect();
+    let expected: Vec<_> = ranges.iter().map(|r| index::part(&bytes, r.start, r.end)).collect();
     assert_eq!(read(), expected);
     assert_eq!(rig.gets(), 2, "two runs of blocks: the first two, and the last");
     assert_eq!(read(), expected);
@@ -221,7 +219,7 @@ fn in_random_lives_every_answer_is_the_store_s() {
         let mut sizes: Vec<Option<u64>> = vec![None; paths.len()];
         rig.files.set_faults(seed, rates);
         for _ in 0..150 {
-            let n = dice.roll(8) as usize;
+            let n = usize::try_from(dice.roll(8)).expect("small");
             let path = &paths[n].clone();
             let bytes = |size| content(n as u64, size);
             match (dice.roll(10), sizes[n]) {
@@ -256,7 +254,7 @@ fn in_random_lives_every_answer_is_the_store_s() {
                     let options = GetOptions { range: Some(GetRange::Suffix(length)), ..GetOptions::default() };
                     let got = now(rig.store.get_opts(path, options)).expect("there");
                     assert_eq!(got.meta.size, size);
-                    let end = bytes(size).slice((size - length.min(size)) as usize..);
+                    let end = index::part(&bytes(size), size - length.min(size), size);
                     assert!(now(got.bytes()).expect("read") == end, "seed {seed}");
                 }
                 (3, Some(size)) => {
@@ -271,7 +269,7 @@ fn in_random_lives_every_answer_is_the_store_s() {
                         .collect();
                     let read = now(rig.store.get_ranges(path, &ranges)).expect("read");
                     let all = bytes(size);
-                    let expected: Vec<_> = ranges.iter().map(|r| all.slice(r.start as usize..r.end as usize)).collect();
+                    let expected: Vec<_> = ranges.iter().map(|r| index::part(&all, r.start, r.end)).collect();
                     assert!(read == expected, "seed {seed}");
                 }
             }
@@ -388,7 +386,7 @@ async fn many_readers_of_a_small_cache_read_what_is_there() {
                 let start = dice.roll(3 * BLOCK_BYTES);
                 let read = store.get_ranges(&segment(1, n + 1), &[start..start + BLOCK_BYTES]).await.expect("read");
                 let all = content(n, 4 * BLOCK_BYTES);
-                if read != [all.slice(start as usize..(start + BLOCK_BYTES) as usize)] {
+                if read != [index::part(&all, start, start + BLOCK_BYTES)] {
                     wrong.lock().expect("not poisoned").push((n, start));
                 }
             }

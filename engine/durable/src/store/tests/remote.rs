@@ -111,9 +111,9 @@ async fn whatever_happens_on_the_way_a_put_is_made_once_and_known() {
         Fault::AppliedCut,
         Fault::CutUpload,
     ];
-    for (n, fault) in faults.into_iter().enumerate() {
+    for (n, fault) in (0_u8..).zip(faults) {
         for times in [1, 2] {
-            let (path, bytes) = (path(&format!("f/{n}-{times}")), Bytes::from(vec![n as u8; 10_000]));
+            let (path, bytes) = (path(&format!("f/{n}-{times}")), Bytes::from(vec![n; 10_000]));
             proxy.next(&on("PUT", &format!("{n}-{times}")), fault, times);
             let put = put_create(remote.store.as_ref(), &path, &bytes).await;
             assert!(matches!(put, Ok(PutOutcome::Created)), "{fault:?}, {times} times: {put:?}");
@@ -153,7 +153,7 @@ async fn what_may_have_happened_is_never_said_not_to_have() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_go_on_through_faults() {
     let (_server, proxy, remote) = behind_proxy();
-    let bytes: Bytes = (0..300_000_u32).map(|n| n as u8).collect::<Vec<_>>().into();
+    let bytes: Bytes = (0..=u8::MAX).cycle().take(300_000).collect::<Vec<_>>().into();
     remote.store.put(&path("big"), bytes.clone().into()).await.expect("put");
     for fault in [Fault::Status(503), Fault::CutDownload, Fault::Slow(Duration::from_millis(200))] {
         proxy.next(&on("GET", "big"), fault, 1);
