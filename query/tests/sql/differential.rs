@@ -2,6 +2,8 @@
 //!
 //! The readings have what real ones have: values that are missing, channels that came later, repeated readings with other
 //! values, negative zeros, marks of broken sensors, clocks that change. DuckDB gets what the model of first-wins says.
+//! Half of the statements are asked while some readings are in write buffers, the other half once all are merged into
+//! segments with rollups.
 //!
 //! `DIFFERENTIAL_STATEMENTS=20000` asks more, `DIFFERENTIAL_SEED` others; a failure names the seed that asks it again.
 
@@ -13,6 +15,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType, UInt64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use engine::CompactScope;
 use kit::{Reading, SplitMix64};
 use query::Session;
 use storage_format::Millis;
@@ -297,6 +300,12 @@ async fn answers_are_those_of_duckdb() {
 
     let mut differences = Vec::new();
     for number in 0..count {
+        if number == count / 2 {
+            house.flush(org(1)).await;
+            house.engine.compact(CompactScope::Org(org(1)), &|_| ()).await.expect("merges");
+            let manifest = house.engine.snapshot(org(1)).await.expect("a snapshot").manifest;
+            assert_eq!(manifest.rollups().len(), 2 * manifest.segments().len());
+        }
         // Each with a seed of its own, so that one can be asked alone.
         let statement_seed = seed.wrapping_add(number);
         let statement = Statements::new(statement_seed).next();

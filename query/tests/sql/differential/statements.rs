@@ -81,13 +81,14 @@ impl Statements {
 
     pub(super) fn next(&mut self) -> Statement {
         self.table = "";
-        match self.random.below(10) {
+        match self.random.below(11) {
             0..=2 => self.grouped(),
             3 => self.whole(),
             4..=5 => self.windows(),
             6 => self.ordered(),
             7 => self.joined(),
             8 => self.sets(),
+            9 => self.by_periods(),
             _ => self.subqueries(),
         }
     }
@@ -172,14 +173,16 @@ impl Statements {
                 fill(&format!("({{}} IS {not}DISTINCT FROM {{}})"), &[&self.number(depth), &self.number(0)])
             }
             7 => fill(self.random.pick(&["({} IS NULL)", "({} IS NOT NULL)"]), &[&self.number(depth)]),
-            8 => {
-                let (table, first) = (self.table, self.random.below(5) + 1);
-                let second = self.random.below(5) + 1;
-                same(self.random.pick(&["IN", "NOT IN"])).ours_then(&format!("{table}logger "), first, second)
-            }
+            8 => self.of_loggers(),
             9 => self.between_times(),
             _ => self.local_bound(),
         }
+    }
+
+    fn of_loggers(&mut self) -> Sql {
+        let (table, not) = (self.table, self.random.pick(&["", "NOT "]));
+        let (first, second) = (self.random.below(5) + 1, self.random.below(5) + 1);
+        same(format!("({table}logger {not}IN ({}, {}))", id(first), id(second)))
     }
 
     fn between_times(&mut self) -> Sql {
@@ -216,8 +219,13 @@ impl Statements {
     /// What rows are grouped or partitioned by. A zoned hour or day is no column of the answer: DuckDB has no value that
     /// would be the same.
     fn key(&mut self) -> Sql {
+        self.key_of_kind(9)
+    }
+
+    /// A key of the first kinds: below 6, loggers and periods.
+    fn key_of_kind(&mut self, below: u64) -> Sql {
         let (table, zone) = (self.table, self.random.pick(&ZONES));
-        match self.random.below(9) {
+        match self.random.below(below) {
             0..=1 => same(format!("{table}logger")),
             2..=3 => {
                 let unit = self.random.pick(&["day", "day", "week", "month", "quarter", "year"]);
@@ -316,6 +324,47 @@ impl Statements {
         let having = if self.one_in(4) { same(" HAVING count(*) > 2") } else { same("") };
         let sql = fill("SELECT {} FROM readings{} GROUP BY {}{}", &[&list, &filter, &keys, &having]);
         Statement { sql, ordered: false }
+    }
+
+    /// Aggregates of columns, of whole periods and loggers: rollups know them.
+    fn by_periods(&mut self) -> Statement {
+        let mut list = same("count(*) AS a0");
+        for number in 1..=1 + self.random.below(3) {
+            let of = self.column();
+            let aggregate = match self.random.below(6) {
+                0 => fill("count({})", &[&of]),
+                1 => fill("min({})", &[&of]),
+                2 => fill("max({})", &[&of]),
+                3 => self.sum(&of, "", ""),
+                4 => self.average(&of, ""),
+                _ => two("max(time)", "epoch_ms(max(time))"),
+            };
+            // Of others, DuckDB's is no call of an aggregate.
+            let is_call = ["count", "min", "max"].iter().any(|name| aggregate.duck.starts_with(name));
+            let aggregate = if is_call && self.one_in(4) {
+                fill("{} FILTER (WHERE {})", &[&aggregate, &self.of_keys()])
+            } else {
+                aggregate
+            };
+            list = fill(&format!("{{}}, {{}} AS a{number}"), &[&list, &aggregate]);
+        }
+        let filter = if self.one_in(2) { same("") } else { fill(" WHERE {}", &[&self.of_keys()]) };
+        let keys = match self.random.below(4) {
+            0 => same(""),
+            1 => fill(" GROUP BY {}, {}", &[&self.key_of_kind(6), &self.key_of_kind(6)]),
+            _ => fill(" GROUP BY {}", &[&self.key_of_kind(6)]),
+        };
+        Statement { sql: fill("SELECT {} FROM readings{}{}", &[&list, &filter, &keys]), ordered: false }
+    }
+
+    /// A condition of loggers and times.
+    fn of_keys(&mut self) -> Sql {
+        let [first, second] = [(); 2].map(|()| match self.random.below(4) {
+            0 => self.of_loggers(),
+            1 => self.local_bound(),
+            _ => self.between_times(),
+        });
+        fill(self.random.pick(&["{} AND {}", "({} OR {})", "(NOT {}) AND {}"]), &[&first, &second])
     }
 
     fn whole(&mut self) -> Statement {
@@ -451,14 +500,6 @@ impl Statements {
             fill(template, &[&list, &one, &other, &filter])
         };
         Statement { sql, ordered: false }
-    }
-}
-
-impl Sql {
-    /// `logger IN (…)`: the loggers by the number that they end in.
-    fn ours_then(self, column: &str, first: u64, second: u64) -> Self {
-        let ours = format!("({column}{} ({}, {}))", self.ours, id(first), id(second));
-        same(ours)
     }
 }
 
