@@ -24,7 +24,7 @@ mod steps;
 mod table;
 
 pub(crate) use cover::{Cover, Rows};
-pub(crate) use keys::KeysExec;
+pub(crate) use keys::rows_beside_rollups;
 pub(crate) use rule::FromRollups;
 
 #[cfg(test)]

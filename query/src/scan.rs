@@ -21,7 +21,7 @@ use engine::Snapshot;
 pub(crate) use buffer::reserve;
 pub(crate) use last::LastReadings;
 pub(crate) use layout::{Layout, MergePart};
-pub(crate) use merge::{FirstWinsMergeExec, MergeUnit, Merged, merge_runs};
+pub(crate) use merge::{MergeUnit, Merged, first_wins_merge, merge_runs};
 pub(crate) use reader_factory::SegmentReaderFactory;
 pub(crate) use segment::SegmentScan;
 

@@ -1,6 +1,5 @@
 //! Rollups as rows of the table: those of each covered segment that its cover says are read, one segment after the other.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -8,15 +7,11 @@ use arrow::array::{
 };
 use arrow::compute::{cast, kernels::cmp::eq, not, nullif};
 use arrow::datatypes::{ArrowPrimitiveType, DataType, Int64Type, SchemaRef, TimestampMillisecondType};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, internal_datafusion_err};
+use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryReservation;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::coop::cooperative;
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::ExecutionPlan;
 use engine::SegmentFilter;
 use futures::FutureExt;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -29,6 +24,7 @@ use super::huge;
 use super::keys::Keys;
 use super::pieces::Grain;
 use super::question::{Measure, Part};
+use crate::leaf::{Source, leaf, slices};
 use crate::prune::KeyBounds;
 use crate::scan::{ScanContext, SegmentReaderFactory};
 
@@ -47,62 +43,55 @@ struct Input {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct RollupExec {
+struct RollupRows {
     readers: Arc<SegmentReaderFactory>,
     cover: Arc<Cover>,
     inputs: Vec<Input>,
     columns: Arc<Columns>,
-    properties: Arc<PlanProperties>,
+    partitions: usize,
     /// Memory of the cover.
-    _reservation: Arc<MemoryReservation>,
+    _reservation: MemoryReservation,
 }
 
-impl RollupExec {
-    /// The covered rollups that may have a key within `bounds`, in rows of this schema.
-    pub(super) fn new(
-        context: &ScanContext,
-        cover: &Arc<Cover>,
-        bounds: &KeyBounds,
-        schema: SchemaRef,
-        measures: &[Measure],
-        partitions: usize,
-        reservation: MemoryReservation,
-    ) -> Self {
-        let is_daily = measures.iter().any(|measure| measure.is_daily());
-        let columns = if is_daily { RollupGrain::Daily } else { RollupGrain::Hourly };
-        let mut inputs = Vec::new();
-        for entry in context.snapshot.manifest.segments().iter().filter(|entry| bounds.may_hold(entry)) {
-            let Some(rollups) = cover.of(entry) else { continue };
-            for (grain, rollup) in [(Grain::Daily, &rollups.daily), (Grain::Hourly, &rollups.hourly)] {
-                let filter = cover.reads(entry, grain).and_then(|times| filter(times, bounds));
-                let channels = channels(entry, measures);
-                inputs.extend(filter.map(|filter| Input {
-                    entry: rollup.clone(),
-                    of: entry.clone(),
-                    grain,
-                    filter,
-                    columns,
-                    channels,
-                }));
-            }
-        }
-        let partitions = partitions.clamp(1, inputs.len().max(1));
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
-            Partitioning::UnknownPartitioning(partitions),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        )
-        .with_scheduling_type(SchedulingType::Cooperative);
-        Self {
-            readers: Arc::clone(&context.readers),
-            cover: Arc::clone(cover),
-            inputs,
-            columns: Arc::new(Columns { schema, measures: measures.to_vec() }),
-            properties: Arc::new(properties),
-            _reservation: Arc::new(reservation),
+/// A plan that reads the covered rollups that may have a key within `bounds`, in rows of this schema.
+pub(super) fn rollup_rows(
+    context: &ScanContext,
+    cover: &Arc<Cover>,
+    bounds: &KeyBounds,
+    columns: Columns,
+    partitions: usize,
+    reservation: MemoryReservation,
+) -> Arc<dyn ExecutionPlan> {
+    let measures = &columns.measures;
+    let is_daily = measures.iter().any(|measure| measure.is_daily());
+    let grain_of_columns = if is_daily { RollupGrain::Daily } else { RollupGrain::Hourly };
+    let mut inputs = Vec::new();
+    for entry in context.snapshot.manifest.segments().iter().filter(|entry| bounds.may_hold(entry)) {
+        let Some(rollups) = cover.of(entry) else { continue };
+        for (grain, rollup) in [(Grain::Daily, &rollups.daily), (Grain::Hourly, &rollups.hourly)] {
+            let filter = cover.reads(entry, grain).and_then(|times| filter(times, bounds));
+            let channels = channels(entry, measures);
+            inputs.extend(filter.map(|filter| Input {
+                entry: rollup.clone(),
+                of: entry.clone(),
+                grain,
+                filter,
+                columns: grain_of_columns,
+                channels,
+            }));
         }
     }
+    let partitions = partitions.clamp(1, inputs.len().max(1));
+    let equivalences = EquivalenceProperties::new(Arc::clone(&columns.schema));
+    let source = RollupRows {
+        readers: Arc::clone(&context.readers),
+        cover: Arc::clone(cover),
+        inputs,
+        columns: Arc::new(columns),
+        partitions,
+        _reservation: reservation,
+    };
+    leaf(source, equivalences, partitions)
 }
 
 /// Between these times, the last one included, as far as there are bounds.
@@ -122,55 +111,25 @@ fn channels(entry: &SegmentEntry, measures: &[Measure]) -> Vec<ChannelCode> {
     entry.channels.iter().filter(|code| all || is_wanted(code)).copied().collect()
 }
 
-impl DisplayAs for RollupExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Source for RollupRows {
+    const NAME: &'static str = "RollupExec";
+
+    fn detail(&self) -> String {
         let of = |grain| self.inputs.iter().filter(|input| input.grain == grain).count();
-        write!(f, "RollupExec: daily={}, hourly={}", of(Grain::Daily), of(Grain::Hourly))
-    }
-}
-
-impl ExecutionPlan for RollupExec {
-    fn name(&self) -> &'static str {
-        "RollupExec"
+        format!("daily={}, hourly={}", of(Grain::Daily), of(Grain::Hourly))
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        if children.is_empty() { Ok(self) } else { Err(internal_datafusion_err!("it has no children")) }
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let partitions = self.properties.partitioning.partition_count();
-        let inputs: Vec<Input> = self.inputs.iter().skip(partition).step_by(partitions).cloned().collect();
+    fn open(&self, partition: usize, context: Arc<TaskContext>) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let inputs: Vec<Input> = self.inputs.iter().skip(partition).step_by(self.partitions).cloned().collect();
         let (readers, cover, columns) = (Arc::clone(&self.readers), Arc::clone(&self.cover), Arc::clone(&self.columns));
         let batch_rows = context.session_config().batch_size();
         let batches = stream::iter(inputs)
             .then(move |input| open(Arc::clone(&readers), Arc::clone(&cover), Arc::clone(&columns), input).boxed())
             .try_flatten()
-            .map_ok(move |batch| stream::iter(pieces(batch, batch_rows).map(Ok)))
+            .map_ok(move |batch| stream::iter(slices(batch, batch_rows).map(Ok)))
             .try_flatten();
-        Ok(Box::pin(cooperative(RecordBatchStreamAdapter::new(self.schema(), batches))))
+        Ok(batches.boxed())
     }
-}
-
-/// A batch in slices of at most so many rows.
-fn pieces(batch: RecordBatch, rows: usize) -> impl Iterator<Item = RecordBatch> {
-    let starts = (0..batch.num_rows()).step_by(rows.max(1));
-    starts.map(move |start| batch.slice(start, rows.min(batch.num_rows() - start)))
 }
 
 async fn open(

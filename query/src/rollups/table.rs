@@ -16,7 +16,7 @@ use storage_format::ChannelCode;
 
 use super::cover::Cover;
 use super::question::{Measure, Part};
-use super::scan::RollupExec;
+use super::scan::{Columns, rollup_rows};
 use crate::canonical::CanonicalFloatsExec;
 use crate::prune::KeyBounds;
 use crate::scan::{ScanContext, reserve};
@@ -121,11 +121,10 @@ impl TableProvider for RollupTable {
         let columns = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let bounds = KeyBounds::of_filters(filters);
         let reservation = reserve(&state.runtime_env().memory_pool, self.cover.bytes())?;
-        let schema = Arc::new(self.schema.project(&columns)?);
-        let wanted = self.wanted(&columns);
+        let outputs = Columns { schema: Arc::new(self.schema.project(&columns)?), measures: self.wanted(&columns) };
         let threads = state.config().target_partitions();
-        let rollups = RollupExec::new(&self.context, &self.cover, &bounds, schema, &wanted, threads, reservation);
-        let rollups = CanonicalFloatsExec::over(Arc::new(rollups));
+        let rollups = rollup_rows(&self.context, &self.cover, &bounds, outputs, threads, reservation);
+        let rollups = CanonicalFloatsExec::over(rollups);
         let readings = self.readings(state, &columns, filters).await?;
         UnionExec::try_new(vec![rollups, readings])
     }

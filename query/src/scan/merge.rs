@@ -3,24 +3,20 @@
 //! Kernel and driver are the engine's, the same that flushes with. Only predicates on keys may go below a merge: a filter on a
 //! value could hide the first value and let a refused one through. So this node takes no filters from above.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_datafusion_err};
+use datafusion::common::{DataFusionError, Result, exec_datafusion_err};
+use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryReservation;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr};
-use datafusion::physical_plan::coop::cooperative;
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering};
+use datafusion::physical_plan::ExecutionPlan;
 use engine::{Merge, MergeCounts, MergeError, MergeMode, MergedBatch, SortedBatches};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::buffer;
+use crate::leaf::{Source, leaf};
 
 /// One merge: its runs in order of precedence.
 #[derive(Debug, Clone)]
@@ -73,7 +69,7 @@ fn kernel_error(error: MergeError) -> DataFusionError {
 
 /// Merges, spread over partitions. See the module.
 #[derive(Debug)]
-pub(crate) struct FirstWinsMergeExec {
+struct FirstWinsMerge {
     /// What the kernel sees: logger, time, the channels that are wanted, gateway, received.
     merged_schema: SchemaRef,
     /// The wanted columns of it, in the wanted order.
@@ -82,77 +78,35 @@ pub(crate) struct FirstWinsMergeExec {
     /// Which units each partition reads, one after the other.
     partitions: Vec<Vec<usize>>,
     /// Memory of the buffered rows.
-    _reservation: Arc<MemoryReservation>,
-    properties: Arc<PlanProperties>,
+    _reservation: MemoryReservation,
 }
 
-impl FirstWinsMergeExec {
-    /// `ordering` is that of the projected columns, to be told only if no partition has more than one unit.
-    pub(crate) fn try_new(
-        merged_schema: SchemaRef,
-        projection: Vec<usize>,
-        units: Vec<MergeUnit>,
-        partitions: Vec<Vec<usize>>,
-        ordering: Option<LexOrdering>,
-        reservation: Arc<MemoryReservation>,
-    ) -> Result<Self> {
-        let schema = Arc::new(merged_schema.project(&projection)?);
-        let equivalences = match ordering {
-            Some(ordering) => EquivalenceProperties::new_with_orderings(schema, [ordering]),
-            None => EquivalenceProperties::new(schema),
-        };
-        let properties = PlanProperties::new(
-            equivalences,
-            Partitioning::UnknownPartitioning(partitions.len()),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        )
-        .with_scheduling_type(SchedulingType::Cooperative);
-        Ok(Self {
-            merged_schema,
-            projection,
-            units,
-            partitions,
-            _reservation: reservation,
-            properties: Arc::new(properties),
-        })
-    }
+/// A plan that merges. `ordering` is that of the projected columns, to be told only if no partition has more than one unit.
+pub(crate) fn first_wins_merge(
+    merged_schema: SchemaRef,
+    projection: Vec<usize>,
+    units: Vec<MergeUnit>,
+    partitions: Vec<Vec<usize>>,
+    ordering: Option<LexOrdering>,
+    reservation: MemoryReservation,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = Arc::new(merged_schema.project(&projection)?);
+    let equivalences = EquivalenceProperties::new_with_orderings(schema, ordering);
+    let count = partitions.len();
+    let source = FirstWinsMerge { merged_schema, projection, units, partitions, _reservation: reservation };
+    Ok(leaf(source, equivalences, count))
 }
 
-impl DisplayAs for FirstWinsMergeExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Source for FirstWinsMerge {
+    const NAME: &'static str = "FirstWinsMergeExec";
+
+    fn detail(&self) -> String {
         let segments: usize = self.units.iter().map(|unit| unit.segments.len()).sum();
         let rows: usize = self.units.iter().flat_map(|unit| &unit.buffers).map(SortedBatches::rows).sum();
-        write!(f, "FirstWinsMergeExec: merges={}, segments={segments}, buffered_rows={rows}", self.units.len())
-    }
-}
-
-impl ExecutionPlan for FirstWinsMergeExec {
-    fn name(&self) -> &'static str {
-        "FirstWinsMergeExec"
+        format!("merges={}, segments={segments}, buffered_rows={rows}", self.units.len())
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    /// None: what is below is chosen here, and no rule may change its order or push filters into it.
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        if children.is_empty() { Ok(self) } else { Err(internal_datafusion_err!("a merge has no children")) }
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn open(&self, partition: usize, context: Arc<TaskContext>) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let units = self.partitions.get(partition).ok_or_else(|| exec_datafusion_err!("no partition {partition}"))?;
         let units: Vec<MergeUnit> = units.iter().filter_map(|&unit| self.units.get(unit).cloned()).collect();
         let merged_schema = Arc::clone(&self.merged_schema);
@@ -168,7 +122,6 @@ impl ExecutionPlan for FirstWinsMergeExec {
                 };
                 futures::future::ready(rows.map_err(DataFusionError::from))
             });
-        let stream = RecordBatchStreamAdapter::new(self.schema(), batches);
-        Ok(Box::pin(cooperative(stream)))
+        Ok(batches.boxed())
     }
 }

@@ -17,7 +17,7 @@ use datafusion::physical_plan::union::UnionExec;
 use storage_format::manifest::SegmentEntry;
 use storage_format::segment::{CONFLICT_COLUMNS, conflicts_schema};
 
-use super::resolve::{ResolveBuffersExec, Wanted};
+use super::resolve::{Wanted, resolve_buffers};
 use super::totals::project;
 use crate::canonical::CanonicalFloatsExec;
 use crate::prune::KeyBounds;
@@ -64,8 +64,8 @@ impl TableProvider for AllConflicts {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let bounds = KeyBounds::of_filters(filters);
-        let buffered = ResolveBuffersExec::try_new(&self.context, state, &bounds, Wanted::Conflicts)?;
-        let buffered = project(Arc::new(buffered), projection)?;
+        let buffered = resolve_buffers(&self.context, state, &bounds, Wanted::Conflicts)?;
+        let buffered = project(buffered, projection)?;
         let entries: Vec<SegmentEntry> =
             self.context.snapshot.manifest.conflicts().iter().filter(|entry| bounds.may_hold(entry)).cloned().collect();
         if entries.is_empty() {

@@ -23,8 +23,8 @@ use storage_format::segment::{channels_of, readings_schema};
 
 use crate::canonical::CanonicalFloatsExec;
 use crate::prune::KeyBounds;
-use crate::rollups::{Cover, KeysExec, Rows};
-use crate::scan::{FirstWinsMergeExec, Layout, MergeUnit, ScanContext, SegmentScan, reserve};
+use crate::rollups::{Cover, Rows, rows_beside_rollups};
+use crate::scan::{Layout, MergeUnit, ScanContext, SegmentScan, first_wins_merge, reserve};
 
 /// See the module.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl ReadingsTable {
                 SegmentScan { predicate, ..scan.clone() }.plan(&self.context, vec![vec![entry]])
             };
             let partial = partial.into_iter().map(plan).collect::<Result<_>>()?;
-            inputs.push(Arc::new(KeysExec::try_new(partial, cover, threads)?));
+            inputs.push(rows_beside_rollups(partial, cover, threads)?);
         }
         if !layout.plain.is_empty() {
             let groups = if ordered { one_each(layout.plain) } else { by_size(layout.plain, threads) };
@@ -167,7 +167,7 @@ impl ReadingsTable {
                     Some((cover, Rows::Some(rows))) => {
                         let predicate = key_predicate(state, &scan.schema, filters.iter().chain([&rows]))?;
                         let rows = SegmentScan { predicate, ..below.clone() }.plan(&self.context, groups)?;
-                        segments.push(Arc::new(KeysExec::try_new(vec![rows], cover, 1)?));
+                        segments.push(rows_beside_rollups(vec![rows], cover, 1)?);
                     }
                 }
             }
@@ -185,9 +185,7 @@ impl ReadingsTable {
             .collect::<Result<_, _>>()?;
         let out_schema = merged_schema.project(&out)?;
         let ordering = if ordered { key_ordering(&out_schema) } else { None };
-        let merge =
-            FirstWinsMergeExec::try_new(merged_schema, out, units, partitions, ordering, Arc::new(reservation))?;
-        Ok(Arc::new(merge))
+        first_wins_merge(merged_schema, out, units, partitions, ordering, reservation)
     }
 }
 

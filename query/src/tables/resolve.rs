@@ -3,28 +3,24 @@
 //!
 //! Each buffer is resolved against everything before it: the segments that can share keys with it, and older buffers.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::Session;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, Result, ScalarValue, internal_datafusion_err};
+use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryReservation;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{col, lit};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::coop::cooperative;
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use datafusion::physical_plan::ExecutionPlan;
 use engine::MergeMode;
-use futures::stream::{self, Stream, StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use storage_format::manifest::Totals;
 use storage_format::segment::{conflicts_schema, readings_schema};
 
 use super::readings::key_ordering;
+use crate::leaf::{Source, leaf};
 use crate::prune::KeyBounds;
 use crate::scan::{Layout, MergePart, MergeUnit, Merged, ScanContext, SegmentScan, merge_runs, reserve};
 
@@ -37,14 +33,13 @@ pub(super) enum Wanted {
     Totals(Totals, u64),
 }
 
-/// Resolves the write buffers. A plan without inputs and with one partition.
+/// Resolves the write buffers, in one partition.
 #[derive(Debug)]
-pub(super) struct ResolveBuffersExec {
+struct ResolveBuffers {
     wanted: Wanted,
     merged_schema: SchemaRef,
     units: Vec<MergeUnit>,
-    _reservation: Arc<MemoryReservation>,
-    properties: Arc<PlanProperties>,
+    _reservation: MemoryReservation,
 }
 
 /// The schema of `totals`.
@@ -53,46 +48,40 @@ pub(super) fn totals_schema() -> SchemaRef {
     Arc::new(Schema::new(["readings", "duplicates", "conflicts", "unflushed"].map(count).to_vec()))
 }
 
-impl ResolveBuffersExec {
-    /// Over the buffered rows within these bounds.
-    pub(super) fn try_new(
-        context: &ScanContext,
-        state: &dyn Session,
-        bounds: &KeyBounds,
-        wanted: Wanted,
-    ) -> Result<Self> {
-        let snapshot = &context.snapshot;
-        let channels = snapshot.channels();
-        let merged_schema = readings_schema(&channels);
-        let layout = Layout::new(&snapshot.manifest, &snapshot.buffers, bounds, &channels);
-        let reservation = reserve(&state.runtime_env().memory_pool, layout.buffered_bytes())?;
-        let mut units = Vec::new();
-        for part in layout.merges.iter().filter(|part| !part.buffers.is_empty()) {
-            let scan = SegmentScan {
-                schema: Arc::clone(&merged_schema),
-                projection: None,
-                predicate: keys_of(part, state, &merged_schema)?,
-                ordering: key_ordering(&merged_schema),
-                limit: None,
-                options: state.config_options().execution.parquet.clone(),
-            };
-            let segments = part.entries.iter().map(|entry| scan.plan(context, vec![vec![entry.clone()]]));
-            units.push(MergeUnit { segments: segments.collect::<Result<_>>()?, buffers: part.buffers.clone() });
-        }
-        let schema = match wanted {
-            Wanted::Conflicts => conflicts_schema(),
-            Wanted::Totals(..) => totals_schema(),
+/// What is wanted of the buffered rows within these bounds.
+pub(super) fn resolve_buffers(
+    context: &ScanContext,
+    state: &dyn Session,
+    bounds: &KeyBounds,
+    wanted: Wanted,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let snapshot = &context.snapshot;
+    let channels = snapshot.channels();
+    let merged_schema = readings_schema(&channels);
+    let layout = Layout::new(&snapshot.manifest, &snapshot.buffers, bounds, &channels);
+    let reservation = reserve(&state.runtime_env().memory_pool, layout.buffered_bytes())?;
+    let mut units = Vec::new();
+    for part in layout.merges.iter().filter(|part| !part.buffers.is_empty()) {
+        let scan = SegmentScan {
+            schema: Arc::clone(&merged_schema),
+            projection: None,
+            predicate: keys_of(part, state, &merged_schema)?,
+            ordering: key_ordering(&merged_schema),
+            limit: None,
+            options: state.config_options().execution.parquet.clone(),
         };
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(schema),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        )
-        .with_scheduling_type(SchedulingType::Cooperative);
-        Ok(Self { wanted, merged_schema, units, _reservation: Arc::new(reservation), properties: Arc::new(properties) })
+        let segments = part.entries.iter().map(|entry| scan.plan(context, vec![vec![entry.clone()]]));
+        units.push(MergeUnit { segments: segments.collect::<Result<_>>()?, buffers: part.buffers.clone() });
     }
+    let schema = match wanted {
+        Wanted::Conflicts => conflicts_schema(),
+        Wanted::Totals(..) => totals_schema(),
+    };
+    let source = ResolveBuffers { wanted, merged_schema, units, _reservation: reservation };
+    Ok(leaf(source, EquivalenceProperties::new(schema), 1))
+}
 
+impl ResolveBuffers {
     fn resolved(&self, context: Arc<TaskContext>) -> impl Stream<Item = Result<Merged>> + Send + 'static {
         // Every buffer in turn is the last run: what it adds to all before it is the question.
         let turns: Vec<MergeUnit> = self
@@ -143,39 +132,16 @@ fn totals_row(totals: Totals, unflushed: u64) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(totals_schema(), columns)?)
 }
 
-impl DisplayAs for ResolveBuffersExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ResolveBuffersExec: parts={}", self.units.len())
-    }
-}
+impl Source for ResolveBuffers {
+    const NAME: &'static str = "ResolveBuffersExec";
 
-impl ExecutionPlan for ResolveBuffersExec {
-    fn name(&self) -> &'static str {
-        "ResolveBuffersExec"
+    fn detail(&self) -> String {
+        format!("parts={}", self.units.len())
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        if children.is_empty() { Ok(self) } else { Err(internal_datafusion_err!("it has no children")) }
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn open(&self, _: usize, context: Arc<TaskContext>) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let resolved = self.resolved(context);
-        let batches = match self.wanted {
+        Ok(match self.wanted {
             Wanted::Conflicts => resolved
                 .try_filter_map(|merged| {
                     futures::future::ready(Ok(match merged {
@@ -188,7 +154,6 @@ impl ExecutionPlan for ResolveBuffersExec {
                 let sum = resolved.try_fold(flushed, |sum, merged| futures::future::ready(add(sum, &merged)));
                 stream::once(async move { totals_row(sum.await?, unflushed) }).boxed()
             }
-        };
-        Ok(Box::pin(cooperative(RecordBatchStreamAdapter::new(self.schema(), batches))))
+        })
     }
 }

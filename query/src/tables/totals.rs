@@ -12,7 +12,7 @@ use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 
-use super::resolve::{ResolveBuffersExec, Wanted, totals_schema};
+use super::resolve::{Wanted, resolve_buffers, totals_schema};
 use crate::prune::KeyBounds;
 use crate::scan::ScanContext;
 
@@ -47,9 +47,8 @@ impl TableProvider for TotalsTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let flushed = self.context.snapshot.manifest.totals();
         let unflushed = self.context.snapshot.buffered_rows() as u64;
-        let all =
-            ResolveBuffersExec::try_new(&self.context, state, &KeyBounds::ALL, Wanted::Totals(flushed, unflushed))?;
-        project(Arc::new(all), projection)
+        let all = resolve_buffers(&self.context, state, &KeyBounds::ALL, Wanted::Totals(flushed, unflushed))?;
+        project(all, projection)
     }
 }
 
