@@ -12,6 +12,7 @@ mod error;
 mod export;
 mod functions;
 mod guard;
+mod key_range;
 mod leaf;
 mod limits;
 mod metadata_cache;

@@ -3,15 +3,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use datafusion::common::{Result, ScalarValue};
+use datafusion::common::Result;
+use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::utils::disjunction;
-use datafusion::logical_expr::{Expr, col, lit};
 use engine::Snapshot;
 use storage_format::SegmentId;
 use storage_format::manifest::{Manifest, SegmentEntry, SegmentKind};
 
 use super::pieces::{DAY_MS, Grain, Pieces};
 use super::steps::Steps;
+use crate::key_range::KeyRange;
 use crate::limits::{ROLLUP_RANGES_MAX, ROLLUP_ROWS_DAYS_MAX};
 use crate::prune::KeyBounds;
 
@@ -22,45 +23,10 @@ pub(super) struct Rollups {
     pub(super) daily: SegmentEntry,
 }
 
-/// Keys between two, both included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Rectangle {
-    loggers: (u64, u64),
-    times: (i64, i64),
-}
-
-impl Rectangle {
-    fn of(entry: &SegmentEntry) -> Self {
-        Self {
-            loggers: (entry.logger_min.get(), entry.logger_max.get()),
-            times: (entry.time_min.get(), entry.time_max.get()),
-        }
-    }
-
-    fn and(self, other: Self) -> Option<Self> {
-        let loggers = (self.loggers.0.max(other.loggers.0), self.loggers.1.min(other.loggers.1));
-        let times = (self.times.0.max(other.times.0), self.times.1.min(other.times.1));
-        (loggers.0 <= loggers.1 && times.0 <= times.1).then_some(Self { loggers, times })
-    }
-
-    fn around(self, other: Self) -> Self {
-        Self {
-            loggers: (self.loggers.0.min(other.loggers.0), self.loggers.1.max(other.loggers.1)),
-            times: (self.times.0.min(other.times.0), self.times.1.max(other.times.1)),
-        }
-    }
-
-    /// With whole days.
-    fn of_whole_days(self) -> Self {
-        let (first, last) = (day_of(self.times.0), day_of(self.times.1));
-        Self { times: (first * DAY_MS, last * DAY_MS + DAY_MS - 1), ..self }
-    }
-
-    fn predicate(self) -> Expr {
-        let time = |ms: i64| lit(ScalarValue::TimestampMillisecond(Some(ms), Some("UTC".into())));
-        let loggers = col("logger").between(lit(self.loggers.0), lit(self.loggers.1));
-        loggers.and(col("time").between(time(self.times.0), time(self.times.1)))
-    }
+/// A range with whole days.
+fn whole_days(range: KeyRange) -> KeyRange {
+    let (first, last) = (day_of(range.times.0), day_of(range.times.1));
+    KeyRange { times: (first * DAY_MS, last * DAY_MS + DAY_MS - 1), ..range }
 }
 
 fn day_of(time: i64) -> i64 {
@@ -78,7 +44,7 @@ pub(crate) struct Cover {
     /// Loggers and days that write buffers may add to, ascending.
     days: Vec<(u64, i64)>,
     /// Keys that segments may share, as whole days.
-    shared: Vec<Rectangle>,
+    shared: Vec<KeyRange>,
 }
 
 impl Cover {
@@ -143,11 +109,7 @@ impl Cover {
         if self.days.binary_search(&(logger, day)).is_ok() {
             return (Grain::Rows, day_end);
         }
-        let is_in = |rectangle: &Rectangle| {
-            (rectangle.loggers.0..=rectangle.loggers.1).contains(&logger)
-                && (rectangle.times.0..=rectangle.times.1).contains(&time)
-        };
-        if self.shared.iter().any(is_in) {
+        if self.shared.iter().any(|shared| shared.contains(logger, time)) {
             return (Grain::Rows, day_end);
         }
         (grain, next.min(day_end))
@@ -155,8 +117,8 @@ impl Cover {
 
     /// First and last time that are read of a covered segment's rollup of this grain; none if nothing is.
     pub(super) fn reads(&self, entry: &SegmentEntry, grain: Grain) -> Option<(i64, i64)> {
-        let all = Rectangle::of(entry);
-        let days = all.of_whole_days();
+        let all = KeyRange::of(entry);
+        let days = whole_days(all);
         if self.shared.iter().any(|shared| shared.and(days) == Some(days)) {
             return None;
         }
@@ -169,18 +131,18 @@ impl Cover {
         if !self.covered.contains_key(&entry.id) {
             return Rows::All;
         }
-        let all = Rectangle::of(entry);
+        let all = KeyRange::of(entry);
         let pieces = self.pieces.within(all.times.0, all.times.1, Grain::Rows);
-        let mut ranges: Vec<Rectangle> = pieces.into_iter().map(|times| Rectangle { times, ..all }).collect();
+        let mut ranges: Vec<KeyRange> = pieces.into_iter().map(|times| KeyRange { times, ..all }).collect();
         ranges.extend(self.shared.iter().filter_map(|shared| shared.and(all)));
         let from = self.days.partition_point(|day| day.0 < all.loggers.0);
         let days = self.days[from..].iter().take_while(|day| day.0 <= all.loggers.1);
-        let days = days.map(|&(logger, day)| Rectangle {
+        let days = days.map(|&(logger, day)| KeyRange {
             loggers: (logger, logger),
             times: (day * DAY_MS, day * DAY_MS + DAY_MS - 1),
         });
         ranges.extend(days.filter_map(|day| day.and(all)));
-        match disjunction(fewer(ranges).into_iter().map(Rectangle::predicate)) {
+        match disjunction(fewer(ranges).into_iter().map(KeyRange::predicate)) {
             Some(predicate) => Rows::Some(predicate),
             None => Rows::None,
         }
@@ -188,7 +150,7 @@ impl Cover {
 
     /// Bytes that it holds.
     pub(super) fn bytes(&self) -> usize {
-        self.days.capacity() * size_of::<(u64, i64)>() + self.shared.capacity() * size_of::<Rectangle>()
+        self.days.capacity() * size_of::<(u64, i64)>() + self.shared.capacity() * size_of::<KeyRange>()
     }
 }
 
@@ -218,21 +180,16 @@ fn rollups_of(manifest: &Manifest) -> HashMap<SegmentId, Rollups> {
 fn buffered_days(snapshot: &Snapshot, bounds: &KeyBounds, covered: &[&SegmentEntry]) -> Option<Vec<(u64, i64)>> {
     let mut days: Vec<(u64, i64)> = Vec::new();
     for view in &snapshot.buffers {
-        let (Some((first, last)), Some((from, to))) = (view.logger_bounds(), view.time_bounds()) else { continue };
-        let near: Vec<Rectangle> = covered
-            .iter()
-            .filter(|entry| entry.overlaps_loggers(first, last) && entry.time_min <= to && from <= entry.time_max)
-            .map(|entry| Rectangle::of(entry))
-            .collect();
+        let Some(buffered) = KeyRange::of_buffer(view) else { continue };
+        let near = covered.iter().map(|entry| KeyRange::of(entry)).filter(|held| held.and(buffered).is_some());
+        let near: Vec<KeyRange> = near.collect();
         if near.is_empty() {
             continue;
         }
         let (mut newest, mut too_many) = (None, false);
         view.each_key(|logger, time| {
             let key = (logger, day_of(time));
-            let is_held = |held: &Rectangle| {
-                (held.loggers.0..=held.loggers.1).contains(&logger) && (held.times.0..=held.times.1).contains(&time)
-            };
+            let is_held = |held: &KeyRange| held.contains(logger, time);
             if newest != Some(key) && bounds.contains(logger, time) && near.iter().any(is_held) {
                 newest = Some(key);
                 if days.len() >= 2 * ROLLUP_ROWS_DAYS_MAX && !too_many {
@@ -256,18 +213,18 @@ fn buffered_days(snapshot: &Snapshot, bounds: &KeyBounds, covered: &[&SegmentEnt
 }
 
 /// Keys that covered segments may share with segments that fill channels of older readings.
-fn shared_keys(entries: &[&SegmentEntry], covered: &[&SegmentEntry]) -> Vec<Rectangle> {
+fn shared_keys(entries: &[&SegmentEntry], covered: &[&SegmentEntry]) -> Vec<KeyRange> {
     let mut shared = Vec::new();
     for filling in entries.iter().filter(|entry| entry.shares_keys) {
         let near = covered.iter().filter(|entry| entry.window == filling.window);
-        let common = near.filter_map(|entry| Rectangle::of(entry).and(Rectangle::of(filling)));
-        shared.extend(common.reduce(Rectangle::around).map(Rectangle::of_whole_days));
+        let common = near.filter_map(|entry| KeyRange::of(entry).and(KeyRange::of(filling)));
+        shared.extend(common.reduce(KeyRange::around).map(whole_days));
     }
     shared
 }
 
 /// Not more than so many, around all of these.
-fn fewer(mut ranges: Vec<Rectangle>) -> Vec<Rectangle> {
+fn fewer(mut ranges: Vec<KeyRange>) -> Vec<KeyRange> {
     while ranges.len() > ROLLUP_RANGES_MAX {
         let pairs = ranges.chunks(2).map(|pair| match pair {
             [one, other] => one.around(*other),

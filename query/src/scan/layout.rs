@@ -10,6 +10,7 @@ use engine::{BufferView, SortedBatches};
 use storage_format::ChannelCode;
 use storage_format::manifest::{Manifest, SegmentEntry};
 
+use crate::key_range::KeyRange;
 use crate::prune::KeyBounds;
 
 /// Segments that are merged with each other and with buffered rows.
@@ -91,7 +92,7 @@ impl Layout {
                 if !bounds.contains(logger, time) {
                     return None;
                 }
-                let holder = near.iter().find(|&&index| may_hold(entries[index], logger, time));
+                let holder = near.iter().find(|&&index| KeyRange::of(entries[index]).contains(logger, time));
                 Some(holder.and_then(|&index| part_of[index]).unwrap_or(rest))
             });
             for (merge, rows) in merges.iter_mut().zip(parts) {
@@ -147,7 +148,8 @@ fn join_buffered(
         if !bounds.contains(logger, time) {
             return;
         }
-        let mut holders = near.iter().copied().filter(|&index| may_hold(entries[index], logger, time));
+        let may_hold = |index: &usize| KeyRange::of(entries[*index]).contains(logger, time);
+        let mut holders = near.iter().copied().filter(may_hold);
         if let Some(first) = holders.next() {
             touched[first] = true;
             for other in holders {
@@ -159,19 +161,8 @@ fn join_buffered(
 
 /// The segments that any row of this view could be in.
 fn near(entries: &[&SegmentEntry], view: &BufferView) -> Vec<usize> {
-    let (Some((time_min, time_max)), Some((logger_min, logger_max))) = (view.time_bounds(), view.logger_bounds())
-    else {
-        return Vec::new();
-    };
-    let overlaps = |entry: &SegmentEntry| {
-        entry.overlaps_loggers(logger_min, logger_max) && entry.time_min <= time_max && time_min <= entry.time_max
-    };
-    (0..entries.len()).filter(|&index| overlaps(entries[index])).collect()
-}
-
-fn may_hold(entry: &SegmentEntry, logger: u64, time: i64) -> bool {
-    (entry.logger_min.get()..=entry.logger_max.get()).contains(&logger)
-        && (entry.time_min.get()..=entry.time_max.get()).contains(&time)
+    let Some(buffered) = KeyRange::of_buffer(view) else { return Vec::new() };
+    (0..entries.len()).filter(|&index| KeyRange::of(entries[index]).and(buffered).is_some()).collect()
 }
 
 /// Disjoint sets (union by smaller index, paths halved).

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::Session;
-use datafusion::common::{DFSchema, Result, ScalarValue, internal_datafusion_err};
+use datafusion::common::{DFSchema, Result, internal_datafusion_err};
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryReservation;
-use datafusion::logical_expr::{col, lit};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::ExecutionPlan;
-use engine::MergeMode;
+use engine::{MergeMode, SortedBatches};
 use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use storage_format::manifest::Totals;
 use storage_format::segment::{conflicts_schema, readings_schema};
 
 use super::readings::key_ordering;
+use crate::key_range::KeyRange;
 use crate::leaf::{Source, leaf};
 use crate::prune::KeyBounds;
 use crate::scan::{Layout, MergePart, MergeUnit, Merged, ScanContext, SegmentScan, merge_runs, reserve};
@@ -102,16 +102,12 @@ impl ResolveBuffers {
 
 /// The range of keys of a part's buffered rows: row groups and pages of its segments outside of it are not read.
 fn keys_of(part: &MergePart, state: &dyn Session, schema: &SchemaRef) -> Result<Option<Arc<dyn PhysicalExpr>>> {
-    let bounds = part.buffers.iter().filter_map(engine::SortedBatches::bounds).reduce(|a, b| {
-        let ((a_first, a_last), (a_min, a_max)) = a;
-        let ((b_first, b_last), (b_min, b_max)) = b;
-        ((a_first.min(b_first), a_last.max(b_last)), (a_min.min(b_min), a_max.max(b_max)))
-    });
-    let Some(((first, last), (min, max))) = bounds else { return Ok(None) };
-    let time = |ms: storage_format::Millis| lit(ScalarValue::TimestampMillisecond(Some(ms.get()), Some("UTC".into())));
-    let keys = col("logger").between(lit(first.get()), lit(last.get())).and(col("time").between(time(min), time(max)));
+    let ranges = part.buffers.iter().filter_map(SortedBatches::bounds);
+    let Some(keys) = ranges.map(|(loggers, times)| KeyRange::new(loggers, times)).reduce(KeyRange::around) else {
+        return Ok(None);
+    };
     let df_schema = DFSchema::try_from(Arc::clone(schema))?;
-    Ok(Some(state.create_physical_expr(keys, &df_schema)?))
+    Ok(Some(state.create_physical_expr(keys.predicate(), &df_schema)?))
 }
 
 fn add(sum: Totals, merged: &Merged) -> Result<Totals> {
