@@ -131,7 +131,6 @@ const EXPIRES: &str = "icecore_server_certificate_expires_seconds";
 /// The time itself, not what is left of it: so it is right even if nothing sets it any more.
 fn report_expiry(expires: Millis) {
     metrics::describe_gauge!(EXPIRES, metrics::Unit::Seconds, "Unix time at which the server's certificate expires");
-    #[allow(clippy::cast_precision_loss, reason = "a gauge; exact for a hundred thousand years")]
     metrics::gauge!(EXPIRES).set(expires.get() as f64 / 1_000.0);
 }
 

@@ -204,7 +204,6 @@ async fn restart(running: Running, data: &DataDir, owners: &[Owner], print: Prin
     running.engine().flush(None).await.map_err(|error| Problem::new("the flush failed").detail(error))?;
     let bytes = demo_tools::bytes_below(&data.store())?;
     let readings: u64 = owners.iter().map(|owner| Fleet::new(&owner.fleet).map_or(0, |fleet| fleet.len())).sum();
-    #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
     let each = bytes as f64 / readings as f64;
     print(&format!("   {readings} readings take {bytes} bytes in {}, {each:.2} each", data.store().display()))?;
     running.stop().await?;

@@ -249,7 +249,6 @@ impl OpenStore {
             counter!(CACHE_MISSED_BYTES).absolute(counts.missed_bytes);
             counter!(CACHE_EVICTED).absolute(counts.evicted);
             counter!(CACHE_FAILURES).absolute(counts.failures);
-            #[allow(clippy::cast_precision_loss, reason = "a gauge: the last bytes of terabytes do not matter")]
             gauge!(CACHE_BYTES).set(counts.bytes as f64);
         }
     }

@@ -97,7 +97,6 @@ pub(crate) fn collected(objects: u64) {
     counter!(COLLECTED).increment(objects);
 }
 
-#[allow(clippy::cast_precision_loss, reason = "gauges are f64; bytes are exact up to 8 PiB")]
 pub(crate) fn dropped(readings: u64) {
     counter!(DROPPED).increment(readings);
 }
@@ -108,7 +107,6 @@ pub(crate) fn sizes(buffer_bytes: u64, wal_bytes: u64, orgs: usize) {
     gauge!(ORGS_LOADED).set(orgs as f64);
 }
 
-#[allow(clippy::cast_precision_loss, reason = "gauges are f64; organisations are few")]
 pub(crate) fn health(
     wal_full: bool,
     wal_without_file: bool,

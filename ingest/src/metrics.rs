@@ -113,7 +113,6 @@ pub(crate) fn memory_waited(stage: &'static str) {
 /// Sets the gauges of the frame memory in use, by stage.
 pub(crate) fn memory_held(bytes: [(&'static str, usize); 3]) {
     for (stage, bytes) in bytes {
-        #[allow(clippy::cast_precision_loss, reason = "a gauge; exact up to 2^53 bytes")]
         gauge!(MEMORY_BYTES, "stage" => stage).set(bytes as f64);
     }
 }

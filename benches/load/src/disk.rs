@@ -139,7 +139,6 @@ pub(super) struct SyncReport {
     elapsed: Duration,
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a rate for people")]
 impl SyncReport {
     /// Returns the latencies of all writes.
     #[must_use]

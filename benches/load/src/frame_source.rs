@@ -65,7 +65,6 @@ fn share(loggers: u32, connections: u32, index: u32) -> Range<u32> {
     begin..begin + each + u32::from(index < more)
 }
 
-#[allow(clippy::cast_precision_loss, reason = "estimates with a margin")]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and saturating where too large")]
 impl Plan {
     /// Chooses interval and pool so that the whole run fits between [`START`] and now.

@@ -274,7 +274,6 @@ fn in_flight(config: &IngestBenchConfig) -> usize {
 }
 
 /// Connects the idle clients, and measures the server's memory for them.
-#[allow(clippy::cast_precision_loss, reason = "bytes of memory, for people")]
 async fn measure_idle(
     server: &BenchServer,
     identities: Vec<ingest::client::Identity>,
@@ -311,7 +310,6 @@ async fn watch(running: &RunningLoad, server: &mut BenchServer, progress: &impl 
         }
         let seconds = now.duration_since(at).as_secs_f64().max(f64::MIN_POSITIVE);
         let (readings, frames) = (sums.readings - before.readings, sums.frames - before.frames);
-        #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
         let (readings, frames) = (readings as f64 / seconds, frames as f64 / seconds);
         let left = times.end.saturating_duration_since(now).as_secs_f64();
         progress(&format!("{:>8.3} M readings/s {frames:>9.0} frames/s {left:>6.0} s left", readings / 1e6));

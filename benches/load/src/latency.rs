@@ -118,7 +118,6 @@ impl Latencies {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "an hour in nanoseconds is exact, and only three digits are reported")]
 fn nanos_to_ms(nanos: u64) -> f64 {
     // Rounds to six digits after the point, which are nanoseconds.
     (nanos as f64 / 1e6 * 1e6).round() / 1e6

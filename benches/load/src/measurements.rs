@@ -20,7 +20,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// Sync time below which the directory is not on a disk.
 const DISK_MS_MIN: f64 = 0.015;
 
-#[allow(clippy::cast_precision_loss, reason = "a rate for people")]
 pub(super) fn storm_report(connections: usize, took: Duration, outcome: &LoadOutcome) -> StormReport {
     let seconds = took.as_secs_f64().max(f64::MIN_POSITIVE);
     StormReport {
@@ -51,7 +50,6 @@ pub(super) struct Measurements<'a> {
     pub(super) server_warnings: usize,
 }
 
-#[allow(clippy::cast_precision_loss, reason = "figures for people and plots")]
 impl Measurements<'_> {
     /// Calculates the report.
     pub(super) fn report(self) -> Report {
@@ -113,7 +111,6 @@ impl Measurements<'_> {
 }
 
 /// Returns whether the client was the limit, and notes for the reader of the report.
-#[allow(clippy::cast_precision_loss, reason = "a few threads and cores")]
 fn judge(report: &Report, threads: usize, refusal: Option<&str>) -> (bool, Vec<String>) {
     let mut notes = Vec::new();
     let client = report.cpu.client_cores;

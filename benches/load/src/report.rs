@@ -186,7 +186,6 @@ fn grouped(number: f64) -> String {
     text
 }
 
-#[allow(clippy::cast_precision_loss, reason = "sums for people")]
 impl Report {
     /// Returns whether the stored readings are those that were acknowledged, and no frame was refused.
     #[must_use]

@@ -50,7 +50,6 @@ pub(super) struct Pacer {
 
 impl Pacer {
     /// The pace for rows of so many bytes together, at this rate.
-    #[allow(clippy::cast_precision_loss, reason = "seconds need no 53 bits")]
     pub(super) fn new(traffic: Traffic, rows: u64, bytes: u64, bytes_per_second: u64) -> Self {
         let row = bytes as f64 / bytes_per_second.max(1) as f64 / rows.max(1) as f64;
         let last = traffic.clock.monotonic();
@@ -59,7 +58,6 @@ impl Pacer {
 
     /// Waits for as long as these rows, which are done, may take; then for as long as the engine needs the machine more.
     /// Answers whether to go on: not if the engine stops.
-    #[allow(clippy::cast_precision_loss, reason = "rows of one batch")]
     pub(super) async fn wait(&mut self, rows: u64) -> bool {
         // Tasks of flushes on the same threads go first.
         tokio::task::yield_now().await;

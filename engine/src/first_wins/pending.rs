@@ -186,7 +186,6 @@ fn identity(value: f64) -> u64 {
 }
 
 /// Is it the same value? Zero and minus zero are: no sensor tells them apart.
-#[allow(clippy::float_cmp, reason = "a value that comes again comes bit for bit")]
 fn is_same(a: f64, b: f64) -> bool {
     a == b
 }

@@ -76,7 +76,6 @@ impl Channel {
         } else {
             let (before, stood) = day.last;
             let weight_ms = (time - before).min(cap_ms);
-            #[allow(clippy::cast_precision_loss, reason = "milliseconds of one day")]
             let seconds = weight_ms as f64 / 1000.0;
             day.weight_ms += weight_ms;
             day.weighted_sum.add_times(stood, seconds);
@@ -159,7 +158,6 @@ fn column(of: Aggregate, buckets: &[Bucket], nulls: Option<&NullBuffer>, with_mk
         Aggregate::Last => doubles(|bucket| bucket.last.1),
         Aggregate::FirstTime => times(|bucket| bucket.first.0),
         Aggregate::LastTime => times(|bucket| bucket.last.0),
-        #[allow(clippy::cast_precision_loss, reason = "milliseconds of one day")]
         Aggregate::Weight => doubles(|bucket| bucket.weight_ms as f64 / 1000.0),
         Aggregate::WeightedSum => doubles(|bucket| bucket.weighted_sum.value()),
         Aggregate::WeightedMkt if !with_mkt => arrow::array::new_null_array(&DataType::Float64, buckets.len()),

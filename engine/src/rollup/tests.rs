@@ -131,11 +131,9 @@ fn fleet(loggers: u64, days: i64, complete: bool) -> Vec<Row> {
         let (resolution, mean) = [(100.0, 5.0), (16.0, -20.0), (10.0, 21.0)][usize::try_from(logger % 3).unwrap_or(0)];
         let (mut drift, mut warmth) = (0.0, 0.0);
         for at in 0..days * 288 {
-            #[allow(clippy::cast_precision_loss, reason = "small numbers")]
             let mut unit = || (random.any() >> 40) as f64 / (1_u64 << 24) as f64;
             drift = drift * 0.9 + 0.1 * (unit() - 0.5);
             warmth = warmth * 0.6 + if unit() < 0.02 { 4.0 * unit() } else { 0.0 };
-            #[allow(clippy::cast_precision_loss, reason = "small numbers")]
             let cycle = ((at % 288) as f64 / 288.0 * std::f64::consts::TAU).cos();
             let temperature: f64 = mean + 0.8 * cycle + drift + warmth;
             let humidity: f64 = 50.0 - cycle - 2.0 * drift + 1.5 * warmth + 0.6 * (unit() - 0.5);

@@ -27,7 +27,6 @@ fn org() -> OrgId {
 /// Readings of three loggers over two days, of which each round has some: late ones, too.
 fn some(round: i64) -> Sent {
     let reading = |i: i64| {
-        #[allow(clippy::cast_precision_loss, reason = "small numbers")]
         let value = |step: i64| ((i * step + round) % 500 - 100) as f64 / 100.0 + 0.0;
         let samples: &[(u16, f64)] = if i % 4 == 0 { &[(1, value(7)), (2, value(3))] } else { &[(1, value(7))] };
         Reading::new(1 + (i % 3).cast_unsigned(), MAY + (i / 3) * 40 * MINUTE + round * MINUTE, samples)

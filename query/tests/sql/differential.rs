@@ -66,7 +66,6 @@ impl Value {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "only for sorting")]
 fn integer_as_float(integer: i128) -> f64 {
     integer as f64
 }

@@ -274,7 +274,7 @@ fn scaled(cursor: &mut Cursor<'_>, out: &mut [f64]) -> Result<(), FormatError> {
     Ok(())
 }
 
-#[allow(clippy::cast_precision_loss, reason = "every integer up to 2^53 is exact, others are rejected")]
+/// A mantissa as a double: every integer up to 2^53 is exact, and others are rejected.
 const fn exact(mantissa: i64) -> f64 {
     mantissa as f64
 }

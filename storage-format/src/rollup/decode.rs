@@ -25,7 +25,6 @@ fn numbers<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a Int64Array, For
 }
 
 /// Milliseconds of a day as seconds.
-#[allow(clippy::cast_precision_loss, reason = "milliseconds of one day")]
 fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
 }

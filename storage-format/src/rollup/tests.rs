@@ -100,7 +100,6 @@ fn batch(grain: RollupGrain, channels: &[ChannelCode], rows: &[Row]) -> RecordBa
         times(&mut rows.iter().map(|row| Some(row.1))),
         Arc::new(rows.iter().map(|row| row.2).collect::<UInt64Array>()),
     ];
-    #[allow(clippy::cast_precision_loss, reason = "small numbers")]
     for (place, code) in channels.iter().enumerate() {
         for &aggregate in Aggregate::of(grain) {
             let doubles = |of: &dyn Fn(&Values) -> f64| -> ArrayRef {
@@ -211,7 +210,6 @@ fn fleet(grain: RollupGrain, loggers: u64, buckets: i64, decimals: u32, step: i6
     for logger in 1..=loggers {
         for bucket in 0..buckets {
             let start = MAY + bucket * grain.bucket_ms();
-            #[allow(clippy::cast_precision_loss, reason = "small numbers")]
             let value = |at: i64| (((at * 7 + bucket * 3 + logger.cast_signed()) % 40 - 9) * step) as f64;
             let value = |at: i64| value(at) / 10_f64.powi(decimals.cast_signed()) + 0.0;
             let both: Vec<(i64, f64)> = (0..12).map(|at| (start + at * 300_000 + 17, value(at))).collect();
@@ -357,8 +355,8 @@ fn odd_sums_come_back() {
 
 fn any_value() -> impl Strategy<Value = f64> {
     prop_oneof![
-        6 => (-4000_i64..9000).prop_map(|v| { #[allow(clippy::cast_precision_loss, reason = "small")] let v = v as f64; v / 100.0 + 0.0 }),
-        2 => (-400_i64..900).prop_map(|v| { #[allow(clippy::cast_precision_loss, reason = "small")] let v = v as f64; v * 0.0625 + 0.0 }),
+        6 => (-4000_i64..9000).prop_map(|v| v as f64 / 100.0 + 0.0),
+        2 => (-400_i64..900).prop_map(|v| v as f64 * 0.0625 + 0.0),
         1 => any::<f64>().prop_filter("finite", |v| v.is_finite()).prop_map(|v| v + 0.0),
     ]
 }

@@ -61,7 +61,7 @@ fn gcd(mut a: i64, mut b: i64) -> i64 {
     a.abs()
 }
 
-#[allow(clippy::cast_precision_loss, reason = "the writer keeps mantissas below 2^53, which the encoder checks")]
+/// The value of a mantissa. The writer keeps those below 2^53, which the encoder checks, so that it is exact.
 fn value_of(mantissa: i64, power: f64) -> f64 {
     mantissa as f64 / power
 }

@@ -158,7 +158,6 @@ fn day(loggers: u64, per_logger: i64) -> Vec<Row> {
     let mut rows = Vec::new();
     for logger in 1..=loggers {
         for at in 0..per_logger {
-            #[allow(clippy::cast_precision_loss, reason = "small numbers")]
             let value = 4.0 + ((at * 7 + logger.cast_signed()) % 40) as f64 / 16.0;
             rows.push((logger + (1 << 63), MAY + at * 60_000, Some(value), (at % 3 > 0).then_some(value * 10.0)));
         }

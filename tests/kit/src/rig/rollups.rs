@@ -143,7 +143,6 @@ fn compare_values(batch: &RecordBatch, row: usize, channel: &Channel, values: &V
     if (time("first_time"), time("last_time")) != times {
         return Err(format!("times are {:?} and {:?}", time("first_time"), time("last_time")));
     }
-    #[allow(clippy::cast_precision_loss, reason = "milliseconds of one day")]
     let weights: Vec<f64> = values.windows(2).map(|pair| (pair[1].0 - pair[0].0).min(CAP_MS) as f64 / 1000.0).collect();
     let weighted = |term: fn(f64) -> f64| -> Vec<f64> {
         values.iter().zip(&weights).map(|((_, value), weight)| term(*value) * weight).collect()
