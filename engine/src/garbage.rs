@@ -5,7 +5,7 @@
 //! made says that nobody names it again. That takes one request.
 //!
 //! An organisation's objects are looked through some time after it was loaded, since an earlier process may have left
-//! orphans, and after a flush or a merge of it failed, until a look finds none.
+//! orphans, and after a flush or a merge of it failed, until a look finds none. A store that fails is left alone until the next interval, whoever's turn it is.
 //!
 //! Invariant: nothing that a manifest names, or may ever name, is removed. Replaced segments stay as
 //! long as an older manifest is held, and at least for the delay (`org/kept.rs`). Whoever writes an object knows the manifest
@@ -18,7 +18,7 @@
 mod versions;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -41,6 +41,10 @@ use versions::Versions;
 
 /// Orphans that one look finds at most: bounds its memory, and how long it takes. The next one finds the others.
 const FOUND_MAX: usize = 1000;
+
+/// Removals that fail in a row before the others are left for later: a store that is not there fails all of them, and each
+/// takes its time.
+const FAILURES_MAX: u32 = 3;
 
 /// Looks through what is due.
 pub(crate) struct GarbageStep {
@@ -67,9 +71,13 @@ impl GarbageStep {
         Self { orgs, commits, store, clock, delay, versions, due: Mutex::default() }
     }
 
+    fn due(&self) -> MutexGuard<'_, BTreeMap<OrgId, Duration>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take_due(&self) -> Vec<Arc<Org>> {
         let now = self.clock.monotonic();
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = self.due();
         for org in self.orgs.all().iter().filter(|org| org.take_suspicion()) {
             due.entry(org.id()).or_insert(now.saturating_add(self.delay));
         }
@@ -77,8 +85,14 @@ impl GarbageStep {
         ripe.collect()
     }
 
+    /// Organisations whose turn did not come are looked through as soon as possible.
+    fn put_back(&self, orgs: &[Arc<Org>]) {
+        let now = self.clock.monotonic();
+        self.due().extend(orgs.iter().map(|org| (org.id(), now)));
+    }
+
     /// Removes this organisation's orphans; answers how many.
-    async fn collect(&self, org: &Org) -> Result<usize, EngineError> {
+    async fn collect(&self, org: &Org, stop: &Stop) -> Result<usize, EngineError> {
         let (mut found, some_kept) = self.unnamed(org).await?;
         if some_kept {
             org.suspect();
@@ -99,32 +113,57 @@ impl GarbageStep {
             let change = turn.unchanged();
             turn.commit(Commit { reason: CommitReason::Garbage, change, flushed: None }).await?;
         }
-        self.remove(found.into_iter().map(|(_, path)| path).collect()).await
+        let removal = self.remove(found.into_iter().map(|(_, path)| path).collect(), stop).await;
+        if !removal.left.is_empty() {
+            org.suspect();
+        }
+        removal.failed.map_or(Ok(removal.count), Err)
     }
 
-    /// Removes what this process has replaced, and nobody reads any more; answers how many objects. What cannot be removed
-    /// is an orphan from then on.
-    async fn remove_replaced(&self, org: &Org) -> Result<usize, EngineError> {
-        let replaced = org.kept().take_over(self.clock.monotonic(), self.delay);
+    /// Removes what this process has replaced, and nobody reads any more; answers how many objects. What is not removed now
+    /// is taken over again after the delay.
+    async fn remove_replaced(&self, org: &Org, stop: &Stop) -> Result<usize, EngineError> {
+        let now = self.clock.monotonic();
+        let replaced = org.kept().take_over(now, self.delay);
         if replaced.is_empty() {
             return Ok(0);
         }
-        self.remove(replaced.iter().map(|(_, name)| object_path(name)).collect()).await
+        let removal = self.remove(replaced.iter().map(|(_, name)| object_path(name)).collect(), stop).await;
+        let left = replaced.into_iter().filter(|(_, name)| removal.left.contains(&object_path(name)));
+        org.kept().replace_named(left, now);
+        removal.failed.map_or(Ok(removal.count), Err)
     }
 
-    async fn remove(&self, paths: Vec<Path>) -> Result<usize, EngineError> {
-        let count = paths.len();
-        let paths = futures::stream::iter(paths.into_iter().map(Ok));
-        let mut removed = self.store.delete_stream(paths.boxed());
-        let mut failed = None;
-        while let Some(removed) = removed.next().await {
-            match removed {
-                Ok(_) | Err(Error::NotFound { .. }) => {}
-                // One that cannot be removed hides none of the others.
-                Err(error) => failed = failed.or(Some(error)),
+    /// Removes objects, until it is told to stop or the store fails several times in a row.
+    async fn remove(&self, paths: Vec<Path>, stop: &Stop) -> Removal {
+        let mut left: HashSet<Path> = paths.iter().cloned().collect();
+        let count = left.len();
+        let mut removed = self.store.delete_stream(futures::stream::iter(paths.into_iter().map(Ok)).boxed());
+        let (mut failed, mut in_a_row) = (None, 0);
+        let is_through = loop {
+            if *stop.borrow() || in_a_row == FAILURES_MAX {
+                break false;
             }
+            match removed.next().await {
+                None => break true,
+                Some(Ok(path)) => {
+                    left.remove(&path);
+                    in_a_row = 0;
+                }
+                Some(Err(Error::NotFound { .. })) => in_a_row = 0,
+                // One that cannot be removed hides none of the others.
+                Some(Err(error)) => {
+                    in_a_row += 1;
+                    failed = failed.or(Some(error));
+                }
+            }
+        };
+        if is_through && failed.is_none() {
+            // Those that were not there as well.
+            left.clear();
         }
-        failed.map_or(Ok(count), |error| Err(store_error("an orphaned object could not be removed", error)))
+        let failed = failed.map(|error| store_error("an orphaned object could not be removed", error));
+        Removal { count: count - left.len(), left, failed }
     }
 
     /// Objects that must stay although the manifest does not name them.
@@ -132,47 +171,59 @@ impl GarbageStep {
         org.kept().now(self.clock.monotonic(), self.delay)
     }
 
-    /// Objects of the organisation that its manifest does not name, without those that must stay; and whether there are
-    /// any of the latter.
+    /// See [`unnamed`]: what the newest manifest known does not name.
     async fn unnamed(&self, org: &Org) -> Result<(Vec<(SegmentId, Path)>, bool), EngineError> {
         let (named, kept) = (names(&org.state().manifest), self.kept(org));
-        let (mut found, mut some_kept, org) = (Vec::new(), false, org.id());
-        let prefixes = [
-            ObjectKey::segments_prefix(org),
-            ObjectKey::conflicts_prefix(org),
-            ObjectKey::fills_prefix(org),
-            ObjectKey::rollups_prefix(org),
-        ];
-        for prefix in prefixes {
-            let prefix = Path::from(prefix);
-            let mut listed = self.store.list(Some(&prefix));
-            let failed = |error| store_error("an organisation's objects could not be listed", error);
-            while let Some(meta) = listed.try_next().await.map_err(failed)? {
-                // What is not ours to name is not ours to remove.
-                let id = match meta.location.as_ref().parse() {
-                    Ok(
-                        ObjectKey::Segment { org: of, id, .. }
-                        | ObjectKey::Conflicts { org: of, id, .. }
-                        | ObjectKey::Fills { org: of, id, .. }
-                        | ObjectKey::Rollup { org: of, id, .. },
-                    ) if of == org => id,
-                    _ => continue,
-                };
-                if named.contains(&id) {
-                    continue;
-                }
-                if kept.contains(&id) {
-                    some_kept = true;
-                    continue;
-                }
-                found.push((id, meta.location));
-                if found.len() == FOUND_MAX {
-                    return Ok((found, some_kept));
-                }
-            }
-        }
-        Ok((found, some_kept))
+        unnamed(&*self.store, org.id(), &named, &kept, FOUND_MAX).await
     }
+}
+
+/// Objects of the organisation that are not named, without those that must stay, up to a number; and whether there are any
+/// of the latter.
+async fn unnamed(
+    store: &dyn ObjectStore,
+    org: OrgId,
+    named: &HashSet<SegmentId>,
+    kept: &HashSet<SegmentId>,
+    found_max: usize,
+) -> Result<(Vec<(SegmentId, Path)>, bool), EngineError> {
+    let (mut found, mut some_kept) = (Vec::new(), false);
+    // One list for all kinds: what else there is of an organisation is a hundred versions of its manifest.
+    let prefix = Path::from(ObjectKey::org_prefix(org));
+    let mut listed = store.list(Some(&prefix));
+    let failed = |error| store_error("an organisation's objects could not be listed", error);
+    while let Some(meta) = listed.try_next().await.map_err(failed)? {
+        // What is not ours to name is not ours to remove.
+        let id = match meta.location.as_ref().parse() {
+            Ok(
+                ObjectKey::Segment { org: of, id, .. }
+                | ObjectKey::Conflicts { org: of, id, .. }
+                | ObjectKey::Fills { org: of, id, .. }
+                | ObjectKey::Rollup { org: of, id, .. },
+            ) if of == org => id,
+            _ => continue,
+        };
+        if named.contains(&id) {
+            continue;
+        }
+        if kept.contains(&id) {
+            some_kept = true;
+            continue;
+        }
+        found.push((id, meta.location));
+        if found.len() == found_max {
+            break;
+        }
+    }
+    Ok((found, some_kept))
+}
+
+/// What a removal of objects came to.
+struct Removal {
+    count: usize,
+    /// Those that may still be there.
+    left: HashSet<Path>,
+    failed: Option<EngineError>,
 }
 
 #[async_trait]
@@ -186,8 +237,12 @@ impl Maintenance for GarbageStep {
     async fn run_once(&self, stop: &Stop) -> Result<Progress, EngineError> {
         let due = self.take_due();
         let mut progress = if due.is_empty() { Progress::Idle } else { Progress::Worked };
-        for org in self.orgs.in_order() {
-            match self.remove_replaced(&org).await {
+        let orgs = self.orgs.in_order();
+        for org in &orgs {
+            if *stop.borrow() {
+                return Ok(progress);
+            }
+            match self.remove_replaced(org, stop).await {
                 Ok(0) => {}
                 Ok(removed) => {
                     progress = Progress::Worked;
@@ -197,15 +252,16 @@ impl Maintenance for GarbageStep {
                 Err(error) if error.ends_the_engine() => return Err(error),
                 Err(error) => {
                     tracing::warn!(org = %org.id(), %error, "replaced objects are not removed now; it is tried again");
-                    org.suspect();
+                    self.put_back(&due);
+                    return Ok(progress);
                 }
             }
         }
-        for org in self.orgs.in_order() {
+        for org in &orgs {
             if *stop.borrow() {
                 return Ok(progress);
             }
-            match self.versions.collect(&org, self.clock.monotonic()).await {
+            match self.versions.collect(org, self.clock.monotonic()).await {
                 Ok(0) => {}
                 Ok(removed) => {
                     progress = Progress::Worked;
@@ -215,14 +271,18 @@ impl Maintenance for GarbageStep {
                 Err(error) if error.ends_the_engine() => return Err(error),
                 Err(error) => {
                     tracing::warn!(org = %org.id(), %error, "old versions of a manifest are not removed now; it is tried again");
+                    if error.is_of_the_store() {
+                        self.put_back(&due);
+                        return Ok(progress);
+                    }
                 }
             }
         }
-        for org in due {
+        for (index, org) in due.iter().enumerate() {
             if *stop.borrow() {
                 break;
             }
-            match self.collect(&org).await {
+            match self.collect(org, stop).await {
                 Ok(0) => {}
                 Ok(removed) => {
                     metrics::collected(removed as u64);
@@ -233,6 +293,10 @@ impl Maintenance for GarbageStep {
                 Err(error) => {
                     tracing::warn!(org = %org.id(), %error, "orphaned objects are not removed now; it is tried again");
                     org.suspect();
+                    if error.is_of_the_store() {
+                        self.put_back(&due[index + 1..]);
+                        break;
+                    }
                 }
             }
         }

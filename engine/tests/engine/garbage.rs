@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Doctor, Engine, EngineErrorKind, Fault, ManifestChange, ManifestStore, Operation, OrgKeys};
+use engine::{CompactScope, Doctor, Engine, EngineErrorKind, Fault, ManifestChange, ManifestStore, Operation, OrgKeys};
 use kit::rig::Sender;
 use kit::{FirstWins, Reading, Sent, gateway, millis};
 use object_store::path::Path;
@@ -67,9 +67,8 @@ async fn look(rig: &Rig) {
         tokio::time::sleep(Duration::from_millis(5)).await;
         // It becomes due in one look and is done in a later one.
         rig.clock.turn(Duration::from_secs(60));
-        let conflicts = ObjectKey::conflicts_prefix(org());
-        listed =
-            rig.store.take_log().iter().any(|(operation, name)| *operation == Operation::List && *name == conflicts);
+        let all = ObjectKey::org_prefix(org());
+        listed = rig.store.take_log().iter().any(|(operation, name)| *operation == Operation::List && *name == all);
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
@@ -189,6 +188,45 @@ async fn a_store_that_fails_is_asked_again() {
     }
     look_until_left(&rig, 1).await;
     assert!(!is_there(&rig, &object).await);
+    check_flushed(&engine, org(), &model).await;
+    engine.close().await.expect("closed");
+}
+
+/// An engine that has merged the segments of many flushes, and removed nothing yet.
+async fn merged(rig: &Rig) -> (Arc<Engine>, FirstWins) {
+    let (engine, mut sender, mut model) = filled(rig).await;
+    for round in 1..40 {
+        engine.flush(None).await.expect("a flush");
+        sender.send(&engine, &mut model, some(round)).await;
+    }
+    engine.flush(None).await.expect("a flush");
+    look(rig).await;
+    rig.clock.turn(Duration::from_secs(40 * 86_400));
+    engine.compact(CompactScope::All, &|_| {}).await.expect("compacted");
+    (engine, model)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_removes_nothing_is_left_alone_and_nothing_is_forgotten() {
+    let rig = rig();
+    let (engine, model) = merged(&rig).await;
+    let named = engine.snapshot(org()).await.expect("a snapshot").manifest.segments().len();
+    rig.store.take_log();
+    for _ in 0..200 {
+        rig.store.fail_next(Operation::Delete, "", Fault::Before, 0);
+    }
+    rig.clock.turn(Duration::from_secs(60));
+    // The time stands still, so that what has failed is not due again, however often it is looked.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let is = |wanted: Operation| move |(operation, _): &&(Operation, String)| *operation == wanted;
+    let tried = rig.store.take_log().iter().filter(is(Operation::Delete)).count();
+    assert!((1..30).contains(&tried), "{tried} of more than 40 were tried");
+    rig.store.clear();
+    look_until_left(&rig, named).await;
+    let prefix = ObjectKey::org_prefix(org());
+    let lists =
+        rig.store.take_log().into_iter().filter(|(operation, name)| *operation == Operation::List && *name == prefix);
+    assert_eq!(lists.count(), 0, "they are known by name");
     check_flushed(&engine, org(), &model).await;
     engine.close().await.expect("closed");
 }
