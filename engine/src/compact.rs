@@ -70,6 +70,13 @@ pub(crate) trait OrgSource: Send + Sync {
     /// What the store says, or its bytes.
     async fn look(&self, org: OrgId) -> Result<Option<Arc<Manifest>>, EngineError>;
 
+    /// Returns whether the store has objects of the organisation, which is not loaded, that this manifest, its newest, does
+    /// not name.
+    ///
+    /// # Errors
+    /// What the store says.
+    async fn has_orphans(&self, org: OrgId, manifest: &Manifest) -> Result<bool, EngineError>;
+
     /// Loads the organisation.
     ///
     /// # Errors

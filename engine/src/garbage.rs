@@ -5,7 +5,8 @@
 //! made says that nobody names it again. That takes one request.
 //!
 //! An organisation's objects are looked through some time after it was loaded, since an earlier process may have left
-//! orphans, and after a flush or a merge of it failed, until a look finds none. A store that fails is left alone until the next interval, whoever's turn it is.
+//! orphans, and after a flush or a merge of it failed, until a look finds none. One that nobody uses is loaded for that if
+//! it has any (`compact/walk.rs`). A store that fails is left alone until the next interval, whoever's turn it is.
 //!
 //! Invariant: nothing that a manifest names, or may ever name, is removed. Replaced segments stay as
 //! long as an older manifest is held, and at least for the delay (`org/kept.rs`). Whoever writes an object knows the manifest
@@ -176,6 +177,15 @@ impl GarbageStep {
         let (named, kept) = (names(&org.state().manifest), self.kept(org));
         unnamed(&*self.store, org.id(), &named, &kept, FOUND_MAX).await
     }
+}
+
+/// Returns whether the store has objects of this organisation that this manifest, its newest, does not name. It must not be
+/// loaded: nobody writes such objects then.
+///
+/// # Errors
+/// What the store says.
+pub(crate) async fn has_unnamed(store: &dyn ObjectStore, org: OrgId, manifest: &Manifest) -> Result<bool, EngineError> {
+    Ok(!unnamed(store, org, &names(manifest), &HashSet::new(), 1).await?.0.is_empty())
 }
 
 /// Objects of the organisation that are not named, without those that must stay, up to a number; and whether there are any

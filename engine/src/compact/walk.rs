@@ -1,13 +1,19 @@
 //! Organisations that are not loaded: the background looks at a few of them in each interval, and loads those that have
-//! something to merge, one at a time.
+//! something to merge, one at a time, or objects for the garbage collection, such as what a merge without a server has
+//! replaced.
 //!
-//! In memory are the ids of those that are left of a round, and one manifest while it is looked at. A look costs a list and
-//! a few reads, so that a round begins once a day at most. Nothing of it happens within a start.
+//! A look costs two lists and the reads of up to 64 versions of a manifest. What is not loaded does not change, but for the
+//! month that begins; so each is looked at once in a process and month, and a round, which finds those that were never
+//! looked at, begins once a day at most. Nothing of it happens within a start.
+//!
+//! In memory are the ids of those that are left of a round and of those that had nothing, and one manifest while it is
+//! looked at.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use storage_format::OrgId;
+use storage_format::{OrgId, Window};
 
 use super::{Compactor, Traffic};
 use crate::error::EngineError;
@@ -31,6 +37,10 @@ pub(super) struct Walker {
 struct Walk {
     /// Organisations that are left of this round, the next one last.
     left: Vec<OrgId>,
+    /// The month in which those in `idle` were looked at.
+    month: Option<Window>,
+    /// Organisations that had nothing.
+    idle: HashSet<OrgId>,
     next_look: Duration,
     next_round: Duration,
 }
@@ -63,7 +73,7 @@ impl Walker {
             match self.load_if_it_has_work(org).await {
                 // Its merges come first.
                 Ok(true) => return Ok(()),
-                Ok(false) => {}
+                Ok(false) => self.found_nothing(org),
                 Err(error) if error.ends_the_engine() => return Err(error),
                 Err(error) => tracing::debug!(%org, %error, "an organisation is not looked at for merges"),
             }
@@ -83,10 +93,14 @@ impl Walker {
 
     async fn begin_round(&self) -> Result<(), EngineError> {
         let listed = self.compactor.source.all().await;
-        let now = self.compactor.clock.monotonic();
+        let (now, month) = (self.compactor.clock.monotonic(), Window::month_of(self.compactor.clock.now()));
         let mut walk = self.walk();
         match listed {
             Ok(mut all) => {
+                if walk.month.replace(month) != Some(month) {
+                    walk.idle.clear();
+                }
+                all.retain(|org| !walk.idle.contains(org));
                 all.reverse();
                 walk.left = all;
                 walk.next_round = now.saturating_add(ROUND);
@@ -114,13 +128,23 @@ impl Walker {
         None
     }
 
-    async fn load_if_it_has_work(&self, org: OrgId) -> Result<bool, EngineError> {
-        match self.compactor.source.look(org).await? {
-            Some(manifest) if self.compactor.has_work(&manifest) => {
-                self.compactor.source.load(org).await?;
-                Ok(true)
-            }
-            _ => Ok(false),
+    /// It need not be looked at again in this month.
+    fn found_nothing(&self, org: OrgId) {
+        let month = Window::month_of(self.compactor.clock.now());
+        let mut walk = self.walk();
+        if walk.month == Some(month) {
+            walk.idle.insert(org);
         }
+    }
+
+    /// Returns whether it has something to merge. One that has orphans is loaded, too, which is all that they need.
+    async fn load_if_it_has_work(&self, org: OrgId) -> Result<bool, EngineError> {
+        let source = &self.compactor.source;
+        let Some(manifest) = source.look(org).await? else { return Ok(false) };
+        let has_work = self.compactor.has_work(&manifest);
+        if has_work || source.has_orphans(org, &manifest).await? {
+            source.load(org).await?;
+        }
+        Ok(has_work)
     }
 }

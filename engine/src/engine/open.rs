@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use durable::{Clock, Spawn};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
+use object_store::ObjectStore;
 use storage_format::manifest::Manifest;
 use storage_format::{Lsn, OrgId};
 use tokio::sync::{oneshot, watch};
@@ -23,7 +24,7 @@ use crate::compact::{CompactionStep, Compactor, OrgSource};
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::flush::{FlushStep, Flusher, Freezer, writer_gone};
-use crate::garbage::GarbageStep;
+use crate::garbage::{GarbageStep, has_unnamed};
 use crate::health::Health;
 use crate::last::LastReadings;
 use crate::maintain::Maintenance;
@@ -167,8 +168,11 @@ impl Opened {
         let append = AppendStep::new(inbox, recovered.wal, recovered.writers, clock, Arc::clone(&health), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
         let retention = Retention::new(&commits, &segments, &parts.clock);
-        let source: Arc<dyn OrgSource> =
-            Arc::new(Source { loader: Arc::clone(&loader), manifests: Arc::clone(&manifests) });
+        let source: Arc<dyn OrgSource> = Arc::new(Source {
+            loader: Arc::clone(&loader),
+            manifests: Arc::clone(&manifests),
+            store: Arc::clone(store),
+        });
         let compactor =
             Compactor::new((&orgs, source), &commits, &segments, spawn_flush, (&parts.clock, &health), &config);
         let garbage = GarbageStep::new(
@@ -331,6 +335,7 @@ impl TroubleHost for MendingHost {
 struct Source {
     loader: Arc<Loader>,
     manifests: Arc<ManifestStore>,
+    store: Arc<dyn ObjectStore>,
 }
 
 #[async_trait]
@@ -345,6 +350,10 @@ impl OrgSource for Source {
             Err(ManifestError::NotFound(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn has_orphans(&self, org: OrgId, manifest: &Manifest) -> Result<bool, EngineError> {
+        has_unnamed(&*self.store, org, manifest).await
     }
 
     async fn load(&self, org: OrgId) -> Result<Arc<Org>, EngineError> {
