@@ -12,6 +12,9 @@
 //! Late readings of a dropped window are written into new segments as any others, and the next run drops those.
 //! First-wins cannot look at what is gone.
 //!
+//! A time of day that has run ahead of the monotonic time since the engine was opened is wrong, and nothing goes by it.
+//! A clock that was wrong from the start cannot be told.
+//!
 //! Crash consistency, log and manifest: the log has the version that the commit is about to make. After a crash in
 //! between, the next run looks whether the manifest of that version has lost the windows, and tells the log. A version
 //! that is not made yet is taken first, without a change, so that no put that is still under way can make it.
@@ -21,9 +24,10 @@ mod count;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use durable::Clock;
+use durable::{Clock, Spawn, beside};
 use storage_format::manifest::{Manifest, SegmentEntry, SegmentKind, Totals};
 use storage_format::{FlushNumber, ManifestVersion, Millis, OrgId, SegmentId, Window};
 
@@ -40,6 +44,10 @@ use choose::choose;
 
 /// Commits of one run at most; what is left then, the next run drops.
 const COMMITS_MAX: usize = 1_000;
+
+/// Most that the time of day may run ahead of the monotonic time: a clock that was set right after a start may jump by as
+/// much, and monotonic time stands still while a machine sleeps. A window is dropped that much too early at the worst.
+const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(31 * 86_400);
 
 /// A window that goes, with all its objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,16 +164,46 @@ pub struct DropReport {
 }
 
 /// Drops windows of all organisations.
-#[derive(Debug)]
 pub(crate) struct Retention {
     commits: Arc<Committer>,
     segments: Arc<Segments>,
     clock: Arc<dyn Clock>,
+    /// The time of day and the monotonic time when the engine was opened.
+    opened: (Millis, Duration),
+    /// Where readings are counted: that may take a core for a while.
+    spawn: Arc<dyn Spawn>,
 }
 
 impl Retention {
-    pub(crate) fn new(commits: &Arc<Committer>, segments: &Arc<Segments>, clock: &Arc<dyn Clock>) -> Self {
-        Self { commits: Arc::clone(commits), segments: Arc::clone(segments), clock: Arc::clone(clock) }
+    pub(crate) fn new(
+        commits: &Arc<Committer>,
+        segments: &Arc<Segments>,
+        clock: &Arc<dyn Clock>,
+        spawn: Arc<dyn Spawn>,
+    ) -> Self {
+        Self {
+            commits: Arc::clone(commits),
+            segments: Arc::clone(segments),
+            clock: Arc::clone(clock),
+            opened: (clock.now(), clock.monotonic()),
+            spawn,
+        }
+    }
+
+    /// Returns the time of day, if it agrees with the monotonic time.
+    fn now(&self) -> Result<Millis, EngineError> {
+        let (now, (opened, monotonic)) = (self.clock.now(), self.opened);
+        let passed = self.clock.monotonic().saturating_sub(monotonic).saturating_add(CLOCK_AHEAD_MAX);
+        let latest = opened.saturating_add(i64::try_from(passed.as_millis()).unwrap_or(i64::MAX));
+        if now <= latest {
+            return Ok(now);
+        }
+        Err(EngineError::new(
+            EngineErrorKind::Retry,
+            "the machine's clock has jumped ahead, so that nobody knows what is old; nothing was dropped",
+            "Set the clock. If it is right now, and was wrong before, start the server again.",
+        )
+        .at(format_args!("it says {now}; by the time that has passed since the start it is {latest} at the latest")))
     }
 
     /// Drops what ended by `cutoff`, and settles what earlier runs have left open.
@@ -179,7 +217,11 @@ impl Retention {
         cutoff: Millis,
         log: &dyn DropLog,
     ) -> Result<DropReport, EngineError> {
-        let cutoff = cutoff.min(self.clock.now().months_before(KEEP_MONTHS_MIN));
+        // Whatever the clock says, what was left open is settled.
+        let (cutoff, wrong_clock) = match self.now() {
+            Ok(now) => (cutoff.min(now.months_before(KEEP_MONTHS_MIN)), None),
+            Err(error) => (Millis::MIN, Some(error)),
+        };
         let mut report = DropReport::default();
         let mut left_out = HashSet::new();
         let mut settled = false;
@@ -206,7 +248,7 @@ impl Retention {
             let manifest = turn.manifest();
             let mut windows = choose(&manifest, cutoff, DROP_OBJECTS_MAX, &left_out);
             if windows.is_empty() {
-                return Ok(report);
+                return wrong_clock.map_or(Ok(report), Err);
             }
             // What has changed since it was counted is counted again, in the next round.
             windows.retain_mut(|window| {
@@ -237,6 +279,8 @@ impl Retention {
         let late = planted::has(PlantedBug::DropUnrecorded);
         let id = if late { 0 } else { log.begin(plan).await? };
         let removed: Vec<SegmentId> = plan.objects().map(|entry| entry.id).collect();
+        // A commit whose response is lost may be made and never known as such: then its objects are orphans.
+        org.suspect();
         let change = ManifestChange {
             removed,
             totals: Totals { dropped: plan.readings(), ..Totals::default() },
@@ -245,7 +289,6 @@ impl Retention {
         turn.commit(Commit { reason: CommitReason::Retention, change, flushed: None }).await?;
         let gone = plan.objects().map(|entry| (entry.id, entry.object_key(org.id())));
         org.kept().replace_named(gone, self.clock.monotonic());
-        org.suspect();
         metrics::dropped(plan.readings());
         let (windows, readings) = (plan.windows.len(), plan.readings());
         tracing::info!(org = %plan.org, cutoff = %plan.cutoff, windows, readings, "retention has dropped readings");
@@ -263,12 +306,10 @@ impl Retention {
             }
             let manifest = turn.manifest();
             if manifest.version() < open.version {
-                return Err(EngineError::new(
-                    EngineErrorKind::Retry,
-                    "a drop of readings was recorded for a version of the manifest that is far ahead",
-                    "Was the store put back to an older state than the control database? Nothing was dropped now.",
-                )
-                .at(format_args!("organisation {org}, version {}", open.version)));
+                // The commit just made says that the store has nothing newer, so that this drop is not in it.
+                let (ours, recorded) = (manifest.version(), open.version);
+                tracing::warn!(%org, version = %ours, %recorded, "a drop of readings was recorded for a version of the \
+                    manifest that the store does not have: was it put back to an older state?");
             }
             let outcome = if open.happened(&manifest) { DropOutcome::Dropped } else { DropOutcome::Void };
             tracing::info!(%org, version = %open.version, ?outcome, "a drop that was cut short is settled");
@@ -281,7 +322,9 @@ impl Retention {
     async fn counted(&self, org: OrgId, mut window: DroppedWindow) -> Result<DroppedWindow, EngineError> {
         if window.segments().any(|entry| entry.shares_keys) {
             let segments: Vec<SegmentEntry> = window.segments().cloned().collect();
-            window.readings = count::readings(&self.segments, org, &segments).await?;
+            let all = Arc::clone(&self.segments);
+            let count = async move { count::readings(&all, org, &segments).await };
+            window.readings = beside(&*self.spawn, count).await??;
         }
         Ok(window)
     }

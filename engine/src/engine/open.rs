@@ -167,7 +167,7 @@ impl Opened {
         let clock = Arc::clone(&parts.clock);
         let append = AppendStep::new(inbox, recovered.wal, recovered.writers, clock, Arc::clone(&health), limits);
         let prepare = WalPrepareStep::new(Arc::clone(&wal), Arc::clone(&parts.random));
-        let retention = Retention::new(&commits, &segments, &parts.clock);
+        let retention = Retention::new(&commits, &segments, &parts.clock, Arc::clone(&spawn_flush));
         let source: Arc<dyn OrgSource> = Arc::new(Source {
             loader: Arc::clone(&loader),
             manifests: Arc::clone(&manifests),

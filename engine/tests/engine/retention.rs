@@ -12,7 +12,7 @@ use kit::rig::Sender;
 use kit::{FirstWins, Reading, Sent, gateway, millis};
 use object_store::ObjectStore as _;
 use object_store::path::Path;
-use storage_format::{Millis, ObjectKey, OrgId, SegmentId};
+use storage_format::{ManifestVersion, Millis, ObjectKey, OrgId, SegmentId};
 
 use crate::read::{check_last, check_rows};
 use crate::rig::{MAY, Rig};
@@ -317,4 +317,80 @@ async fn readings_are_counted_once_also_where_their_channels_came_apart() {
     assert_eq!(manifest.objects().count(), 0);
     assert_eq!((manifest.totals().readings, manifest.totals().dropped), (103, 103));
     engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_ahead_drops_nothing_and_settles_what_is_open() {
+    let rig = rig();
+    let (engine, _, model) = filled(&rig).await;
+    let log = Log::default();
+    log.inner().forgets_ends = true;
+    dropped(&engine, &log).await.expect_err("its end is not recorded");
+    log.inner().forgets_ends = false;
+    rig.clock.jump(Duration::from_secs(10 * 366 * 86_400));
+    let error = engine.drop_older(org(), millis(MAY + 3650 * DAY), &log).await.expect_err("nobody knows what is old");
+    assert_eq!(error.kind(), EngineErrorKind::Retry);
+    assert_eq!(log.outcomes(), [Some(DropOutcome::Dropped)]);
+    check_rows(&engine, org(), &left(&model)).await;
+    // Time that passes is no jump.
+    rig.clock.jump_back(Duration::from_secs(10 * 366 * 86_400));
+    rig.clock.turn(Duration::from_secs(10 * 366 * 86_400));
+    let report = engine.drop_older(org(), millis(MAY + 3650 * DAY), &log).await.expect("dropped");
+    assert_eq!(report.plans.len(), 1);
+    check_rows(&engine, org(), &FirstWins::default()).await;
+    engine.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drop_of_a_version_that_the_store_never_had_is_settled() {
+    let rig = rig();
+    let (engine, _, model) = filled(&rig).await;
+    let log = Log::default();
+    // The store was put back to an older state than the record.
+    let version = engine.snapshot(org()).await.expect("a snapshot").manifest.version();
+    let windows = DropPlan::of(org(), &engine.snapshot(org()).await.expect("a snapshot").manifest, two_years_ago());
+    let ahead = DropPlan { version: ManifestVersion::new(version.get() + 1000), ..windows };
+    log.begin(&ahead).await.expect("recorded");
+    dropped(&engine, &log).await.expect("settled, and dropped");
+    assert_eq!(log.outcomes(), [Some(DropOutcome::Void), Some(DropOutcome::Dropped)]);
+    check_rows(&engine, org(), &left(&model)).await;
+    engine.close().await.expect("closed");
+}
+
+/// The objects of a drop of which nobody knows that it was made are orphans.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_objects_of_a_drop_whose_response_was_lost_go() {
+    let rig = rig();
+    let (engine, _, model) = filled(&rig).await;
+    // What suspects the organisation since the start is looked at first.
+    wait_until_looked_at(&rig).await;
+    let log = Log::default();
+    rig.store.fail_next(Operation::Put, "manifest/", Fault::Applied, 0);
+    for operation in [Operation::Get, Operation::Get, Operation::Get, Operation::List] {
+        rig.store.fail_next(operation, "manifest", Fault::Before, 0);
+    }
+    dropped(&engine, &log).await.expect_err("nobody knows what became of it");
+    rig.store.clear();
+    dropped(&engine, &log).await.expect_err("it finds the version taken");
+    dropped(&engine, &log).await.expect("settled");
+    check_rows(&engine, org(), &left(&model)).await;
+    let patience = tokio::time::timeout(Duration::from_secs(60), async {
+        while stored(&rig).await > 3 {
+            rig.clock.turn(Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    patience.await.expect("they go");
+    engine.close().await.expect("closed");
+}
+
+/// Waits until the collection has listed the organisation's objects.
+async fn wait_until_looked_at(rig: &Rig) {
+    rig.store.take_log();
+    let prefix = ObjectKey::org_prefix(org());
+    let is_look = |(operation, name): &(Operation, String)| *operation == Operation::List && *name == prefix;
+    while !rig.store.take_log().iter().any(is_look) {
+        rig.clock.turn(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -28,6 +28,20 @@ impl TestClock {
     }
 }
 
+impl TestClock {
+    /// The time of day jumps ahead.
+    pub(crate) fn jump(&self, time: Duration) {
+        let ms = i64::try_from(time.as_millis()).expect("not so long");
+        self.now_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// The time of day jumps back.
+    pub(crate) fn jump_back(&self, time: Duration) {
+        let ms = i64::try_from(time.as_millis()).expect("not so long");
+        self.now_ms.fetch_sub(ms, Ordering::Relaxed);
+    }
+}
+
 impl Clock for TestClock {
     fn now(&self) -> storage_format::Millis {
         millis(self.now_ms.load(Ordering::Relaxed))
