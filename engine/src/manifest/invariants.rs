@@ -45,6 +45,14 @@ pub enum InvariantError {
         /// Rows of the segments removed.
         removed: u64,
     },
+    /// What is added is not what a merge of what is removed can make.
+    #[error("objects of window {window} are replaced: {detail}")]
+    Replaced {
+        /// The window of an object that is removed.
+        window: Window,
+        /// The rule that is broken.
+        detail: &'static str,
+    },
     /// Readings go without others in their place, and not as retention lets them go.
     #[error("window {window} loses readings: {detail}")]
     Drop {
@@ -77,10 +85,11 @@ pub enum InvariantError {
 type Predicate = fn(&Manifest, &ManifestDelta, &Manifest) -> Result<(), InvariantError>;
 
 /// The rules, each by itself.
-const PREDICATES: [Predicate; 7] = [
+const PREDICATES: [Predicate; 8] = [
     precedence_is_total,
     rows_are_counted,
     merges_keep_rows,
+    replacements_stay_in_place,
     drops_are_old_and_whole,
     conflicts_are_counted,
     flushes_are_new,
@@ -189,6 +198,34 @@ fn merges_keep_rows(before: &Manifest, delta: &ManifestDelta, _: &Manifest) -> R
     } else {
         Err(InvariantError::Merged { added, removed })
     }
+}
+
+/// A commit that removes, and drops nothing, brings no readings and covers no records. What it adds is of the one window
+/// that it removes from, and of the flushes of what it removes; segments have at least one in their place.
+fn replacements_stay_in_place(before: &Manifest, delta: &ManifestDelta, _: &Manifest) -> Result<(), InvariantError> {
+    let removed: HashSet<SegmentId> = delta.removed.iter().copied().collect();
+    let removed: Vec<&SegmentEntry> = before.objects().filter(|entry| removed.contains(&entry.id)).collect();
+    let Some(window) = removed.first().map(|entry| entry.window).filter(|_| !is_drop(delta)) else { return Ok(()) };
+    let broken = |detail| Err(InvariantError::Replaced { window, detail });
+    if removed.iter().copied().chain(&delta.added).any(|entry| entry.window != window) {
+        return broken("another window is changed in the same commit");
+    }
+    if delta.totals.readings > 0 || delta.totals.filled > 0 {
+        return broken("readings are counted that came in");
+    }
+    if (delta.flush, delta.lsn_covered) != (before.flush(), before.lsn_covered()) {
+        return broken("records are covered in the same commit");
+    }
+    let first = removed.iter().map(|entry| entry.flush_first).min();
+    let last = removed.iter().map(|entry| entry.flush_last).max();
+    if delta.added.iter().any(|entry| Some(entry.flush_first) < first || Some(entry.flush_last) > last) {
+        return broken("what is added has flushes of others");
+    }
+    let is_segment = |entry: &SegmentEntry| entry.kind == SegmentKind::Readings;
+    if removed.iter().any(|entry| is_segment(entry)) && !delta.added.iter().any(is_segment) {
+        return broken("no segment takes their place");
+    }
+    Ok(())
 }
 
 /// Every conflict counted is kept, and the other way round; a merge keeps those that it merges.

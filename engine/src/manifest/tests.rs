@@ -409,6 +409,53 @@ async fn commits_that_break_a_rule_are_not_written() {
     writer.manifests.commit(org(1), &state, apart).await.expect("two segments of one flush with different keys");
 }
 
+#[tokio::test]
+async fn replacements_that_break_a_rule_are_not_written() {
+    let store = memory();
+    let state = filled(&store, 3).await;
+    let writer = writer(&store, 2, 7);
+    // The first two of three segments into one.
+    let merge = || {
+        let [first, second, _] = state.segments() else { panic!("three") };
+        let merged = writer.entry(first.flush_first, second.lsn_max);
+        ManifestChange {
+            added: vec![SegmentEntry { flush_last: second.flush_last, rows: 20, ..merged }],
+            removed: vec![first.id, second.id],
+            lsn_covered: state.lsn_covered(),
+            flush: state.flush(),
+            ..ManifestChange::default()
+        }
+    };
+    type Spoil = fn(&mut ManifestChange);
+    let spoils: [(&str, Spoil); 6] = [
+        ("another window", |c| {
+            let time = "2024-06-02T00:00:00Z".parse().expect("a time");
+            c.added[0].window = "2024060100-2024070100".parse().expect("a window");
+            (c.added[0].time_min, c.added[0].time_max) = (time, time);
+        }),
+        ("readings that came in", |c| c.totals.readings = 20),
+        ("a flush", |c| c.flush = c.flush.next().expect("far from the end")),
+        ("records that are covered", |c| c.lsn_covered = Lsn::new(c.lsn_covered.get() + 10)),
+        ("a flush of others", |c| {
+            c.added[0].logger_min = LoggerId::MAX;
+            c.added[0].logger_max = LoggerId::MAX;
+            c.added[0].flush_last = c.flush;
+        }),
+        ("nothing in their place", |c| {
+            c.added.clear();
+            c.totals.duplicates = 20;
+        }),
+    ];
+    for (what, spoil) in spoils {
+        let mut change = merge();
+        spoil(&mut change);
+        let error = writer.manifests.commit(org(1), &state, change).await.expect_err(what);
+        let is_expected = matches!(error, CommitError::Invariant(InvariantError::Replaced { .. }));
+        assert!(is_expected, "{what}: {error:?}");
+    }
+    writer.manifests.commit(org(1), &state, merge()).await.expect("a merge");
+}
+
 /// A store whose lists do not show one object yet.
 #[derive(Debug)]
 struct Lagging {
