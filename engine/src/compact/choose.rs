@@ -2,7 +2,7 @@
 //!
 //! Only neighbours in the order of precedence are merged, so that the result has one place in that order and needs no
 //! precedence row by row. Segments of one flush are one place: all of them are merged, or none. Conflicts and fills
-//! objects have no precedence, and are chosen in the same way.
+//! objects have no precedence, and are chosen in the same way, each by itself.
 //!
 //! As long as flushes write to a window ([`Aim::Even`]), a merge takes segments of which none is larger than all others
 //! together: whatever is rewritten without being the largest ends up in something at least twice as large, so that
@@ -16,7 +16,7 @@
 use std::cmp::Reverse;
 
 use storage_format::FlushNumber;
-use storage_format::manifest::SegmentEntry;
+use storage_format::manifest::{SegmentEntry, SegmentKind};
 
 /// Fewest segments of an even merge: fewer are not worth a commit.
 const INPUTS_MIN: usize = 4;
@@ -94,11 +94,13 @@ pub(crate) fn next_merge(of_window: &[SegmentEntry], aim: Aim, limits: MergeLimi
     }
 }
 
-/// The segments, place by place: those with flushes in common have one.
+/// The objects, place by place: segments with flushes in common have one. Others have no precedence, so that each has one
+/// of its own: every merge of segments may add a fills object with the flushes of all that it has merged, and all of them
+/// together would soon be more than one merge can take.
 fn places(segments: &[SegmentEntry]) -> Vec<Place<'_>> {
     let (mut places, mut start, mut last) = (Vec::new(), 0, FlushNumber::ZERO);
     for (index, entry) in segments.iter().enumerate() {
-        if entry.flush_first > last && index > start {
+        if index > start && (entry.kind != SegmentKind::Readings || entry.flush_first > last) {
             places.push(Place::new(&segments[start..index]));
             start = index;
         }

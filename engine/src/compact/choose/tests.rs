@@ -115,6 +115,23 @@ fn segments_of_one_flush_stay_together() {
     assert_eq!(chosen(&all, Aim::Even, MergeLimits { inputs_max: 3, ..LIMITS }), [0_u64; 0]);
 }
 
+#[test]
+fn lists_are_merged_whatever_flushes_they_have_in_common() {
+    for kind in [SegmentKind::Fills, SegmentKind::Conflicts] {
+        // As merges of more and more segments leave them.
+        let of = |flush: u64| SegmentEntry {
+            kind,
+            flush_first: FlushNumber::new(1),
+            flush_last: FlushNumber::new(flush),
+            ..segment(u128::from(flush), 1, KIB, false)
+        };
+        let all: Vec<SegmentEntry> = (1..=40).map(of).collect();
+        for aim in [Aim::Even, Aim::Few] {
+            assert_eq!(chosen(&all, aim, LIMITS).len(), LIMITS.inputs_max, "{kind:?}, {aim:?}");
+        }
+    }
+}
+
 /// What the manifest has after these are merged.
 fn merge(segments: &mut Vec<SegmentEntry>, inputs: &[SegmentEntry], id: u128) {
     let is_input = |entry: &SegmentEntry| inputs.iter().any(|input| input.id == entry.id);
