@@ -264,7 +264,7 @@ impl Segments {
 
     /// The same segments, read from the store itself: a cache before it may hold what was damaged on its way, or what
     /// was damaged in the store until somebody mended it.
-    fn past_cache(&self) -> Self {
+    pub(crate) fn past_cache(&self) -> Self {
         Self { past_cache: true, ..self.clone() }
     }
 

@@ -156,12 +156,14 @@ impl MergeJob {
         Ok(Some(Encoded { objects: vec![(encoded, expected)], rollups: Vec::new(), totals: Totals::default() }))
     }
 
-    /// Reads an object back from the store and compares it with what it must hold.
+    /// Reads an object back from the store, past any cache, which has what was written whatever the store holds, and
+    /// compares it with what it must hold.
     ///
     /// # Errors
     /// As [`MergeJob::encode`].
     pub(super) async fn verify(&self, object: &SegmentEntry, expected: &Expected) -> Result<(), EngineError> {
-        let mut stream = self.segments.read(self.org, object, &SegmentFilter::default(), None).await?;
+        let stored = self.segments.past_cache();
+        let mut stream = stored.read(self.org, object, &SegmentFilter::default(), None).await?;
         let (mut content, mut samples, mut rows) = (Content::default(), Samples::default(), Rows::default());
         let schema = match object.kind {
             SegmentKind::Readings if object.flush_first < object.flush_last => merged_readings_schema(&object.channels),

@@ -108,7 +108,9 @@ pub(crate) async fn put_rollups(
 async fn verify(segments: &Segments, org: OrgId, entry: &SegmentEntry) -> Result<(), EngineError> {
     let Some(grain) = RollupGrain::of_kind(entry.kind) else { return Ok(()) };
     let mut digest = RollupDigest::new(grain);
-    let mut rows = segments.read_rollup(org, entry, &SegmentFilter::default(), &entry.channels).await?;
+    // A cache has what was written, whatever the store holds.
+    let stored = segments.past_cache();
+    let mut rows = stored.read_rollup(org, entry, &SegmentFilter::default(), &entry.channels).await?;
     while let Some(batch) = rows.try_next().await? {
         digest.update(&batch);
         tokio::task::yield_now().await;

@@ -30,7 +30,7 @@ pub(crate) async fn rig() -> Rig {
     rig_on(Arc::new(InMemory::new())).await
 }
 
-async fn rig_on(store: Arc<dyn ObjectStore>) -> Rig {
+pub(crate) async fn rig_on(store: Arc<dyn ObjectStore>) -> Rig {
     let random: Arc<dyn Random> = Arc::new(Counting::default());
     let keys = keys(&store, &random, 7);
     for id in [1, 2] {

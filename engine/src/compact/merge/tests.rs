@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use arrow::array::{Array as _, AsArray as _, Float64Array};
 use arrow::datatypes::UInt64Type;
-use durable::SystemClock;
-use object_store::ObjectStoreExt as _;
+use durable::{CachedStore, FaultyFiles, SystemClock};
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use tokio::sync::watch;
 
 use super::*;
@@ -14,7 +15,7 @@ use crate::compact::pace::Traffic;
 use crate::health::Health;
 use crate::manifest::tests::org;
 use crate::org::Orgs;
-use crate::segments::tests::{Rig, rig, rows, write};
+use crate::segments::tests::{Rig, rig, rig_on, rows, write};
 
 fn pacer(stop: &watch::Sender<bool>) -> Pacer {
     let clock = Arc::new(SystemClock::new());
@@ -156,6 +157,24 @@ async fn values_that_are_there_twice_are_conflicts_or_duplicates() {
     let stop = watch::Sender::new(false);
     let error = job.encode(&mut pacer(&stop)).await.expect_err("a key twice");
     assert_eq!(error.kind(), EngineErrorKind::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn what_is_read_back_is_what_the_store_holds_and_not_what_a_cache_does() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let files = Arc::new(FaultyFiles::new());
+    let cached = CachedStore::open(Arc::clone(&store), "memory", files, "/cache".into(), 64 << 20).expect("a cache");
+    let rig = rig_on(Arc::new(cached)).await;
+    let job = job(&rig, &[rows(1..4, 2000), rows(4..6, 10)]).await;
+    let encoded = encode(&job).await;
+    let expected = encoded.objects[0].1;
+    let [merged] = &put(&rig, &job, encoded).await[..] else { panic!("nothing was united") };
+    let path = durable::object_path(&merged.object_key(org(1)));
+    let mut bytes = store.get(&path).await.expect("there").bytes().await.expect("read").to_vec();
+    bytes[100] ^= 1;
+    store.put(&path, bytes.into()).await.expect("put");
+    // It is put anew as well, as it was written.
+    job.verify(merged, &expected).await.expect_err("the store holds something else");
 }
 
 #[tokio::test]
