@@ -15,7 +15,7 @@ use parquet::file::statistics::Statistics;
 use storage_format::OrgId;
 use storage_format::manifest::{Manifest, SegmentEntry, SegmentKind};
 use storage_format::segment::{
-    FLUSH_COLUMN, RowDigest, SegmentFooter, conflicts_schema, merged_readings_schema, readings_schema,
+    FLUSH_COLUMN, RowDigest, SegmentFooter, conflicts_schema, fills_schema, merged_readings_schema, readings_schema,
 };
 
 use super::rollups::RollupCheck;
@@ -136,7 +136,8 @@ fn schema_of(entry: &SegmentEntry, metadata: &ParquetMetaData) -> Option<SchemaR
         }
         SegmentKind::Readings => Some(readings_schema(&entry.channels)),
         SegmentKind::Conflicts => Some(conflicts_schema()),
-        _ => None,
+        SegmentKind::Fills => Some(fills_schema()),
+        SegmentKind::RollupHourly | SegmentKind::RollupDaily => None,
     }
 }
 

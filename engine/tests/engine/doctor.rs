@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Doctor, Engine, Examined, FaultKind};
+use engine::{CompactScope, Doctor, Engine, Examined, FaultKind};
 use kit::rig::Sender;
 use kit::{FirstWins, Reading, Sent, gateway, millis};
-use storage_format::manifest::SegmentEntry;
+use storage_format::manifest::{SegmentEntry, SegmentKind};
 use storage_format::{ManifestVersion, ObjectKey, OrgId};
 
 use crate::rig::{MAY, Rig};
@@ -72,6 +72,30 @@ async fn a_healthy_store_is_well() {
     assert!(look(&rig, true).await.rows >= 300);
     engine.close().await.expect("closed");
     assert!(look(&rig, true).await.is_well(), "without an engine");
+}
+
+/// Rollups of values whose sums and squares are infinite, and a fills object.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_with_huge_sums_and_late_channels_is_well() {
+    let rig = Rig::new();
+    rig.create_org(org()).await;
+    let engine = rig.open().await;
+    let (mut sender, mut model) = (Sender::new(org(), 1), FirstWins::default());
+    for channel in [1, 2] {
+        let reading = |i: i64| Reading::new(1, MAY + i * 60_000, &[(channel, 1e308)]);
+        let sent = Sent { gateway: gateway(1), received: millis(MAY), readings: (0..100).map(reading).collect() };
+        sender.send(&engine, &mut model, sent).await;
+        engine.flush(None).await.expect("a flush");
+    }
+    rig.clock.turn(Duration::from_secs(32 * 86_400));
+    engine.compact(CompactScope::All, &|_| {}).await.expect("compacted");
+    let live = live(&engine).await;
+    for kind in [SegmentKind::Fills, SegmentKind::RollupDaily, SegmentKind::RollupHourly] {
+        assert!(live.iter().any(|entry| entry.kind == kind), "{kind:?}");
+    }
+    let examined = look(&rig, true).await;
+    assert!(examined.is_well(), "{:?}", examined.findings);
+    engine.close().await.expect("closed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
