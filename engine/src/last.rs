@@ -10,8 +10,9 @@
 //! first-wins where times are equal (`table`), is that of all readings. Merging segments changes no reading, so
 //! it changes nothing here; when retention has dropped readings, it is computed anew.
 //!
-//! Owns the computed batches of all organisations, up to a limit in bytes; the least recently used ones go and are computed
-//! again when they are asked for. Nothing of it is durable.
+//! Owns the computed batches of all organisations, up to a limit in bytes: the newest of each, and the one before it, for
+//! queries whose snapshots were taken before the last flush. Those least recently asked for go and are computed again when
+//! they are asked for. Nothing of it is durable.
 
 mod cache;
 mod stored;
@@ -59,11 +60,13 @@ impl LastReadings {
 
     /// A flush made `after` of `before` by putting this buffer's rows into segments.
     pub(crate) fn flushed(&self, org: OrgId, before: &Manifest, after: &Manifest, buffer: &BufferView) {
-        let Some(known) = self.cache.get(org).filter(|known| known.version == before.version()) else { return };
-        if planted::has(PlantedBug::ForgetLast) {
-            return self.cache.put(org, Known::of(after, known.last));
-        }
-        self.cache.put(org, Known::of(after, fold(&known.last, &buffer.last_of_loggers())));
+        let last_after = |last: &RecordBatch| match planted::has(PlantedBug::ForgetLast) {
+            true => last.clone(),
+            false => fold(last, &buffer.last_of_loggers()),
+        };
+        // Nobody has asked for it: it is kept no longer because of this.
+        let Some(known) = self.cache.peek(org).filter(|known| known.is_of(before)) else { return };
+        self.cache.follow(org, Known::of(after, last_after(&known.last)));
     }
 
     /// Bytes that are in memory.
@@ -72,25 +75,23 @@ impl LastReadings {
     }
 
     async fn stored(&self, org: OrgId, manifest: &Manifest) -> Result<RecordBatch, EngineError> {
+        if let Some(known) = self.cache.get(org, manifest) {
+            return Ok(known);
+        }
         // Whoever asks while it is computed waits for it instead of computing it, too.
         let lock = self.cache.lock(org);
         let _computing = lock.lock().await;
-        let known = self.cache.get(org);
-        let newer = known.as_ref().is_some_and(|known| known.version > manifest.version());
-        let last = match known {
-            Some(known) if known.version == manifest.version() => return Ok(known.last),
-            Some(known) if known.is_before(manifest) => {
-                let added = manifest.segments().iter().filter(|entry| entry.flush_last > known.flush);
-                stored::last_of(&self.segments, org, &added.collect::<Vec<_>>(), manifest.rollups(), known.last).await?
-            }
-            _ => {
-                let all: Vec<_> = manifest.segments().iter().collect();
-                stored::last_of(&self.segments, org, &all, manifest.rollups(), table::empty()).await?
-            }
-        };
-        if !newer {
-            self.cache.put(org, Known::of(manifest, last.clone()));
+        if let Some(known) = self.cache.get(org, manifest) {
+            return Ok(known);
         }
+        let (added, before): (Vec<_>, _) = match self.cache.peek(org).filter(|known| known.is_before(manifest)) {
+            Some(known) => {
+                (manifest.segments().iter().filter(|entry| entry.flush_last > known.flush).collect(), known.last)
+            }
+            None => (manifest.segments().iter().collect(), table::empty()),
+        };
+        let last = stored::last_of(&self.segments, org, &added, manifest.rollups(), before).await?;
+        self.cache.put(org, Known::of(manifest, last.clone()));
         Ok(last)
     }
 }

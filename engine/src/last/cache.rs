@@ -1,19 +1,18 @@
-//! What was computed, by organisation, up to a limit in bytes: the least recently used goes first.
+//! What was computed, by organisation, up to a limit in bytes: the least recently asked for goes first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arrow::array::RecordBatch;
 use storage_format::manifest::Manifest;
-use storage_format::{FlushNumber, ManifestVersion, OrgId};
+use storage_format::{FlushNumber, OrgId};
 
 /// What an entry takes beside its batch, about.
 const ENTRY_BYTES: usize = 1024;
 
-/// The last readings in the segments of one manifest.
+/// The last readings in the segments of manifests that have the same readings.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
-    pub(super) version: ManifestVersion,
     pub(super) flush: FlushNumber,
     /// Readings that retention had dropped.
     dropped: u64,
@@ -22,16 +21,42 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn of(manifest: &Manifest, last: RecordBatch) -> Self {
-        Self { version: manifest.version(), flush: manifest.flush(), dropped: manifest.totals().dropped, last }
+        Self { flush: manifest.flush(), dropped: manifest.totals().dropped, last }
     }
 
-    /// Returns whether this manifest has all readings that this was computed of, and perhaps more, all of later flushes.
+    /// Returns whether this manifest has exactly the readings that this was computed of: merges change none.
+    pub(super) fn is_of(&self, manifest: &Manifest) -> bool {
+        (self.flush, self.dropped) == (manifest.flush(), manifest.totals().dropped)
+    }
+
+    /// Returns whether this manifest has all readings that this was computed of, and more, all of later flushes.
     pub(super) fn is_before(&self, manifest: &Manifest) -> bool {
-        self.version < manifest.version() && self.dropped == manifest.totals().dropped
+        self.flush < manifest.flush() && self.dropped == manifest.totals().dropped
+    }
+
+    /// Returns whether this is of a later manifest than the other: both numbers only grow.
+    fn is_after(&self, other: &Self) -> bool {
+        (self.flush, self.dropped) > (other.flush, other.dropped)
     }
 
     fn bytes(&self) -> usize {
         ENTRY_BYTES + self.last.get_array_memory_size()
+    }
+}
+
+/// What is known of one organisation.
+#[derive(Debug)]
+struct Entry {
+    /// The use that was its last.
+    used: u64,
+    newest: Known,
+    /// Of the readings before those.
+    previous: Option<Known>,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.newest.bytes() + self.previous.as_ref().map_or(0, Known::bytes)
     }
 }
 
@@ -46,7 +71,7 @@ pub(super) struct Cache {
 
 #[derive(Debug, Default)]
 struct Inner {
-    orgs: HashMap<OrgId, (u64, Known)>,
+    orgs: HashMap<OrgId, Entry>,
     /// By when they were last used.
     used: BTreeMap<u64, OrgId>,
     uses: u64,
@@ -54,18 +79,22 @@ struct Inner {
 }
 
 impl Inner {
-    fn remove(&mut self, org: OrgId) -> Option<Known> {
-        let (used, known) = self.orgs.remove(&org)?;
-        self.used.remove(&used);
-        self.bytes -= known.bytes();
-        Some(known)
+    fn remove(&mut self, org: OrgId) -> Option<Entry> {
+        let entry = self.orgs.remove(&org)?;
+        self.used.remove(&entry.used);
+        self.bytes -= entry.bytes();
+        Some(entry)
     }
 
-    fn insert(&mut self, org: OrgId, known: Known) {
+    fn insert(&mut self, org: OrgId, entry: Entry) {
+        self.bytes += entry.bytes();
+        self.used.insert(entry.used, org);
+        self.orgs.insert(org, entry);
+    }
+
+    fn next_use(&mut self) -> u64 {
         self.uses += 1;
-        self.bytes += known.bytes();
-        self.used.insert(self.uses, org);
-        self.orgs.insert(org, (self.uses, known));
+        self.uses
     }
 }
 
@@ -78,25 +107,54 @@ impl Cache {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of the organisation, which is used now.
-    pub(super) fn get(&self, org: OrgId) -> Option<Known> {
+    /// What is known of the readings of this manifest, which is asked for now.
+    pub(super) fn get(&self, org: OrgId, manifest: &Manifest) -> Option<RecordBatch> {
         let mut inner = self.inner();
-        let known = inner.remove(org)?;
-        inner.insert(org, known.clone());
-        Some(known)
+        let entry = inner.orgs.get(&org)?;
+        let known = [Some(&entry.newest), entry.previous.as_ref()].into_iter().flatten();
+        let last = known.into_iter().find(|known| known.is_of(manifest))?.last.clone();
+        let (entry, used) = (inner.remove(org)?, inner.next_use());
+        inner.insert(org, Entry { used, ..entry });
+        Some(last)
     }
 
-    /// Keeps this, if it is not too large, instead of what was known of the organisation, unless that is newer.
+    /// The newest that is known of the organisation, without its being asked for.
+    pub(super) fn peek(&self, org: OrgId) -> Option<Known> {
+        self.inner().orgs.get(&org).map(|entry| entry.newest.clone())
+    }
+
+    /// Keeps what was asked for and computed, unless something newer is known.
     pub(super) fn put(&self, org: OrgId, known: Known) {
         let mut inner = self.inner();
-        if inner.orgs.get(&org).is_some_and(|(_, newer)| newer.version > known.version) {
+        let used = inner.next_use();
+        self.keep(&mut inner, org, known, used);
+    }
+
+    /// Keeps what follows from what is known, as long as that would have been kept.
+    pub(super) fn follow(&self, org: OrgId, known: Known) {
+        let mut inner = self.inner();
+        let Some(used) = inner.orgs.get(&org).map(|entry| entry.used) else { return };
+        self.keep(&mut inner, org, known, used);
+    }
+
+    fn keep(&self, inner: &mut Inner, org: OrgId, known: Known, used: u64) {
+        let before = inner.remove(org);
+        let mut entry = match before {
+            Some(before) if known.is_after(&before.newest) => {
+                Entry { used, newest: known, previous: Some(before.newest) }
+            }
+            // Computed for an older snapshot: others may be as old.
+            Some(before) if before.newest.is_after(&known) => Entry { used, previous: Some(known), ..before },
+            Some(before) => Entry { used, ..before },
+            None => Entry { used, newest: known, previous: None },
+        };
+        if entry.bytes() > self.bytes_max {
+            entry.previous = None;
+        }
+        if entry.bytes() > self.bytes_max {
             return;
         }
-        inner.remove(org);
-        if known.bytes() > self.bytes_max {
-            return;
-        }
-        inner.insert(org, known);
+        inner.insert(org, entry);
         while inner.bytes > self.bytes_max
             && let Some((_, oldest)) = inner.used.first_key_value()
         {
@@ -124,6 +182,9 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use storage_format::manifest::{ManifestDelta, Totals};
+    use storage_format::{Lsn, ManifestVersion, Millis, WriterEpoch};
+
     use super::*;
     use crate::last::table::empty;
 
@@ -131,29 +192,63 @@ mod tests {
         OrgId::new(id).expect("not zero")
     }
 
-    #[test]
-    fn the_least_recently_used_goes_first() {
-        let known = Known::of(&Manifest::empty(), empty());
-        let cache = Cache::new(3 * known.bytes());
-        for id in 1..=3 {
-            cache.put(org(id), known.clone());
-        }
-        assert!(cache.get(org(1)).is_some());
-        cache.put(org(4), known.clone());
-        let there: Vec<bool> = (1..=4).map(|id| cache.get(org(id)).is_some()).collect();
-        assert_eq!((there, cache.bytes()), (vec![true, false, true, true], 3 * known.bytes()));
-        // Again is not twice.
-        cache.put(org(4), known.clone());
-        assert_eq!(cache.bytes(), 3 * known.bytes());
+    /// A manifest of so many flushes.
+    fn manifest(flush: u64) -> Manifest {
+        let mut manifest = Manifest::empty();
+        let delta = ManifestDelta {
+            version: ManifestVersion::new(1),
+            epoch: WriterEpoch::new(1),
+            nonce: [0; 16],
+            created: Millis::EPOCH,
+            lsn_covered: Lsn::ZERO,
+            flush: FlushNumber::new(flush),
+            added: Vec::new(),
+            removed: Vec::new(),
+            spools: Vec::new(),
+            totals: Totals::default(),
+        };
+        manifest.apply(&delta).expect("a valid commit");
+        manifest
+    }
+
+    fn known(flush: u64) -> Known {
+        Known::of(&manifest(flush), empty())
     }
 
     #[test]
-    fn what_is_newer_stays() {
-        let old = Known::of(&Manifest::empty(), empty());
-        let new = Known { version: ManifestVersion::new(7), ..old.clone() };
+    fn the_least_recently_asked_for_goes_first() {
+        let cache = Cache::new(3 * known(0).bytes());
+        let there = |id: u64| cache.peek(org(id)).is_some();
+        for id in 1..=3 {
+            cache.put(org(id), known(0));
+        }
+        assert!(cache.get(org(1), &manifest(0)).is_some());
+        cache.put(org(4), known(0));
+        assert_eq!(
+            ((1..=4).map(there).collect::<Vec<_>>(), cache.bytes()),
+            (vec![true, false, true, true], cache.bytes_max)
+        );
+        // Again is not twice.
+        cache.put(org(4), known(0));
+        assert_eq!(cache.bytes(), cache.bytes_max);
+        // A flush does not ask for it: it gives way to itself and its previous state.
+        cache.follow(org(3), known(1));
+        assert_eq!((1..=4).map(there).collect::<Vec<_>>(), [true, false, false, true]);
+        cache.follow(org(2), known(1));
+        assert!(!there(2), "nothing was known");
+    }
+
+    #[test]
+    fn the_newest_and_the_one_before_it_stay() {
         let cache = Cache::new(1 << 20);
-        cache.put(org(1), new);
-        cache.put(org(1), old);
-        assert_eq!(cache.get(org(1)).map(|known| known.version), Some(ManifestVersion::new(7)));
+        for flush in [7, 8, 5] {
+            cache.put(org(1), known(flush));
+            assert!(cache.get(org(1), &manifest(flush)).is_some());
+        }
+        assert_eq!(cache.peek(org(1)).map(|known| known.flush), Some(FlushNumber::new(8)));
+        let there = |flush: u64| cache.get(org(1), &manifest(flush)).is_some();
+        assert_eq!([5, 6, 7, 8].map(there), [true, false, false, true]);
+        cache.follow(org(1), known(9));
+        assert_eq!([5, 8, 9].map(there), [false, true, true]);
     }
 }

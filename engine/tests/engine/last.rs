@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use engine::Operation;
 use kit::rig::Sender;
 use kit::{FirstWins, Reading, Sent, gateway, millis};
 use proptest::prelude::*;
@@ -70,7 +71,10 @@ async fn an_older_snapshot_has_its_own() {
     send(&engine, &mut model, 2).await;
     engine.flush(None).await.expect("a flush");
     check_last(&engine, org(), &model).await;
+    rig.store.take_log();
     let found = kit::rig::last_readings(&engine, &old).await.expect("they are read");
+    let is_read = |(operation, name): &(Operation, String)| *operation == Operation::Get && name.contains("/segments/");
+    assert!(!rig.store.take_log().iter().any(is_read), "they were computed before the flush");
     assert_eq!(found, old_model.last());
     check_last(&engine, org(), &model).await;
     engine.close().await.expect("closed");
