@@ -162,8 +162,12 @@ impl Compactor {
         bytes_per_second: u64,
     ) -> Result<Option<Merged>, EngineError> {
         let window = inputs[0].window;
-        let fills = org.state().manifest.fills().iter().filter(|fills| fills.window == window).cloned().collect();
-        let job = MergeJob { segments: Arc::clone(&self.segments), org: org.id(), inputs, fills };
+        let manifest = Arc::clone(&org.state().manifest);
+        let fills = manifest.fills().iter().filter(|fills| fills.window == window).cloned().collect();
+        let segments = Arc::clone(&self.segments);
+        let mut job = MergeJob { segments, org: org.id(), inputs, fills, rolls_up: true };
+        // Nobody would name them. Older segments do not come while the window is claimed.
+        job.rolls_up = !job.shares_keys(&manifest);
         let _room = self.claims.room(job.bytes()).await;
         let start = self.clock.monotonic();
         let pacer = Pacer::new(traffic.clone(), job.rows(), job.bytes(), bytes_per_second);

@@ -28,6 +28,9 @@ pub use kernel::MergeKernel;
 /// Rows of an output batch, unless told otherwise.
 pub const MERGE_BATCH_ROWS: usize = 8_192;
 
+/// Rows of an output batch that is encoded at once: some tenths of a millisecond without a break.
+pub(crate) const YIELD_ROWS: usize = 2_048;
+
 /// What is asked of a merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MergeMode {

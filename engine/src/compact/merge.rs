@@ -31,6 +31,8 @@ pub(super) struct MergeJob {
     pub(super) inputs: Vec<SegmentEntry>,
     /// The fills objects of the window: what they list is not listed again.
     pub(super) fills: Vec<SegmentEntry>,
+    /// Whether rollups are made of merged readings.
+    pub(super) rolls_up: bool,
 }
 
 /// What an object must hold when it is read back.

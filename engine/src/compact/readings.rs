@@ -18,12 +18,9 @@ use super::lists::Listed;
 use super::merge::{Encoded, Expected, MergeJob, merge_error};
 use super::pace::Pacer;
 use crate::error::EngineError;
-use crate::first_wins::{Merge, MergeMode, United};
+use crate::first_wins::{Merge, MergeMode, United, YIELD_ROWS};
 use crate::rollup::RollupWriter;
 use crate::segments::{SegmentFilter, encode_error};
-
-/// Rows that are encoded without a break: some tenths of a millisecond.
-const YIELD_ROWS: usize = 2048;
 
 type Run = BoxStream<'static, Result<RecordBatch, EngineError>>;
 
@@ -34,7 +31,10 @@ type Seen = Arc<Mutex<Content>>;
 pub(super) async fn encode_readings(job: &MergeJob, pacer: &mut Pacer) -> Result<Option<Encoded>, EngineError> {
     let (flush_first, flush_last) = job.flushes();
     let mut encoder = job.segments.encoder(&job.new_object(SegmentKind::Readings)).await?;
-    let mut rollups = RollupWriter::new(&job.segments, &job.new_object(SegmentKind::Readings)).await?;
+    let mut rollups = match job.rolls_up {
+        true => Some(RollupWriter::new(&job.segments, &job.new_object(SegmentKind::Readings)).await?),
+        false => None,
+    };
     let seen = Seen::default();
     let mut runs = Vec::with_capacity(job.inputs.len());
     for entry in &job.inputs {
@@ -45,7 +45,9 @@ pub(super) async fn encode_readings(job: &MergeJob, pacer: &mut Pacer) -> Result
     let mut beside = Beside::new(job);
     while let Some(batch) = merge.next().await? {
         encoder.write(&batch.rows).map_err(encode_error)?;
-        rollups.push(&batch.rows)?;
+        if let Some(rollups) = &mut rollups {
+            rollups.push(&batch.rows)?;
+        }
         if let Some(united) = &batch.united {
             beside.unite(united).await?;
         }
@@ -67,7 +69,7 @@ pub(super) async fn encode_readings(job: &MergeJob, pacer: &mut Pacer) -> Result
             "{told} rows in the manifest, {read} read, {united} of them united with others, {merged} merged"
         )));
     }
-    let rollups = rollups.finish(&encoded.entry)?;
+    let rollups = rollups.map_or(Ok(Vec::new()), |rollups| rollups.finish(&encoded.entry))?;
     let mut objects = vec![(encoded, Expected::Readings(expected))];
     beside.finish(&mut objects)?;
     let totals = Totals { duplicates: counts.duplicates, conflicts: counts.conflicts, ..Totals::default() };

@@ -22,13 +22,10 @@ use storage_format::{ChannelCode, LoggerId, Millis, TimeRange, Window};
 use super::flusher::{FlushSpan, Flusher, Written, defect};
 use crate::buffer::SortedBatches;
 use crate::error::EngineError;
-use crate::first_wins::{Merge, MergeCounts, MergeError, MergeMode, MergedBatch};
+use crate::first_wins::{Merge, MergeCounts, MergeError, MergeMode, MergedBatch, YIELD_ROWS};
 use crate::org::Frontier;
 use crate::planted::{self, PlantedBug};
 use crate::segments::{NewSegment, SegmentFilter, SegmentStream, encode_error};
-
-/// Rows that are encoded without a break: some tenths of a millisecond.
-const YIELD_ROWS: usize = 2048;
 
 /// How many older segments are opened at a time.
 const OPENS_AT_ONCE: usize = 8;

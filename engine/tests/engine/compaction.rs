@@ -272,7 +272,7 @@ async fn a_merge_survives_every_put_that_fails_before_or_after_it_happened() {
 async fn what_was_replaced_stays_while_somebody_reads_it() {
     let mut rig = rig();
     rig.config.compaction = false;
-    let (engine, _, model) = flushed(&rig, 8).await;
+    let (engine, mut sender, mut model) = flushed(&rig, 8).await;
     engine.close().await.expect("closed");
     rig.config.compaction = true;
     let engine = rig.open().await;
@@ -280,7 +280,14 @@ async fn what_was_replaced_stays_while_somebody_reads_it() {
     assert_eq!(snapshot.manifest.segments().len(), 8);
     rig.clock.turn(MONTH);
     until_live(&engine, 3).await;
-    // The collection looks through the objects many times, and removes nothing that the snapshot has.
+    // The collection looks through the objects after a flush that failed, and removes nothing that the snapshot has.
+    let seen = model.rows.clone();
+    sender.send(&engine, &mut model, some(8)).await;
+    for _ in 0..3 {
+        rig.store.fail_next(Operation::Put, "manifest/", Fault::Before, 0);
+    }
+    engine.flush(None).await.expect_err("the store refused the commit");
+    rig.store.clear();
     let orphan: Path = format!("{}/2024050100-2024060100/{:032x}.parquet", ObjectKey::segments_prefix(org()), 7).into();
     rig.store.put(&orphan, vec![1].into()).await.expect("put");
     let patience = tokio::time::timeout(Duration::from_secs(60), async {
@@ -290,8 +297,9 @@ async fn what_was_replaced_stays_while_somebody_reads_it() {
         }
     });
     patience.await.expect("it looks");
-    assert_eq!(kit::rig::rows(&engine, &snapshot).await.expect("it reads"), model.rows);
+    assert_eq!(kit::rig::rows(&engine, &snapshot).await.expect("it reads"), seen);
     drop(snapshot);
+    engine.flush(None).await.expect("a flush");
     until_collected(&rig, &engine).await;
     check_flushed(&engine, org(), &model).await;
     engine.close().await.expect("closed");

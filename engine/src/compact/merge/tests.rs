@@ -34,7 +34,7 @@ async fn job(rig: &Rig, batches: &[RecordBatch]) -> MergeJob {
     for (flush, batch) in (1..).map(FlushNumber::new).zip(batches) {
         inputs.push(SegmentEntry { flush_first: flush, flush_last: flush, ..write(rig, 1, batch).await });
     }
-    MergeJob { segments: Arc::new(rig.segments.clone()), org: org(1), inputs, fills: Vec::new() }
+    MergeJob { segments: Arc::new(rig.segments.clone()), org: org(1), inputs, fills: Vec::new(), rolls_up: true }
 }
 
 async fn encode(job: &MergeJob) -> Encoded {
