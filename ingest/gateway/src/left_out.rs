@@ -5,7 +5,7 @@
 //! way of the same command again, and is replaced by it.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,10 @@ impl RowsFile {
         part.push(".part");
         let part = PathBuf::from(part);
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&part)?;
-        file.try_lock()?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => io::Error::other("another command is writing it"),
+            TryLockError::Error(error) => error,
+        })?;
         // After the lock: whoever had it may have ended meanwhile, and given the file its name.
         if path.symlink_metadata().is_ok() {
             let _gone = std::fs::remove_file(&part);
@@ -155,7 +158,8 @@ mod tests {
             Ok(left_out)
         };
         let first: LeftOut = begun().expect("begun");
-        begun().expect_err("another command writes it");
+        let refused: Problem = begun().expect_err("it is being written");
+        assert!(refused.to_string().contains("another command"), "{refused}");
         drop(first);
         assert!(!path.exists());
         begun().expect("begun again").check("left out").expect_err("a row was left out");

@@ -80,9 +80,7 @@ impl Drop for AtWork {
 /// Outcome of the reading of all files.
 struct Read {
     counts: Counts,
-    left_out: Result<()>,
-    /// What the summary says of rows that were left out.
-    left_out_text: String,
+    left_out: LeftOut,
     stop: Option<Stop>,
 }
 
@@ -242,9 +240,7 @@ fn read_all(inputs: Vec<Input>, options: CsvOptions, mut sink: Sink) -> Result<o
         }
         // With the sink goes the sender of frames: whoever submits them knows that there are no more.
         let (counts, left_out) = sink.finish();
-        let left_out_text = left_out.summary();
-        let left_out = left_out.check("left out, and not stored");
-        let _ = done.send(Read { counts, left_out, left_out_text, stop });
+        let _ = done.send(Read { counts, left_out, stop });
     };
     let thread = std::thread::Builder::new().name("icecore-import".to_owned()).spawn(move || {
         // Like flushes, and for their reason: the network and the log come first.
@@ -268,13 +264,16 @@ async fn finish(
     submitted: Submitted,
     took: Duration,
 ) -> Result<()> {
-    let Read { counts, left_out, left_out_text, stop } = read;
+    let Read { counts, left_out, stop } = read;
     let stopped = match stop {
         None => Ok(()),
         Some(Stop::Mistake(problem) | Stop::Failure(problem)) => Err(problem),
         // Nobody took frames any more, and that was told above.
         Some(Stop::Gone) => Err(Problem::new("the import broke off").help("run the same command again: it goes on")),
     };
+    let left_out_text = left_out.summary();
+    // Not before all is durable: a complete file would be in the way of the same command again.
+    let left_out = blocking(move || left_out.check("left out, and not stored")).await;
     let is_done = stopped.is_ok() && left_out.is_ok();
     let ended = context.control.end_import(&context.caller, import, is_done, counts.readings, context.now()).await;
 
@@ -320,6 +319,31 @@ mod tests {
         assert!(refuse_csv_options(&request(both), &[input(true)]).is_ok());
         let refused = refuse_csv_options(&request(marked), &[input(false), input(true)]).expect_err("refused");
         assert_eq!(refused.what(), "--missing is for files of CSV, and /a is Parquet");
+    }
+
+    #[tokio::test]
+    async fn the_file_of_bad_rows_is_complete_only_when_the_import_is() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (path, bad) = (dir.path().join("a.csv"), dir.path().join("bad.csv"));
+        std::fs::write(&path, "time,logger,temperature\nx,y,z\n2024-01-01T00:00:00Z,00124B0000000001,4\n")
+            .expect("written");
+        let options = CsvForm { skip_bad_rows: true, ..CsvForm::default() }.options().expect("options");
+        let accepted = Accepted { min: Millis::MIN, max: Millis::MAX };
+        let read = async || {
+            let left_out = LeftOut::new(Some(&bad)).expect("begun");
+            let (frames, packed) = mpsc::channel(1);
+            // The command has gone.
+            drop(packed);
+            let sink = Sink::new(frames, storage_format::SpoolId::new(1).expect("not zero"), accepted, left_out);
+            let inputs = look(std::slice::from_ref(&path)).expect("looked");
+            read_all(inputs, options.clone(), sink).expect("begun").await.expect("read")
+        };
+        let Read { stop: Some(Stop::Gone), left_out, .. } = read().await else { panic!("it went on") };
+        drop(left_out);
+        assert!(!bad.exists());
+        let again = read().await;
+        again.left_out.check("left out").expect_err("a row is");
+        assert!(bad.exists());
     }
 
     #[test]
