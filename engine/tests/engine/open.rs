@@ -93,7 +93,8 @@ async fn an_organisation_that_is_not_there_is_an_error_and_its_frames_fail() {
     // Made meanwhile, by another process: from now on it is there.
     rig.create_org(org(9)).await;
     let mut model = FirstWins::default();
-    sender.send(&engine, &mut model, one(2)).await;
+    // Of a sink that had a refusal, nothing later is taken.
+    Sender::new(org(9), 1).send(&engine, &mut model, one(2)).await;
     check_rows(&engine, org(9), &model).await;
     engine.close().await.expect("closed");
 }
