@@ -63,6 +63,11 @@ impl ManifestStore {
         Ok(listed.is_some_and(is_newer))
     }
 
+    /// The newest version that a list shows; zero if there is none.
+    pub(super) async fn newest_listed(&self, org: OrgId) -> Result<u64, ManifestError> {
+        Ok(self.list_versions(org).await?.map_or(0, |listed| listed.newest))
+    }
+
     async fn list_versions(&self, org: OrgId) -> Result<Option<Listed>, ManifestError> {
         let prefix = Path::from(ObjectKey::manifest_prefix(org));
         let mut shown = self.store().list(Some(&prefix));

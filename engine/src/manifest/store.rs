@@ -2,7 +2,8 @@
 //!
 //! A commit is one object, made with create-if-absent under the next version's name: of two writers one wins. The
 //! first commit of this process for an organisation claims the next epoch; whoever finds a newer epoch than its own in
-//! its way is fenced and must end. The nonce, and in fact every byte, tells a writer its own commit again after a put
+//! its way is fenced and must end. A version counts only if the one before it is there once it was made: the name of one
+//! that another writer's garbage collection has removed is free again. The nonce, and in fact every byte, tells a writer its own commit again after a put
 //! that was applied and answered with an error.
 //!
 //! Crash consistency: everything that belongs together is in one object. Before it is there nothing has happened;
@@ -16,8 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use durable::{Clock, PutError, PutOutcome, Random, object_path, put_create, read_object};
 use futures::{StreamExt as _, TryStreamExt as _};
-use object_store::ObjectStore;
 use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt as _};
 use storage_format::encryption::NONCE_BYTES;
 use storage_format::manifest::{
     Manifest, ManifestBase, ManifestDelta, ManifestHeader, ManifestObject, SegmentEntry, SpoolPosition, Totals,
@@ -271,15 +272,6 @@ impl ManifestStore {
         let own = self.epoch(org, current)?;
         let delta = self.delta(current, own, change);
         let version = delta.version;
-        {
-            let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-            let tried = tried.entry(org).or_default();
-            if tried.perhaps_made.len() == TRIED_MAX {
-                tried.perhaps_made.pop_front();
-            }
-            tried.perhaps_made.push_back(delta.nonce);
-            tried.last = Some(delta.nonce);
-        }
         let nonce = delta.nonce;
         let after = invariants::check(current, &delta)?;
         let object = if (version.get() - 1).is_multiple_of(BASE_EVERY) {
@@ -293,27 +285,82 @@ impl ManifestStore {
         let name = commit_name(org, version);
         let bytes = encode_manifest(org, &object, &key, key_version, seal_nonce)
             .map_err(|source| ManifestError::Object { name, source })?;
+        {
+            let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+            let tried = tried.entry(org).or_default();
+            if tried.perhaps_made.len() == TRIED_MAX {
+                tried.perhaps_made.pop_front();
+            }
+            tried.perhaps_made.push_back(nonce);
+            tried.last = Some(nonce);
+        }
         let put = put_create(self.store.as_ref(), &object_path(&name), &Bytes::from(bytes)).await;
         if matches!(put, Ok(PutOutcome::Exists(_)) | Err(PutError::DidNotHappen { .. })) {
-            let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(tried) = tried.get_mut(&org) {
-                tried.perhaps_made.retain(|made| *made != nonce);
-            }
+            self.not_made(org, nonce);
         }
         match put.map_err(CommitError::Put)? {
             PutOutcome::Created => {
+                self.check_follows(org, version, nonce).await?;
                 self.claimed().insert(org, own);
                 Ok(after)
             }
             PutOutcome::Exists(bytes) => {
                 let header = ManifestHeader::decode(&bytes).map_err(|source| ManifestError::Object { name, source })?;
-                let claimed = self.claimed().get(&org).copied();
-                match claimed {
-                    Some(own) if header.epoch > own => Err(CommitError::Fenced { version, newer: header.epoch, own }),
-                    // Not claimed yet: the other's commit is simply older than ours would be.
-                    _ => Err(CommitError::Conflict { version, epoch: header.epoch }),
-                }
+                Err(self.overtaken(org, version, header.epoch))
             }
+        }
+    }
+
+    /// The error of a commit that was not made because another writer, of this epoch, had made the version.
+    fn overtaken(&self, org: OrgId, version: ManifestVersion, epoch: WriterEpoch) -> CommitError {
+        match self.claimed().get(&org).copied() {
+            Some(own) if epoch > own => CommitError::Fenced { version, newer: epoch, own },
+            // Not claimed yet: the other's commit is simply older than ours would be.
+            _ => CommitError::Conflict { version, epoch },
+        }
+    }
+
+    /// Checks that a version that was just created follows another. Its name also becomes free when a newer writer has
+    /// committed far past it and removed old versions. They go in order, so the version before it is gone then, too. What
+    /// was created in that case is removed again, because a version apart from the others is a hole in the log.
+    async fn check_follows(&self, org: OrgId, version: ManifestVersion, nonce: [u8; 16]) -> Result<(), CommitError> {
+        let path = object_path(&commit_name(org, version));
+        let unknown = |source| CommitError::Put(PutError::MayHaveHappened { path: path.to_string(), source });
+        let before = version.get() - 1;
+        if before == 0 {
+            return Ok(());
+        }
+        match self.store.head(&object_path(&commit_name(org, ManifestVersion::new(before)))).await {
+            Ok(_) => return Ok(()),
+            Err(Error::NotFound { .. }) => {}
+            Err(source) => return Err(unknown(source)),
+        }
+        // A base may have been followed by others already, which need it, and what is before it may be removed.
+        let newest = match self.newest_listed(org).await {
+            Ok(newest) => newest,
+            Err(ManifestError::Store { source, .. }) => return Err(unknown(source)),
+            Err(error) => return Err(error.into()),
+        };
+        if base_of(newest) <= version.get() {
+            return match base_of(version.get()) == version.get() {
+                true => Ok(()),
+                false => Err(ManifestError::Missing { name: commit_name(org, ManifestVersion::new(before)) }.into()),
+            };
+        }
+        self.not_made(org, nonce);
+        if let Err(error) = self.store.delete(&path).await {
+            tracing::warn!(%org, %version, %error,
+                "a version of a manifest that another process had removed was made again, and could not be removed");
+        }
+        let newer = self.read(org, ManifestVersion::new(newest)).await?.delta().epoch;
+        Err(self.overtaken(org, version, newer))
+    }
+
+    /// Forgets a commit that is known not to have been made.
+    fn not_made(&self, org: OrgId, nonce: [u8; 16]) {
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tried) = tried.get_mut(&org) {
+            tried.perhaps_made.retain(|made| *made != nonce);
         }
     }
 

@@ -278,6 +278,60 @@ async fn a_log_may_begin_anywhere_up_to_its_newest_base() {
 }
 
 #[tokio::test]
+async fn a_name_that_a_newer_writer_has_removed_is_not_a_place_to_commit() {
+    for (claims, created) in [(false, 64), (true, 64), (false, 65), (true, 65)] {
+        let store = memory();
+        let mut state = filled(&store, created - 3).await;
+        let (old, new) = (writer(&store, 2, 7), writer(&store, 3, 7));
+        state = match claims {
+            true => old.commit(&state).await.expect("committed"),
+            false => writer(&store, 4, 7).commit(&state).await.expect("committed"),
+        };
+        assert_eq!(state.version().get() + 1, created as u64, "a version like others, and a base");
+        let mut newest = new.manifests.load(org(1)).await.expect("loaded");
+        for _ in 0..100 {
+            newest = new.commit(&newest).await.expect("committed");
+        }
+        new.manifests.collect_before(org(1), ManifestVersion::new(129)).await.expect("removed");
+        let error = old.commit(&state).await.expect_err("others went on");
+        assert_eq!(matches!(error, CommitError::Fenced { .. }), claims, "{error:?}");
+        assert_eq!(matches!(error, CommitError::Conflict { .. }), !claims, "{error:?}");
+        assert_eq!(versions(&store).await, (129..=newest.version().get()).collect::<Vec<_>>());
+        assert_eq!(writer(&store, 5, 7).manifests.load(org(1)).await.expect("whole"), newest);
+        let loaded = old.manifests.load(org(1)).await.expect("whole");
+        assert_eq!(old.commit(&loaded).await.is_ok(), !claims);
+    }
+}
+
+#[tokio::test]
+async fn a_base_is_made_although_what_was_before_it_is_removed_at_once() {
+    let store = memory();
+    let state = filled(&store, 63).await;
+    assert_eq!(state.version().get(), 64);
+    store.delete(&manifest_path(64)).await.expect("deleted");
+    let made = writer(&store, 2, 7).commit(&state).await.expect("a base needs nothing before it");
+    assert_eq!(made.version().get(), 65);
+    // Any other does: without it nobody can load what was made.
+    store.delete(&manifest_path(65)).await.expect("deleted");
+    let error = writer(&store, 3, 7).commit(&made).await.expect_err("a hole");
+    assert!(matches!(error, CommitError::Manifest(ManifestError::Missing { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn whether_a_version_follows_may_not_be_known() {
+    let store = Arc::new(FaultStore::new(memory()));
+    let shared: Arc<dyn ObjectStore> = store.clone();
+    let state = filled(&shared, 3).await;
+    let writer = writer(&shared, 2, 7);
+    store.fail_next(Operation::Get, "manifest", Fault::Before, 0);
+    let error = writer.commit(&state).await.expect_err("not known");
+    assert!(matches!(error, CommitError::Put(PutError::MayHaveHappened { .. })), "{error:?}");
+    let loaded = writer.manifests.load(org(1)).await.expect("loaded");
+    assert!(writer.manifests.is_last_tried(org(1), loaded.version()).await.expect("read"), "it was made");
+    writer.commit(&loaded).await.expect("committed");
+}
+
+#[tokio::test]
 async fn what_is_before_a_base_goes_in_order_and_up_to_the_first_failure() {
     let store = Arc::new(FaultStore::new(memory()));
     let shared: Arc<dyn ObjectStore> = store.clone();
