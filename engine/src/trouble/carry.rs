@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use durable::Files;
 use storage_format::wal::WalRecordKind;
-use storage_format::{Lsn, OrgId};
+use storage_format::{Frame, Lsn, OrgId};
 
 use crate::carried::CarriedFiles;
 use crate::error::{EngineError, EngineErrorKind};
@@ -77,6 +77,8 @@ impl CarryOn {
     }
 }
 
+/// The organisation's frames among these. Those that do not decode are in no buffer: a start has kept them aside, and
+/// mending could not apply them either.
 fn records_of(
     of: OrgId,
     lsns: std::ops::RangeInclusive<Lsn>,
@@ -84,7 +86,9 @@ fn records_of(
 ) -> Vec<FrameOfLog> {
     let records = blocks.into_iter().flat_map(|block| block.records);
     let wanted = records.filter_map(|record| match record.kind {
-        WalRecordKind::Frame { org, gateway, received, frame } if org == of && lsns.contains(&record.lsn) => {
+        WalRecordKind::Frame { org, gateway, received, frame }
+            if org == of && lsns.contains(&record.lsn) && Frame::decode(frame.clone()).is_ok() =>
+        {
             Some(FrameOfLog { lsn: record.lsn, org, gateway, received, frame })
         }
         WalRecordKind::Frame { .. } | WalRecordKind::Closed => None,
@@ -99,4 +103,36 @@ fn not_there(org: OrgId, lsn: Lsn) -> EngineError {
         "It is tried again. If this comes again and again, the WAL is damaged: look with `icecore wal inspect`.",
     )
     .at(format_args!("organisation {org}, LSN {lsn}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use storage_format::wal::{WalBlock, WalRecord};
+    use storage_format::{GatewayId, Millis};
+
+    use super::*;
+    use crate::append::support::{frame, org};
+
+    #[test]
+    fn what_does_not_decode_is_not_carried_on() {
+        let record = |lsn, org, frame: &[u8]| {
+            let gateway = GatewayId::new(1).expect("not zero");
+            let frame = bytes::Bytes::copy_from_slice(frame);
+            let kind = WalRecordKind::Frame { org, gateway, received: Millis::EPOCH, frame };
+            WalRecord { lsn: Lsn::new(lsn), kind }
+        };
+        let good = frame(1, 10);
+        let records = vec![
+            record(1, org(1), good.bytes()),
+            record(2, org(1), good.bytes()),
+            record(3, org(1), b"no frame"),
+            record(4, org(2), good.bytes()),
+            record(5, org(1), good.bytes()),
+            record(6, org(1), good.bytes()),
+        ];
+        let blocks = vec![WalBlock { offset: 0, bytes: 0, records }];
+        let carried = records_of(org(1), Lsn::new(2)..=Lsn::new(5), blocks);
+        let lsns: Vec<u64> = carried.iter().map(|record| record.lsn.get()).collect();
+        assert_eq!(lsns, [2, 5]);
+    }
 }
