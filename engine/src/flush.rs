@@ -5,7 +5,8 @@
 //! is done after failures (the frozen buffer stays, is tried again after a pause, and nothing is lost). It does not own
 //! the swap of the active buffer (the single writer does, when asked) nor the WAL: it tells up to which LSN that may
 //! go. A buffer that cannot be flushed because its organisation's stored data is damaged or missing is not tried again
-//! here: the organisation is in trouble, which is for `trouble` to mend.
+//! here: the organisation is in trouble, which is for `trouble` to mend. So is one whose flush meets a defect of this
+//! program again and again.
 //!
 //! Crash consistency, WAL and objects: until the manifest commit the flush never happened: the WAL holds every record,
 //! and replay builds the buffer again; objects already written are orphans, named by nobody, for garbage collection to
@@ -39,6 +40,10 @@ use crate::wal::WalDirectory;
 pub(crate) use flusher::Flusher;
 pub(crate) use schedule::FlushReason;
 use schedule::{Candidate, Pressure, back_off, plan};
+
+/// Failures in a row, all of a kind that no time mends, after which an organisation is in trouble: its buffers and its
+/// part of the log must not be in the way of others.
+const DEFECTS_MAX: u32 = 5;
 
 /// Shortest pause after a step that found nothing to do.
 const IDLE_PAUSE: Duration = Duration::from_millis(20);
@@ -95,6 +100,8 @@ pub(crate) struct FlushRequest {
 pub(crate) struct FlushFailure {
     /// How many in a row.
     pub(crate) failures: u32,
+    /// How many of the last ones in a row were defects of this program.
+    defects: u32,
     /// When the first of them was, by the clock of day.
     pub(crate) since: Millis,
     /// Whether the log has it. It has not what is the store's trouble, and everybody's.
@@ -103,6 +110,15 @@ pub(crate) struct FlushFailure {
     pub(crate) not_before: Duration,
     /// The last one.
     pub(crate) error: EngineError,
+}
+
+impl FlushFailure {
+    /// Counts an error that is a defect of this program; returns whether there were enough of them in a row.
+    fn is_hopeless(&mut self, error: &EngineError) -> bool {
+        let is_defect = error.kind() == EngineErrorKind::Failed && !error.is_of_the_store() && !error.ends_the_engine();
+        self.defects = if is_defect { self.defects.saturating_add(1) } else { 0 };
+        self.defects >= DEFECTS_MAX
+    }
 }
 
 /// What waits for the flush, and what it does with it. Shared by the engine and the thread that runs the steps.
@@ -329,13 +345,17 @@ impl FlushStep {
         }
     }
 
+    /// Hands the organisation over to those who mend; its buffers are still in memory.
+    fn is_in_trouble(&self, org: &Org, error: &EngineError) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&org.id());
+        self.orgs.troubles().begin(org.id(), error, true, self.clock.now());
+    }
+
     fn failed(&self, org: &Org, reason: FlushReason, error: &EngineError) {
         org.suspect();
         metrics::flush_failed(error);
         if error.is_of_one_org() {
-            self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&org.id());
-            // Its buffers are still in memory.
-            return self.orgs.troubles().begin(org.id(), error, true, self.clock.now());
+            return self.is_in_trouble(org, error);
         }
         let of_the_store = error.is_of_the_store();
         if of_the_store {
@@ -346,12 +366,17 @@ impl FlushStep {
             let known = failures.entry(org.id()).or_insert_with(|| FlushFailure {
                 failures: 0,
                 since: self.clock.now(),
+                defects: 0,
                 logged: false,
                 not_before: Duration::ZERO,
                 error: error.clone(),
             });
             known.failures = known.failures.saturating_add(1);
             let pause = back_off(known.failures, self.retry.0, self.retry.1);
+            if known.is_hopeless(error) {
+                drop(failures);
+                return self.is_in_trouble(org, error);
+            }
             known.not_before = self.clock.monotonic().saturating_add(pause);
             known.error = error.clone();
             let first = !known.logged && !of_the_store;
@@ -409,4 +434,35 @@ pub(crate) fn writer_gone() -> EngineError {
         "the engine is closing or has stopped",
         "What is not flushed is in the WAL and is read at the next start.",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defects_in_a_row_are_hopeless_and_the_store_never_is() {
+        let defect = flusher::defect("a test");
+        let of_the_store = EngineError::new(EngineErrorKind::Failed, "", "")
+            .because(object_store::Error::NotImplemented { operation: String::new(), implementer: String::new() });
+        let passing = EngineError::new(EngineErrorKind::Retry, "", "");
+        let mut failure = FlushFailure {
+            failures: 0,
+            since: Millis::EPOCH,
+            defects: 0,
+            logged: false,
+            not_before: Duration::ZERO,
+            error: defect.clone(),
+        };
+        for other in [of_the_store, passing] {
+            for _ in 1..DEFECTS_MAX {
+                assert!(!failure.is_hopeless(&defect));
+            }
+            for _ in 0..DEFECTS_MAX {
+                assert!(!failure.is_hopeless(&other));
+            }
+        }
+        let told: Vec<bool> = (0..DEFECTS_MAX).map(|_| failure.is_hopeless(&defect)).collect();
+        assert_eq!(told, [false, false, false, false, true]);
+    }
 }

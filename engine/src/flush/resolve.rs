@@ -21,7 +21,7 @@ use storage_format::{ChannelCode, LoggerId, Millis, TimeRange, Window};
 
 use super::flusher::{FlushSpan, Flusher, Written, defect};
 use crate::buffer::SortedBatches;
-use crate::error::EngineError;
+use crate::error::{EngineError, EngineErrorKind};
 use crate::first_wins::{Merge, MergeCounts, MergeError, MergeMode, MergedBatch, YIELD_ROWS};
 use crate::org::Frontier;
 use crate::planted::{self, PlantedBug};
@@ -279,6 +279,12 @@ impl<'a> WindowWriter<'a> {
     }
 }
 
+/// What a merge refuses is in a stored segment, or a defect.
 fn merge_error(error: MergeError) -> EngineError {
-    defect("a flush could not be merged").because(error)
+    EngineError::new(
+        EngineErrorKind::Corrupt,
+        "readings could not be compared with those of older segments",
+        "Nothing is lost. `icecore doctor --deep` names what is damaged; if nothing is, please report it.",
+    )
+    .because(error)
 }

@@ -38,10 +38,17 @@ impl InTrouble {
     /// What is said to whoever wants to read or write the organisation.
     pub(crate) fn answer(&self, org: OrgId) -> EngineError {
         match &self.error {
-            Some(error) => EngineError::new(
+            Some(error) if error.is_of_one_org() => EngineError::new(
                 EngineErrorKind::Corrupt,
                 "an organisation's stored data is damaged or missing: it takes no readings, and some of its readings cannot be read",
                 "Restore the object; within a minute everything acknowledged is seen again. `icecore doctor` lists what is wrong.",
+            )
+            .at(org)
+            .because(error.clone()),
+            Some(error) => EngineError::new(
+                error.kind(),
+                "an organisation's readings cannot be flushed: it takes no readings, and some of its readings cannot be read",
+                "Nothing acknowledged is lost, and it is tried again.",
             )
             .at(org)
             .because(error.clone()),
