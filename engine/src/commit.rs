@@ -153,7 +153,12 @@ impl Turn<'_> {
             return Err(another_log(org, &loaded));
         }
         if loaded.version() > current.version() {
-            self.org.reloaded(&loaded);
+            // A commit of this process whose response was lost: its buffer leaves in the same change, so that nobody sees its
+            // rows twice.
+            match self.org.state().frozen.first().filter(|buffer| covered(&loaded, buffer) == Covered::All) {
+                Some(buffer) => self.org.flushed(&loaded, buffer),
+                None => self.org.reloaded(&loaded),
+            }
         }
         Ok(())
     }

@@ -201,7 +201,8 @@ impl TroubleParts {
         let carried = self.orgs.troubles().get(id).map(|trouble| trouble.carried).unwrap_or_default();
         let logged = self.freeze(id).await?;
         if carried.is_empty() && org.state().whole {
-            // Memory holds all of it: a flush tells.
+            // Memory holds all of it: a flush tells. Another process may have replaced what this one's manifest names.
+            self.commits.turn(&org).await.reload().await?;
             return self.flusher.flush_frozen(&org).await.map(drop);
         }
         // Frames that were in flight when the trouble began come after all that was carried on until now.

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Engine, EngineErrorKind, Submission, SubmitError};
+use engine::{Engine, EngineErrorKind, ManifestChange, ManifestStore, OrgKeys, Submission, SubmitError};
 use kit::rig::Sender;
 use kit::{FirstWins, Reading, Sent, gateway, millis, spool};
+use storage_format::manifest::Totals;
 use storage_format::{Frame, OrgId};
 
 use crate::read::{check_flushed, check_rows};
@@ -182,6 +183,31 @@ async fn starts_go_on_while_a_manifest_or_a_segment_is_missing() {
         assert_eq!(carried(&rig), 0, "{what}");
         engine.close().await.expect("closed");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_overtaken_while_in_trouble_learns_of_it() {
+    let rig = rig();
+    let (engine, _fleet) = fleet(&rig).await;
+    let _gone = take_away(&files_of(&rig, damaged(), "segments"));
+    engine.flush(Some(damaged())).await.expect_err("the segment is missing");
+    // Another process has dropped the segment, which this one still looks for.
+    rig.clock.turn(Duration::from_secs(3 * 366 * 86_400));
+    let parts = rig.parts();
+    let keys = OrgKeys::new(Arc::clone(&parts.store), parts.keys, Arc::clone(&parts.random));
+    let other = ManifestStore::new(parts.store, Arc::new(keys), parts.random, parts.clock);
+    let manifest = other.load(damaged()).await.expect("a manifest");
+    let dropped = manifest.segments().iter().map(|segment| segment.rows).sum();
+    let change = ManifestChange {
+        removed: manifest.objects().map(|entry| entry.id).collect(),
+        lsn_covered: manifest.lsn_covered(),
+        flush: manifest.flush(),
+        totals: Totals { dropped, ..Totals::default() },
+        ..ManifestChange::default()
+    };
+    other.commit(damaged(), &manifest, change).await.expect("committed");
+    until("it to end", &rig, async || engine.health().failed.is_some()).await;
+    assert_eq!(engine.health().failed.expect("it has").kind(), EngineErrorKind::Fenced);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
