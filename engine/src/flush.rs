@@ -32,14 +32,14 @@ use tokio::sync::oneshot;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::health::{Condition, Health};
-use crate::maintain::{Maintenance, Pace, Progress, Stop};
+use crate::maintain::{Maintenance, Pace, Progress, Stop, back_off};
 use crate::metrics;
 use crate::org::{Org, Orgs};
 use crate::wal::WalDirectory;
 
 pub(crate) use flusher::Flusher;
 pub(crate) use schedule::FlushReason;
-use schedule::{Candidate, Pressure, back_off, plan};
+use schedule::{Candidate, Pressure, plan};
 
 /// Failures in a row, all of a kind that no time mends, after which an organisation is in trouble: its buffers and its
 /// part of the log must not be in the way of others.

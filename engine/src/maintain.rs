@@ -81,6 +81,12 @@ async fn repeat(step: &dyn Maintenance, clock: &dyn Clock, mut stop: Stop) -> Re
     }
 }
 
+/// How long to wait after so many failures in a row: doubles from `min` to `max`.
+pub(crate) fn back_off(failures: u32, min: Duration, max: Duration) -> Duration {
+    let doubled = min.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+    doubled.min(max)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -92,6 +98,14 @@ mod tests {
     use crate::error::EngineErrorKind;
 
     const LONG: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn back_off_doubles_up_to_its_limit() {
+        let (min, max) = (Duration::from_secs(1), Duration::from_secs(60));
+        let waits: Vec<u64> = (1..9).map(|failures| back_off(failures, min, max).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(back_off(u32::MAX, min, max), max);
+    }
 
     /// Counts its calls; the n-th is the last if it is told so.
     struct Counts {

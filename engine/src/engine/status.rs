@@ -59,7 +59,7 @@ pub struct OrgTrouble {
     pub org: OrgId,
     /// Since when.
     pub since: Millis,
-    /// What is wrong, with the object's name; `None` while it was not tried yet what an earlier process has carried on.
+    /// What is wrong, with the object's name, or why the last try failed; `None` while it was not tried yet what an earlier process has carried on.
     pub error: Option<EngineError>,
     /// Whether queries see all of its acknowledged readings, as far as the objects that they need can be read.
     pub readable: bool,

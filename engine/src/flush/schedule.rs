@@ -142,12 +142,6 @@ pub(crate) fn plan(candidates: &[Candidate], pressure: &Pressure) -> Vec<(OrgId,
     chosen.flushes
 }
 
-/// How long to wait after so many failures in a row: doubles from `min` to `max`.
-pub(crate) fn back_off(failures: u32, min: Duration, max: Duration) -> Duration {
-    let doubled = min.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
-    doubled.min(max)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,13 +213,5 @@ mod tests {
         assert_eq!(planned(std::slice::from_ref(&failed), &calm()), []);
         failed.not_before = Some(Duration::from_secs(100));
         assert_eq!(planned(&[failed], &calm()), [(1, FlushReason::Age)]);
-    }
-
-    #[test]
-    fn back_off_doubles_up_to_its_limit() {
-        let (min, max) = (Duration::from_secs(1), Duration::from_secs(60));
-        let waits: Vec<u64> = (1..9).map(|failures| back_off(failures, min, max).as_secs()).collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(back_off(u32::MAX, min, max), max);
     }
 }

@@ -21,7 +21,8 @@ use crate::error::{EngineError, EngineErrorKind};
 pub(crate) struct InTrouble {
     /// Time at which it was found, by the clock of day.
     pub(crate) since: Millis,
-    /// The last error; `None` while it was not tried yet to apply what an earlier process has carried on.
+    /// The last error that says what is damaged, or else the last try's; `None` while it was not tried yet to apply what an
+    /// earlier process has carried on.
     pub(crate) error: Option<EngineError>,
     /// Files with its records that are not in the log any more, oldest first.
     pub(crate) carried: Vec<CarriedFile>,
@@ -107,13 +108,23 @@ impl Troubles {
         let trouble =
             known.entry(org).or_insert_with(|| InTrouble { since: now, error: None, carried: Vec::new(), readable });
         // Carried files that are found at a start are none yet.
-        if trouble.error.is_none() {
+        if !trouble.error.as_ref().is_some_and(EngineError::is_of_one_org) {
             tracing::error!(%org, since = %trouble.since, %error,
                 "an organisation is in trouble: its frames are refused and wait in their gateways, what is acknowledged is kept, and the others go on; once the object is restored it goes on by itself");
         }
         trouble.error = Some(error.clone());
         trouble.readable &= readable;
         self.count.store(known.len(), Ordering::Release);
+    }
+
+    /// A try to mend the organisation has ended with this error, which does not say what is damaged: it is known if nothing
+    /// better is.
+    pub(crate) fn tried(&self, org: OrgId, error: &EngineError) {
+        let mut known = self.known();
+        let Some(trouble) = known.get_mut(&org) else { return };
+        if !trouble.error.as_ref().is_some_and(EngineError::is_of_one_org) {
+            trouble.error = Some(error.clone());
+        }
     }
 
     /// A start has found carried files of the organisation.
@@ -202,5 +213,22 @@ mod tests {
         troubles.found(org(1), vec![file(3, 9)], Millis::EPOCH);
         let trouble = troubles.get(org(1)).expect("it is in trouble");
         assert_eq!((trouble.readable, trouble.answer(org(1)).kind()), (false, EngineErrorKind::Retry));
+    }
+
+    #[test]
+    fn an_error_of_a_try_does_not_hide_what_is_damaged() {
+        let troubles = Troubles::default();
+        let error = |kind, what: &'static str| EngineError::new(kind, what, "");
+        troubles.tried(org(1), &error(EngineErrorKind::Retry, "none"));
+        assert!(!troubles.has(org(1)));
+        troubles.found(org(1), vec![file(3, 9)], Millis::EPOCH);
+        let told = || troubles.get(org(1)).expect("it is in trouble").answer(org(1));
+        for what in ["no answer", "no space"] {
+            troubles.tried(org(1), &error(EngineErrorKind::Retry, what));
+            assert!(told().kind() == EngineErrorKind::Retry && told().to_string().contains(what));
+        }
+        troubles.begin(org(1), &error(EngineErrorKind::Corrupt, "damage"), false, Millis::EPOCH);
+        troubles.tried(org(1), &error(EngineErrorKind::Retry, "no answer"));
+        assert!(told().kind() == EngineErrorKind::Corrupt && told().to_string().contains("damage"));
     }
 }

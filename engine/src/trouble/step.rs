@@ -15,7 +15,7 @@ use crate::commit::Committer;
 use crate::config::EngineConfig;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::flush::Flusher;
-use crate::maintain::{Maintenance, Pace, Progress, Stop};
+use crate::maintain::{Maintenance, Pace, Progress, Stop, back_off};
 use crate::org::{InTrouble, Org, Orgs, WriterWork, Writers};
 use crate::planted::{self, PlantedBug};
 use crate::wal::{FrameOfLog, WalDirectory};
@@ -57,8 +57,43 @@ pub(crate) struct TroubleStep {
     parts: Arc<TroubleParts>,
     retry_min: Duration,
     interval: Duration,
-    /// For each organisation that could not be mended: how many times, and not before when it is tried again.
-    tries: Mutex<BTreeMap<OrgId, (u32, Duration)>>,
+    /// Of mending.
+    mends: Tries,
+    /// Of carrying on what is in the way.
+    rooms: Tries,
+}
+
+/// Tries that failed, by organisation: how many in a row, and the monotonic time before which it is not tried again.
+#[derive(Debug, Default)]
+struct Tries(Mutex<BTreeMap<OrgId, (u32, Duration)>>);
+
+impl Tries {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<OrgId, (u32, Duration)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether a try is due. The first is at `first`.
+    fn is_due(&self, org: OrgId, first: Duration, now: Duration) -> bool {
+        self.lock().entry(org).or_insert((0, first)).1 <= now
+    }
+
+    /// Counts a failure; returns how many there were in a row.
+    fn failed(&self, org: OrgId, now: Duration, retry_min: Duration) -> u32 {
+        let mut known = self.lock();
+        let (failures, not_before) = known.entry(org).or_default();
+        *failures = failures.saturating_add(1);
+        *not_before = now.saturating_add(back_off(*failures, retry_min, RETRY_MAX));
+        *failures
+    }
+
+    fn forget(&self, org: OrgId) {
+        self.lock().remove(&org);
+    }
+
+    /// Forgets all but these.
+    fn retain(&self, orgs: &[(OrgId, InTrouble)]) {
+        self.lock().retain(|org, _| orgs.iter().any(|(in_trouble, _)| in_trouble == org));
+    }
 }
 
 impl TroubleStep {
@@ -67,34 +102,56 @@ impl TroubleStep {
             parts: Arc::new(parts),
             retry_min: config.flush_retry_min,
             interval: config.schedule_interval,
-            tries: Mutex::default(),
+            mends: Tries::default(),
+            rooms: Tries::default(),
         }
-    }
-
-    fn tries(&self) -> MutexGuard<'_, BTreeMap<OrgId, (u32, Duration)>> {
-        self.tries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was found just now by a flush is not tried again at once; what a start has found is.
     fn is_due(&self, org: OrgId, trouble: &InTrouble) -> bool {
         let now = self.parts.clock.monotonic();
         let first = if trouble.error.is_some() { now.saturating_add(self.retry_min) } else { now };
-        self.tries().entry(org).or_insert((0, first)).1 <= now
+        self.mends.is_due(org, first, now)
     }
 
     fn failed(&self, org: OrgId, trouble: &InTrouble, error: &EngineError) {
-        let tried = {
-            let mut tries = self.tries();
-            let (tried, not_before) = tries.entry(org).or_default();
-            *tried = tried.saturating_add(1);
-            let doubled = self.retry_min.saturating_mul(1 << (*tried - 1).min(16));
-            *not_before = self.parts.clock.monotonic().saturating_add(doubled.min(RETRY_MAX));
-            *tried
-        };
+        let tried = self.mends.failed(org, self.parts.clock.monotonic(), self.retry_min);
         tracing::debug!(%org, tried, %error, "an organisation in trouble is not mended yet");
+        if let Some(org) = self.parts.orgs.get(org) {
+            // A flush may have left objects that no manifest names.
+            org.suspect();
+        }
         if error.is_of_one_org() {
             self.parts.orgs.troubles().begin(org, error, trouble.readable, self.parts.clock.now());
+        } else {
+            self.parts.orgs.troubles().tried(org, error);
         }
+    }
+
+    /// Carries on what is in the way of others, of each of these organisations.
+    ///
+    /// # Errors
+    /// Only what must end the engine.
+    async fn make_room(&self, all: &[(OrgId, InTrouble)]) -> Result<(), EngineError> {
+        for (org, _) in all {
+            let now = self.parts.clock.monotonic();
+            if !self.rooms.is_due(*org, now, now) {
+                continue;
+            }
+            match self.parts.make_room(*org).await {
+                Ok(()) => self.rooms.forget(*org),
+                Err(error) if error.ends_the_engine() => return Err(error),
+                Err(error) => {
+                    let failures = self.rooms.failed(*org, self.parts.clock.monotonic(), self.retry_min);
+                    if failures == 1 {
+                        tracing::warn!(%org, %error, "an organisation in trouble keeps its part of memory and log for now");
+                    } else {
+                        tracing::debug!(%org, failures, %error, "an organisation in trouble still keeps its part of memory and log");
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -111,34 +168,32 @@ impl Maintenance for TroubleStep {
     /// Looks at the organisations in trouble, one after the other.
     async fn run_once(&self, stop: &Stop) -> Result<Progress, EngineError> {
         let all = self.parts.orgs.troubles().all();
-        self.tries().retain(|org, _| all.iter().any(|(in_trouble, _)| in_trouble == org));
-        // What holds up others goes first.
-        for (org, _) in &all {
-            if let Err(error) = self.parts.make_room(*org).await {
-                tracing::warn!(%org, %error, "an organisation in trouble keeps its part of memory and log for now");
-                if error.ends_the_engine() {
-                    return Err(error);
-                }
-            }
-        }
+        self.mends.retain(&all);
+        self.rooms.retain(&all);
+        self.make_room(&all).await?;
         let mut progress = Progress::Idle;
-        for (org, trouble) in all {
+        for (org, trouble) in &all {
+            let org = *org;
             if *stop.borrow() {
                 break;
             }
-            if !self.is_due(org, &trouble) {
+            if !self.is_due(org, trouble) {
                 continue;
+            }
+            if progress == Progress::Worked {
+                // The one before may have taken long.
+                self.make_room(&all).await?;
             }
             progress = Progress::Worked;
             match self.parts.mend(org).await {
                 Ok(()) => {
                     self.parts.orgs.troubles().end(org);
-                    self.tries().remove(&org);
+                    self.mends.forget(org);
                 }
                 Err(error) if error.ends_the_engine() || error.kind() == EngineErrorKind::Closed => {
                     return if error.ends_the_engine() { Err(error) } else { Ok(Progress::Idle) };
                 }
-                Err(error) => self.failed(org, &trouble, &error),
+                Err(error) => self.failed(org, trouble, &error),
             }
         }
         Ok(progress)
@@ -291,4 +346,28 @@ fn undecodable(record: &FrameOfLog, error: impl std::error::Error + Send + Sync 
     )
     .at(format_args!("organisation {}, LSN {}", record.org, record.lsn))
     .because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_come_less_and_less_often() {
+        let org = |id| OrgId::new(id).expect("not zero");
+        let s = Duration::from_secs;
+        let tries = Tries::default();
+        assert!(!tries.is_due(org(1), s(5), s(4)) && tries.is_due(org(1), s(99), s(5)));
+        let mut now = s(5);
+        for (failures, wait) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 20), (7, 20)] {
+            assert_eq!(tries.failed(org(1), now, s(1)), failures);
+            now += s(wait);
+            assert!(!tries.is_due(org(1), now, now - s(1)) && tries.is_due(org(1), now, now));
+        }
+        assert!(tries.is_due(org(2), now, now), "each has its own");
+        tries.forget(org(1));
+        assert_eq!(tries.failed(org(1), now, s(1)), 1);
+        tries.retain(&[]);
+        assert!(tries.lock().is_empty());
+    }
 }
