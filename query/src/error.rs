@@ -68,6 +68,11 @@ pub enum QueryError {
     Defect,
 }
 
+/// An error of the engine or its store, as one of DataFusion.
+pub(crate) fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
 /// Gives DataFusion's errors the shape that a caller may see.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ErrorMapper {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{filter_record_batch, not};
-use arrow::datatypes::{Float64Type, TimestampMillisecondType, UInt64Type};
+use arrow::datatypes::Float64Type;
 use datafusion::common::{DataFusionError, Result, internal_datafusion_err};
 use engine::SegmentFilter;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -14,10 +14,12 @@ use storage_format::manifest::SegmentEntry;
 use storage_format::segment::readings_schema;
 use storage_format::{ChannelCode, LoggerId, Millis, TimeRange};
 
+use super::keys::keys_of;
 use super::pieces::Grain;
 use super::question::{Measure, Part};
-use super::scan::{Columns, of_channel, storage_error};
+use super::scan::{Columns, of_channel, required};
 use super::table::of_one;
+use crate::error::external;
 use crate::scan::SegmentReaderFactory;
 
 /// Loggers and starts of such rollups, ascending.
@@ -32,7 +34,8 @@ pub(super) fn split(rollup: RecordBatch, measures: &[Measure]) -> Result<(Record
     });
     let mut huge = vec![false; rollup.num_rows()];
     for sums in sums {
-        let sums = sums.as_primitive_opt::<Float64Type>().ok_or_else(wrong)?;
+        let sums =
+            sums.as_primitive_opt::<Float64Type>().ok_or_else(|| internal_datafusion_err!("a sum is not one"))?;
         for (huge, sum) in huge.iter_mut().zip(sums) {
             *huge |= sum.is_some_and(f64::is_infinite);
         }
@@ -40,23 +43,12 @@ pub(super) fn split(rollup: RecordBatch, measures: &[Measure]) -> Result<(Record
     if !huge.contains(&true) {
         return Ok((rollup, None));
     }
-    let (loggers, starts) = keys(&rollup, "bucket")?;
+    let (loggers, starts) = keys_of(&rollup, "bucket")?;
     let found =
         loggers.iter().zip(starts).zip(&huge).filter(|(_, huge)| **huge).map(|((logger, start), _)| (*logger, *start));
     let found = Huge(found.collect());
     let rest = filter_record_batch(&rollup, &not(&BooleanArray::from(huge))?)?;
     Ok((rest, Some(found)))
-}
-
-fn wrong() -> DataFusionError {
-    internal_datafusion_err!("a column is not of its type")
-}
-
-fn keys<'a>(batch: &'a RecordBatch, time: &str) -> Result<(&'a [u64], &'a [i64])> {
-    let column = |name| batch.column_by_name(name).ok_or_else(wrong);
-    let loggers = column("logger")?.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?.values();
-    let times = column(time)?.as_primitive_opt::<TimestampMillisecondType>().ok_or_else(wrong)?.values();
-    Ok((loggers, times))
 }
 
 impl Huge {
@@ -72,8 +64,8 @@ impl Huge {
             let channels: BTreeSet<ChannelCode> =
                 columns.measures.iter().filter_map(|m| Some(m.channel()?.code)).collect();
             let schema = readings_schema(&channels.into_iter().collect::<Vec<_>>());
-            let rows = readers.read_readings(&segment, &self.filter(grain), schema).await.map_err(storage_error)?;
-            Ok::<_, DataFusionError>(rows.map(move |rows| self.select(&rows.map_err(storage_error)?, grain, &columns)))
+            let rows = readers.read_readings(&segment, &self.filter(grain), schema).await.map_err(external)?;
+            Ok::<_, DataFusionError>(rows.map(move |rows| self.select(&rows.map_err(external)?, grain, &columns)))
         };
         stream::once(read).try_flatten().boxed()
     }
@@ -90,20 +82,16 @@ impl Huge {
     }
 
     fn select(&self, rows: &RecordBatch, grain: Grain, columns: &Columns) -> Result<RecordBatch> {
-        let (loggers, times) = keys(rows, "time")?;
+        let (loggers, times) = keys_of(rows, "time")?;
         let start = |time: i64| time - time.rem_euclid(grain.length());
         let is_one = |(&logger, &time): (&u64, &i64)| self.0.binary_search(&(logger, start(time))).is_ok();
         let selected: BooleanArray = loggers.iter().zip(times).map(|key| Some(is_one(key))).collect();
         let rows = filter_record_batch(rows, &selected)?;
         let schema = rows.schema();
-        let mut measures = columns.measures.iter();
-        let values = columns.schema.fields().iter().map(|field| match rows.column_by_name(field.name()) {
-            Some(key) if matches!(field.name().as_str(), "logger" | "time") => Ok(Arc::clone(key)),
-            _ => {
-                let measure = measures.next().ok_or_else(|| internal_datafusion_err!("a column of no measure"))?;
-                of_one(*measure, &schema)?.evaluate(&rows)?.into_array(rows.num_rows())
-            }
-        });
-        columns.batch(values.collect::<Result<_>>()?, rows.num_rows())
+        columns.batch(
+            rows.num_rows(),
+            |name| required(&rows, name),
+            |measure, _| of_one(measure, &schema)?.evaluate(&rows)?.into_array(rows.num_rows()),
+        )
     }
 }

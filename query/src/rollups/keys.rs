@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Schema, TimestampMillisecondType, UInt64Type};
+use arrow::datatypes::{TimestampMillisecondType, UInt64Type};
 use datafusion::common::{Result, internal_datafusion_err, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::EquivalenceProperties;
@@ -34,7 +34,7 @@ pub(crate) fn rows_beside_rollups(
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let Some(first) = segments.first() else { return internal_err!("it reads one segment at least") };
-    let keys = Keys::of(&first.schema(), "time", cover, Grain::Rows)?;
+    let keys = Keys::of("time", cover, Grain::Rows);
     let partitions = partitions.clamp(1, segments.len());
     let equivalences = match segments.as_slice() {
         [single] => single.properties().equivalence_properties().clone(),
@@ -43,27 +43,34 @@ pub(crate) fn rows_beside_rollups(
     Ok(leaf(RowsBesideRollups { segments, partitions, keys }, equivalences, partitions))
 }
 
+/// Loggers and times of a batch, times being in the column of this name.
+pub(super) fn keys_of<'a>(batch: &'a RecordBatch, time: &str) -> Result<(&'a [u64], &'a [i64])> {
+    let wrong = || internal_datafusion_err!("a batch without keys, or with keys of other types");
+    let (Some(loggers), Some(times)) = (batch.column_by_name("logger"), batch.column_by_name(time)) else {
+        return Err(wrong());
+    };
+    let loggers = loggers.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?;
+    let times = times.as_primitive_opt::<TimestampMillisecondType>().ok_or_else(wrong)?;
+    Ok((loggers.values(), times.values()))
+}
+
 /// Finds the rows of one grain by their keys.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
     cover: Arc<Cover>,
     grain: Grain,
-    logger: usize,
-    time: usize,
+    time: &'static str,
 }
 
 impl Keys {
-    /// In batches of this schema, which has the columns `logger` and, of this name, of times.
-    pub(super) fn of(schema: &Schema, time: &str, cover: &Arc<Cover>, grain: Grain) -> Result<Self> {
-        let (logger, time) = (schema.index_of("logger")?, schema.index_of(time)?);
-        Ok(Self { cover: Arc::clone(cover), grain, logger, time })
+    /// In batches that have the times in the column of this name.
+    pub(super) fn of(time: &'static str, cover: &Arc<Cover>, grain: Grain) -> Self {
+        Self { cover: Arc::clone(cover), grain, time }
     }
 
     /// The rows of this grain.
     pub(super) fn select(&self, batch: RecordBatch) -> Result<RecordBatch> {
-        let wrong = || internal_datafusion_err!("a key is not of its type");
-        let loggers = batch.column(self.logger).as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?.values();
-        let times = batch.column(self.time).as_primitive_opt::<TimestampMillisecondType>().ok_or_else(wrong)?.values();
+        let (loggers, times) = keys_of(&batch, self.time)?;
         let mut selected = BooleanBufferBuilder::new(batch.num_rows());
         let mut row = 0;
         while let (Some(&logger), Some(&first)) = (loggers.get(row), times.get(row)) {

@@ -7,7 +7,7 @@ use arrow::array::{
 };
 use arrow::compute::{cast, kernels::cmp::eq, not, nullif};
 use arrow::datatypes::{ArrowPrimitiveType, DataType, Int64Type, SchemaRef, TimestampMillisecondType};
-use datafusion::common::{DataFusionError, Result, internal_datafusion_err};
+use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_expr::EquivalenceProperties;
@@ -24,6 +24,7 @@ use super::huge;
 use super::keys::Keys;
 use super::pieces::Grain;
 use super::question::{Measure, Part};
+use crate::error::external;
 use crate::leaf::{Source, leaf, slices};
 use crate::prune::KeyBounds;
 use crate::scan::{ScanContext, SegmentReaderFactory};
@@ -139,11 +140,11 @@ async fn open(
     input: Input,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let rollup = readers.read_rollup(&input.entry, &input.filter, input.columns, &input.channels).await;
-    let rollup = rollup.map_err(storage_error)?;
+    let rollup = rollup.map_err(external)?;
     let input = Arc::new(input);
     let batches = rollup.map(move |batch| -> Result<_> {
-        let batch = batch.map_err(storage_error)?;
-        let keys = Keys::of(&batch.schema(), "bucket", &cover, input.grain)?;
+        let batch = batch.map_err(external)?;
+        let keys = Keys::of("bucket", &cover, input.grain);
         let (rollup, huge) = huge::split(keys.select(batch)?, &columns.measures)?;
         let rollup = stream::iter([columns.of(&rollup)]);
         Ok(match huge {
@@ -165,30 +166,36 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    fn of(&self, rollup: &RecordBatch) -> Result<RecordBatch> {
+    /// A batch of so many rows, of the key columns and measures that these functions give. It may have no columns.
+    pub(super) fn batch(
+        &self,
+        rows: usize,
+        key: impl Fn(&str) -> Result<ArrayRef>,
+        measured: impl Fn(Measure, &DataType) -> Result<ArrayRef>,
+    ) -> Result<RecordBatch> {
         let mut measures = self.measures.iter();
         let fields = self.schema.fields().iter();
         let columns = fields.map(|field| match field.name().as_str() {
-            "logger" => required(rollup, "logger"),
-            "time" => required(rollup, "bucket"),
+            name @ ("logger" | "time") => key(name),
             _ => {
                 let measure = measures.next().ok_or_else(|| internal_datafusion_err!("a column of no measure"))?;
-                measured(rollup, *measure, field.data_type())
+                measured(*measure, field.data_type())
             }
         });
-        self.batch(columns.collect::<Result<_>>()?, rollup.num_rows())
-    }
-
-    /// So many rows of the table. There may be no columns.
-    pub(super) fn batch(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+        let columns = columns.collect::<Result<_>>()?;
         let rows = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &rows)?)
     }
+
+    fn of(&self, rollup: &RecordBatch) -> Result<RecordBatch> {
+        let key = |name: &str| required(rollup, if name == "time" { "bucket" } else { name });
+        self.batch(rollup.num_rows(), key, |measure, data_type| measured(rollup, measure, data_type))
+    }
 }
 
-fn required(rollup: &RecordBatch, name: &str) -> Result<ArrayRef> {
-    let column = rollup.column_by_name(name).cloned();
-    column.ok_or_else(|| internal_datafusion_err!("a rollup without a column {name}"))
+pub(super) fn required(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
+    let column = batch.column_by_name(name).cloned();
+    column.ok_or_else(|| internal_datafusion_err!("a batch without a column {name}"))
 }
 
 /// A column of a rollup about a channel; none if no row of the segment has a value of it.
@@ -269,9 +276,4 @@ fn only_at(
     let Some(of) = of else { return Ok(values) };
     let others = not(&eq(of, times)?)?;
     Ok(nullif(&values, &others)?)
-}
-
-/// What the storage layer says.
-pub(super) fn storage_error(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
 }

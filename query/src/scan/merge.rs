@@ -12,10 +12,11 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_expr::{EquivalenceProperties, LexOrdering};
 use datafusion::physical_plan::ExecutionPlan;
-use engine::{Merge, MergeCounts, MergeError, MergeMode, MergedBatch, SortedBatches};
+use engine::{Merge, MergeCounts, MergeMode, MergedBatch, SortedBatches};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::buffer;
+use crate::error::external;
 use crate::leaf::{Source, leaf};
 
 /// One merge: its runs in order of precedence.
@@ -51,7 +52,7 @@ pub(crate) fn merge_runs(
     mode: MergeMode,
     batch_rows: usize,
 ) -> Result<BoxStream<'static, Result<Merged>>> {
-    let merge = Merge::new(Arc::clone(schema), runs, mode, kernel_error)?.with_batch_rows(batch_rows);
+    let merge = Merge::new(Arc::clone(schema), runs, mode, external)?.with_batch_rows(batch_rows);
     // The counts come once, after the last batch: then the merge goes.
     let merged = stream::try_unfold(Some(merge), |running| async move {
         let Some(mut merge) = running else { return Ok(None) };
@@ -61,10 +62,6 @@ pub(crate) fn merge_runs(
         }))
     });
     Ok(merged.boxed())
-}
-
-fn kernel_error(error: MergeError) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
 }
 
 /// Merges, spread over partitions. See the module.

@@ -20,6 +20,7 @@ use engine::unify;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use crate::canonical::CanonicalFloatsExec;
+use crate::error::external;
 use crate::leaf::{Source, leaf, slices};
 use crate::scan::{ScanContext, reserve};
 
@@ -91,9 +92,8 @@ impl Source for LastReadingsSource {
         let (context, schema) = (Arc::clone(&self.context), Arc::clone(&self.schema));
         let batch_rows = task.session_config().batch_size();
         let batches = async move {
-            let last = context.last.read().await;
-            let last = last.map_err(|error| DataFusionError::External(Box::new(error)))?;
-            let last = unify(&last, &schema).map_err(|error| DataFusionError::External(Box::new(error)))?;
+            let last = context.last.read().await.map_err(external)?;
+            let last = unify(&last, &schema).map_err(external)?;
             let reservation = reserve(task.memory_pool(), last.get_array_memory_size())?;
             Ok::<_, DataFusionError>(stream::iter(slices(last, batch_rows)).map(move |slice| {
                 // Held to the end: what is handed out is a part of it.
