@@ -45,15 +45,15 @@ fn break_store(rig: &Rig) {
     }
 }
 
-/// Sends some megabytes in the background; not all of it is taken at once.
-fn flood(engine: &Arc<Engine>) -> tokio::task::JoinHandle<()> {
+/// Sends so many times half a megabyte in the background; not all of it is taken at once.
+fn flood(engine: &Arc<Engine>, rounds: u64) -> tokio::task::JoinHandle<()> {
     let engine = Arc::clone(engine);
     tokio::spawn(async move {
         let mut sender = Sender::new(org(1), 1);
-        for round in 0..60 {
+        for round in 0..rounds {
             sender.submit(&engine, &mut noisy(round)).await;
         }
-        assert!(sender.acks.answered(60).await, "all of it is taken in the end");
+        assert!(sender.acks.answered(rounds).await, "all of it is taken in the end");
     })
 }
 
@@ -67,7 +67,7 @@ async fn a_full_wal_is_told_until_a_flush() {
     let engine = rig.open().await;
     assert!(engine.health().is_well());
     break_store(&rig);
-    let flood = flood(&engine);
+    let flood = flood(&engine, 30);
     until("a full WAL", || engine.health().wal_full.is_some()).await;
     let health = engine.health();
     assert!(!health.takes_frames() && health.wal_without_file.is_none() && health.failed.is_none());
@@ -90,7 +90,7 @@ async fn a_wal_without_a_file_is_told_until_there_is_space() {
     let engine = rig.open().await;
     // Three files of the log.
     files.set_space(Some(16 << 20));
-    let flood = flood(&engine);
+    let flood = flood(&engine, 60);
     until("a full disk", || engine.health().wal_without_file.is_some()).await;
     let health = engine.health();
     assert!(!health.takes_frames() && health.wal_full.is_none());
@@ -114,7 +114,7 @@ async fn full_write_buffers_are_told_until_a_flush() {
     rig.create_org(org(1)).await;
     let engine = rig.open().await;
     break_store(&rig);
-    let flood = flood(&engine);
+    let flood = flood(&engine, 60);
     until("full buffers", || engine.health().write_buffers_full.is_some()).await;
     let health = engine.health();
     assert!(!health.takes_frames() && health.wal_full.is_none());

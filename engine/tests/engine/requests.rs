@@ -19,6 +19,8 @@ use crate::rig::MAY;
 
 const LOGGERS: u64 = 3;
 const INTERVAL: Duration = Duration::from_secs(300);
+/// Readings of each logger in a frame: the store does not see frames, and each costs the test its time.
+const AT_ONCE: u32 = 6;
 const DAY: Duration = Duration::from_secs(86_400);
 /// Two month's ends are among them.
 const DAYS: u32 = 40;
@@ -112,13 +114,18 @@ async fn weeks() {
     let (mut model, acks) = (FirstWins::default(), Arc::<Acks>::default());
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     store.take_log();
-    let frames = u64::from(DAYS) * DAY.as_secs() / INTERVAL.as_secs();
+    let frames = u64::from(DAYS) * DAY.as_secs() / INTERVAL.as_secs() / u64::from(AT_ONCE);
     for sequence in 1..=frames {
-        clock.pass(INTERVAL).await;
+        clock.pass(INTERVAL * AT_ONCE).await;
         let now = clock.now();
-        let samples = [(1, (sequence % 77) as f64 * 0.1), (2, 40.0 + (sequence % 5) as f64)];
-        let readings = (1..=LOGGERS).map(|logger| Reading::new(logger, now.get(), &samples));
-        let mut sent = Sent { gateway: gateway(1), received: now, readings: readings.collect() };
+        let mut readings = Vec::new();
+        for ago in (0..AT_ONCE).rev() {
+            let (number, time) = (sequence * u64::from(AT_ONCE) - u64::from(ago), INTERVAL * ago);
+            let time = now.get() - i64::try_from(time.as_millis()).expect("not so long");
+            let samples = [(1, (number % 77) as f64 * 0.1), (2, 40.0 + (number % 5) as f64)];
+            readings.extend((1..=LOGGERS).map(|logger| Reading::new(logger, time, &samples)));
+        }
+        let mut sent = Sent { gateway: gateway(1), received: now, readings };
         let frame = Frame::decode(sent.encode(spool(1), sequence)).expect("what was encoded decodes");
         model.apply(&sent);
         let submission = Submission { org, gateway: sent.gateway, received: now, frame, acks: Arc::clone(&acks) as _ };
