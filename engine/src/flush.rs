@@ -45,6 +45,10 @@ use schedule::{Candidate, Pressure, plan};
 /// part of the log must not be in the way of others.
 const DEFECTS_MAX: u32 = 5;
 
+/// Organisations in memory for which the log is looked at after each of their flushes; with more of them it is looked at
+/// less often, because a look asks each for its first record, and ten thousand flushes would ask a hundred million times.
+const TRIM_ORGS: usize = 128;
+
 /// Shortest pause after a step that found nothing to do.
 const IDLE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -211,8 +215,10 @@ impl FlushStep {
                 .buffer_unordered(self.concurrency);
             while let Some((org, result)) = running.next().await {
                 results.insert(org, result);
-                // After each, not only at the end: a long row of flushes must not hold the WAL.
-                self.trim(&mut outcome);
+                // Now and then, not only at the end: a long row of flushes must not hold the WAL.
+                if results.len().is_multiple_of(1 + self.orgs.len() / TRIM_ORGS) {
+                    self.trim(&mut outcome);
+                }
                 if let Some(error) = &outcome.fatal {
                     for request in requests {
                         let _gone = request.done.send(Err(error.clone()));
