@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 
 use durable::PutError;
 use storage_format::manifest::Manifest;
-use storage_format::{Lsn, OrgId};
+use storage_format::{Lsn, ManifestVersion, OrgId};
 use tokio::sync::MutexGuard;
 
 use crate::buffer::WriteBuffer;
@@ -66,6 +66,13 @@ pub(crate) struct Commit<'a> {
     pub(crate) flushed: Option<&'a Arc<WriteBuffer>>,
 }
 
+/// What was known of an organisation's manifest before objects were written without its turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sight {
+    version: ManifestVersion,
+    is_claimed: bool,
+}
+
 /// Commits for all organisations of a store.
 #[derive(Debug)]
 pub(crate) struct Committer {
@@ -91,6 +98,12 @@ impl Committer {
     /// Waits for the organisation's turn. Until it is dropped, nobody else changes the manifest.
     pub(crate) async fn turn<'a>(&'a self, org: &'a Org) -> Turn<'a> {
         Turn { committer: self, org, frontier: org.turn.lock().await }
+    }
+
+    /// Notes what is known of the organisation's manifest, before objects are written that a commit is to name: see
+    /// [`Turn::check`].
+    pub(crate) fn sight(&self, org: &Org) -> Sight {
+        Sight { version: org.state().manifest.version(), is_claimed: self.manifests.has_claimed(org.id()) }
     }
 
     /// Does what this manifest covers come from the log that this process writes? An earlier process can only have
@@ -135,6 +148,24 @@ impl Turn<'_> {
             }
             Covered::Some => Err(late_commit(self.org.id(), manifest.lsn_covered())),
         }
+    }
+
+    /// Checks that objects that were written after `sight` are still there as far as other processes are concerned. The
+    /// garbage collection of another process makes a commit before it removes what it takes for orphans. That fences a
+    /// process that has claimed the organisation; one that has not takes the new manifest over and goes on.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Retry`]: they must be written again.
+    pub(crate) fn check(&self, sight: Sight) -> Result<(), EngineError> {
+        if sight.is_claimed || self.manifest().version() == sight.version {
+            return Ok(());
+        }
+        Err(EngineError::new(
+            EngineErrorKind::Retry,
+            "another process may have removed objects that were just written",
+            "It is tried again with new ones.",
+        )
+        .at(self.org.id()))
     }
 
     /// Takes over the newest manifest that the store has, whatever was known before.

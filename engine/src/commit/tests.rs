@@ -76,6 +76,26 @@ async fn a_change_swaps_the_state_and_keeps_what_is_covered() {
 }
 
 #[tokio::test]
+async fn what_was_written_before_another_process_committed_is_written_again() {
+    let rig = rig().await;
+    let sight = rig.committer.sight(&rig.org);
+    rig.committer.turn(&rig.org).await.check(sight).expect("nobody has committed");
+    let seen = rig.org.state().manifest.clone();
+    let nothing = rig.committer.turn(&rig.org).await.unchanged();
+    writer(&rig.shared, 5, 7).manifests.commit(org(1), &seen, nothing).await.expect("another process");
+    rig.committer.turn(&rig.org).await.check(sight).expect("the commit itself would meet it");
+    // Another change of this process meets it first.
+    rig.commit(|turn| turn.unchanged()).await.expect_err("the version is taken");
+    rig.commit(|turn| turn.unchanged()).await.expect("the second try");
+    let error = rig.committer.turn(&rig.org).await.check(sight).expect_err("it may be gone");
+    assert_eq!(error.kind(), EngineErrorKind::Retry);
+    // From now on another process's commit ends this one.
+    let sight = rig.committer.sight(&rig.org);
+    rig.commit(|turn| turn.unchanged()).await.expect("made");
+    rig.committer.turn(&rig.org).await.check(sight).expect("its own");
+}
+
+#[tokio::test]
 async fn a_commit_whose_response_is_lost_is_known_again() {
     let rig = rig().await;
     rig.lose_response(Fault::Applied);

@@ -63,6 +63,7 @@ impl Work {
         // Named by nobody until the commit, and written without the turn: the garbage collection must know.
         let _writing: Vec<_> = rollups.iter().map(|object| org.kept().write(object.entry.id)).collect();
         let unnamed = Unnamed(Some(&org));
+        let sight = commits.sight(&org);
         let added = put_rollups(&job.segments, org.id(), rollups).await?;
         let report = Merged {
             segments: 0,
@@ -71,6 +72,7 @@ impl Work {
             bytes_written: added.iter().map(|entry| entry.bytes).sum(),
         };
         let mut turn = commits.turn(&org).await;
+        turn.check(sight)?;
         let manifest = turn.manifest();
         if !job.is_live(&manifest) || without_rollups(&manifest, &job.inputs, clock.now()).is_none() {
             // Another change was faster, such as an earlier try of this one whose response was lost.

@@ -33,6 +33,7 @@ impl Work {
             objects.iter().map(|(object, _)| object.entry.id).chain(rollups.iter().map(|object| object.entry.id));
         let _writing: Vec<_> = names.map(|id| org.kept().write(id)).collect();
         let unnamed = Unnamed(Some(&org));
+        let sight = commits.sight(&org);
         let mut added = Vec::with_capacity(objects.len());
         for (object, expected) in objects {
             if late.is_some() && added.is_empty() {
@@ -51,6 +52,7 @@ impl Work {
             bytes_written: added.iter().chain(&rollups).map(|entry| entry.bytes).sum(),
         };
         let mut turn = commits.turn(&org).await;
+        turn.check(sight)?;
         let manifest = turn.manifest();
         if !job.is_live(&manifest) {
             // Another change was faster, such as an earlier try of this one whose response was lost.

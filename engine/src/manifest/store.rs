@@ -364,6 +364,11 @@ impl ManifestStore {
         }
     }
 
+    /// Returns whether this process has made a commit for the organisation, so that another writer's fences it.
+    pub(crate) fn has_claimed(&self, org: OrgId) -> bool {
+        self.claimed().contains_key(&org)
+    }
+
     /// The epoch that a commit after `current` is made with.
     fn epoch(&self, org: OrgId, current: &Manifest) -> Result<WriterEpoch, CommitError> {
         let next = || current.epoch().next().unwrap_or(WriterEpoch::new(u64::MAX));
