@@ -3,8 +3,8 @@
 //! A commit is one object, made with create-if-absent under the next version's name: of two writers one wins. The
 //! first commit of this process for an organisation claims the next epoch; whoever finds a newer epoch than its own in
 //! its way is fenced and must end. A version counts only if the one before it is there once it was made: the name of one
-//! that another writer's garbage collection has removed is free again. The nonce, and in fact every byte, tells a writer its own commit again after a put
-//! that was applied and answered with an error.
+//! that another writer's garbage collection has removed is free again. The nonce, and in fact every byte, tells a writer
+//! its own commit again after a put that was applied and answered with an error.
 //!
 //! Crash consistency: everything that belongs together is in one object. Before it is there nothing has happened;
 //! objects that it would have named are orphans. After it everything has.
@@ -229,6 +229,14 @@ impl ManifestStore {
     /// # Errors
     /// [`ManifestError`].
     pub async fn read(&self, org: OrgId, version: ManifestVersion) -> Result<ManifestObject, ManifestError> {
+        match self.read_once(org, version).await {
+            // What was damaged on its way here is whole the second time; what is damaged in the store is not.
+            Err(ManifestError::Object { .. }) => self.read_once(org, version).await,
+            read => read,
+        }
+    }
+
+    async fn read_once(&self, org: OrgId, version: ManifestVersion) -> Result<ManifestObject, ManifestError> {
         let name = commit_name(org, version);
         let found = read_object(self.store.as_ref(), &object_path(&name)).await;
         let bytes = found.map_err(|source| ManifestError::store(name, source))?;

@@ -33,6 +33,8 @@ const TRACE_LINES: usize = 60;
 
 /// How long what was under way may still fail after everything is well.
 const AFTERMATH: Duration = Duration::from_secs(5);
+/// An organisation in trouble of which nothing is damaged any more is read again within this time.
+const MENDED_WITHIN: Duration = Duration::from_secs(60);
 
 /// How the server's process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -546,9 +548,11 @@ impl World {
         }
         self.trace(format_args!("unreadable: {why}"));
         self.count(|looks| looks.unreadable += 1);
-        // Mending takes its time.
+        // Mending takes its time, also where nothing is damaged but what was read.
         let is_damaged = self.plan.damage > 0 && org == self.victim();
-        if !self.may_fail() && !is_damaged {
+        let is_mending = self.plan.store_faults.read_rot > 0
+            && self.healed.get().is_none_or(|since| self.time.now() < since + MENDED_WITHIN);
+        if !self.may_fail() && !is_damaged && !is_mending {
             self.violate(format!("unreadable, and nothing is wrong: {why}"));
         }
     }
