@@ -95,6 +95,8 @@ fn config(limits: &QueryLimits) -> SessionConfig {
     // They carry a LIMIT down to an aggregation even through a window, which then sees a few of the groups only.
     options.optimizer.enable_topk_aggregation = false;
     options.optimizer.enable_distinct_aggregation_soft_limit = false;
+    // They leave out rows past the bounds found so far, also of aggregates that have found none or are of an expression.
+    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     options.execution.time_zone = Some("+00:00".to_owned());
     // Filters prune row groups and pages; evaluating them within the decoder as well did not pay for narrow rows.
     options.execution.parquet.pushdown_filters = false;

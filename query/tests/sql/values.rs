@@ -6,7 +6,7 @@ use kit::Reading;
 use query::{ExportRequest, LimitKind, QueryEngine, QueryError, QueryLimits};
 use storage_format::Millis;
 
-use crate::support::{House, answer, batches, climate, error_of, lines, one, org, reading, time};
+use crate::support::{House, answer, batches, climate, code, error_of, lines, one, org, reading, time};
 
 /// Terms that a rounded sum adds up to anything, depending on their order. Their sum is 0.75.
 const TERMS: [f64; 4] = [1e16, 0.5, -1e16, 0.25];
@@ -26,6 +26,39 @@ async fn a_year() -> House {
         }
     }
     house
+}
+
+/// Bounds of one aggregate must not keep rows from another: of a channel that only late segments have, of an expression,
+/// of rows that pass a filter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn least_and_greatest_do_not_disturb_each_other() {
+    let house = House::open(&[org(1)]).await;
+    for month in 1..=12 {
+        let start = time(&format!("2024-{month:02}-10T00:00:00Z")).get();
+        let of_month = |step: i64| {
+            let at = Millis::new(start + step * 60_000).expect("in range");
+            let mut samples = if month < 9 { climate(-18.5, 90.5) } else { climate(-20.5, 50.0) };
+            if month >= 9 {
+                samples.push((code("battery"), 3.5));
+            }
+            reading(1, at, samples)
+        };
+        let readings: Vec<Reading> = (0..20).map(of_month).collect();
+        house.send(org(1), 9, "2025-01-01T00:00:00Z", &readings).await;
+        house.flush(org(1)).await;
+    }
+    for threads in [1, 2] {
+        let queries = house.queries(QueryLimits { threads, ..QueryLimits::default() });
+        let session = queries.session(org(1));
+        for (sql, expected) in [
+            ("SELECT max(battery), max(humidity) FROM readings WHERE humidity > 0", "3.5|90.5"),
+            ("SELECT max(humidity), min(humidity * 1.0) FROM readings", "90.5|50.0"),
+            ("SELECT max(battery) FILTER (WHERE temperature < -20), max(humidity) FROM readings", "3.5|90.5"),
+            ("SELECT max(humidity), max(abs(temperature)) FROM readings", "90.5|20.5"),
+        ] {
+            assert_eq!(one(&session, sql).await, expected, "{sql} with {threads} threads");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
