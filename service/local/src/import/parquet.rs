@@ -3,15 +3,15 @@
 //! Nothing is guessed: a column of another type is refused with what is expected, and a cast there is one line of SQL.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray as _};
-use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Field, Float64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, UInt64Type,
+    DataType, Field, Float64Type, Schema, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, UInt64Type,
 };
 use gateway::readings_csv::{CsvOptions, Reason};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use problem::{Context as _, Problem};
 use storage_format::{Channel, ChannelCode, LoggerId, Millis, channels};
 
@@ -19,6 +19,11 @@ use super::source::{Input, Sink, Stop, mistake};
 
 /// Rows that are decoded at a time: some hundred KiB for each column.
 const BATCH_ROWS: usize = 16_384;
+
+/// Bytes of the columns that are read, decoded, for each row of a row group at most, beside [`GROUP_BYTES_FREE`].
+const ROW_BYTES_MAX: u64 = 1_024;
+/// Bytes that a row group may have however few rows it has.
+const GROUP_BYTES_FREE: u64 = 16 * 1024 * 1024;
 
 /// Columns of an export of ours that say where a reading came from: those of an import are its own.
 const PASSED_OVER: [&str; 2] = ["gateway", "received"];
@@ -127,7 +132,7 @@ impl Loggers {
                 if texts.is_null(row) {
                     return Err("it has no logger".to_owned());
                 }
-                let text = texts.as_string::<i32>().value(row);
+                let text = texts.as_string_view().value(row);
                 if let (true, Some(logger)) = (last.0 == text, last.1) {
                     return Ok(logger);
                 }
@@ -171,6 +176,32 @@ impl<'a> Times<'a> {
     }
 }
 
+/// The schema with views instead of other texts: rows of one text share its bytes, where a long one would be copied for
+/// each of them.
+fn texts_as_views(schema: &Schema) -> Arc<Schema> {
+    let fields = schema.fields().iter().map(|field| match is_text(field.data_type()) {
+        true => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+        false => Arc::clone(field),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Refuses row groups whose pages are decoded into more than such columns can have.
+fn check_sizes(found: &ArrowReaderMetadata, read: &[usize]) -> Result<(), String> {
+    for (number, group) in found.metadata().row_groups().iter().enumerate() {
+        let sizes = read.iter().filter_map(|&column| Some(group.columns().get(column)?.uncompressed_size()));
+        let bytes = sizes.filter_map(|size| u64::try_from(size).ok()).fold(0, u64::saturating_add);
+        let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+        let most = rows.saturating_mul(ROW_BYTES_MAX).saturating_add(GROUP_BYTES_FREE);
+        if bytes > most {
+            return Err(format!(
+                "row group {number} has {bytes} bytes for {rows} rows, which are at most {most} of such columns"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Reads one file to its end, or to its first mistake.
 pub(super) fn read(input: &Input, options: &CsvOptions, sink: &mut Sink) -> Result<(), Stop> {
     let name = input.name();
@@ -182,9 +213,13 @@ pub(super) fn read(input: &Input, options: &CsvOptions, sink: &mut Sink) -> Resu
         ))
     };
     let file = File::open(&input.path).context(|| format!("cannot read {name}"))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged(&error))?;
-    let columns = columns(builder.schema().fields(), options.logger.is_some()).map_err(&wrong)?;
-    let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
+    let found = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|error| damaged(&error))?;
+    let columns = columns(found.schema().fields(), options.logger.is_some()).map_err(&wrong)?;
+    check_sizes(&found, &columns.read).map_err(&wrong)?;
+    let rows = u64::try_from(found.metadata().file_metadata().num_rows()).unwrap_or(0);
+    let as_views = ArrowReaderOptions::new().with_schema(texts_as_views(found.schema()));
+    let found = ArrowReaderMetadata::try_new(Arc::clone(found.metadata()), as_views);
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, found.map_err(|error| damaged(&error))?);
     // In the order of the file, whatever the order of the indices.
     let mask = ProjectionMask::roots(builder.parquet_schema(), columns.read.iter().copied());
     let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|error| damaged(&error))?;
@@ -228,10 +263,7 @@ impl Batches<'_> {
             (Some(at), _) if *batch.column(at).data_type() == DataType::UInt64 => {
                 Loggers::Numbers(batch.column(at).clone())
             }
-            (Some(at), _) => {
-                let texts = cast(batch.column(at), &DataType::Utf8);
-                Loggers::Texts(texts.map_err(|error| wrong(error.to_string()))?)
-            }
+            (Some(at), _) => Loggers::Texts(batch.column(at).clone()),
             (None, Some(logger)) => Loggers::Constant(logger),
             (None, None) => return Err(wrong("the column logger is missing".to_owned())),
         };
@@ -322,5 +354,55 @@ mod tests {
             drop(sink);
             assert_eq!(std::iter::from_fn(|| packed.try_recv().ok()).count(), frames, "{ended:?}");
         }
+    }
+
+    /// Writes these columns, and imports them; the frames that came of it.
+    fn imported(columns: Vec<(&str, ArrayRef)>) -> Result<usize, String> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.parquet");
+        let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+        let properties = parquet::file::properties::WriterProperties::builder();
+        let properties = properties.set_dictionary_enabled(false).build();
+        let file = File::create(&path).expect("made");
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.close().expect("closed");
+        let (sender, mut packed) = mpsc::channel(4);
+        let accepted = Accepted { min: Millis::MIN, max: Millis::MAX };
+        let mut sink = Sink::new(sender, SpoolId::new(1).expect("not zero"), accepted, LeftOut::default());
+        let bytes = path.metadata().expect("there").len();
+        let ended = read(&Input { path, bytes, is_parquet: true }, &CsvOptions::default(), &mut sink);
+        drop(sink);
+        ended.map_err(|stop| format!("{stop:?}"))?;
+        Ok(std::iter::from_fn(|| packed.try_recv().ok()).count())
+    }
+
+    fn with_loggers(loggers: ArrayRef) -> Vec<(&'static str, ArrayRef)> {
+        let mut columns: Vec<_> = vec![("logger", loggers)];
+        let others = batch(i64::try_from(columns[0].1.len()).expect("few"));
+        columns.extend([("time", others.column(1).clone()), ("temperature", others.column(2).clone())]);
+        columns
+    }
+
+    #[test]
+    fn loggers_are_texts_of_every_type() {
+        let id = "00124B000A6E0101";
+        let texts: [ArrayRef; 4] = [
+            Arc::new(arrow::array::StringArray::from(vec![id; 3])),
+            Arc::new(arrow::array::LargeStringArray::from(vec![id; 3])),
+            Arc::new(arrow::array::StringViewArray::from(vec![id; 3])),
+            Arc::new(vec![id; 3].into_iter().collect::<arrow::array::DictionaryArray<arrow::datatypes::Int32Type>>()),
+        ];
+        for loggers in texts {
+            let of = loggers.data_type().clone();
+            assert_eq!(imported(with_loggers(loggers)), Ok(1), "{of}");
+        }
+    }
+
+    #[test]
+    fn columns_of_more_bytes_than_they_can_have_are_refused() {
+        let long = "0".repeat(3 * 1024 * 1024);
+        let error = imported(with_loggers(Arc::new(arrow::array::StringArray::from(vec![long.as_str(); 8]))));
+        assert!(error.as_ref().is_err_and(|error| error.contains("row group 0 has")), "{error:?}");
     }
 }
