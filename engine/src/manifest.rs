@@ -75,6 +75,22 @@ impl ManifestError {
     }
 }
 
+/// What the operating system says of one file, while others can be read: no right to it (EACCES), a bad sector (EIO),
+/// another kind of file (ENOTDIR, EISDIR), a loop of links (ELOOP), a damaged file system (EUCLEAN). No network says these.
+const ERRORS_OF_ONE_FILE: [i32; 6] = [13, 5, 20, 21, 40, 117];
+
+/// Whether a store of files cannot read one of them.
+fn is_of_one_file(error: &Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return error.raw_os_error().is_some_and(|code| ERRORS_OF_ONE_FILE.contains(&code));
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// The advice for damaged objects.
 pub(crate) const RESTORE: &str = "Restore the object from a backup; nothing was changed";
 
@@ -102,6 +118,12 @@ impl From<ManifestError> for EngineError {
                 Self::new(EngineErrorKind::Failed, "the object store has stopped", "Look at the disk, then start again")
                     .because(error)
             }
+            ManifestError::Store { ref source, .. } if is_of_one_file(source) => Self::new(
+                EngineErrorKind::Corrupt,
+                "an object is there and cannot be read",
+                "Give the process the right to read it, or restore it from a backup; nothing was changed",
+            )
+            .because(error),
             ManifestError::Store { .. } => Self::new(
                 EngineErrorKind::Retry,
                 "the object store could not be read",

@@ -591,3 +591,24 @@ impl ObjectStore for Lagging {
         self.inner.copy_opts(from, to, options).await
     }
 }
+
+#[test]
+fn a_file_that_cannot_be_read_is_of_its_organisation_and_a_store_that_is_away_is_not() {
+    let of = |code| {
+        let source = Box::new(std::io::Error::from_raw_os_error(code));
+        let source = object_store::Error::Generic { store: "LocalFileSystem", source };
+        EngineError::from(ManifestError::store("orgs", source)).is_of_one_org()
+    };
+    // No right, a bad sector; no network, refused, too many files.
+    assert_eq!([13, 5, 101, 111, 24].map(of), [true, true, false, false, false]);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_loop_of_links_is_of_one_file() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::os::unix::fs::symlink("loop", dir.path().join("loop")).expect("linked");
+    let store = object_store::local::LocalFileSystem::new_with_prefix(dir.path()).expect("a store");
+    let error = store.get(&Path::from("loop")).await.expect_err("a loop");
+    assert!(is_of_one_file(&error), "{error:?}");
+}
